@@ -1,0 +1,155 @@
+//! Workloads: pods and other things with an address that send or take connections.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::identity::{Identity, IdentityError};
+use crate::policy::PolicyKey;
+use crate::service::{GatewayAddress, PortMapping, ServiceKey};
+
+/// Name of a workload in discovery: `cluster/group/kind/namespace/name[/section]`,
+/// for pods `Kubernetes//Pod/<namespace>/<name>`. Not the Kubernetes UID.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkloadUid(pub Arc<str>);
+
+impl fmt::Display for WorkloadUid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One workload as discovery describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// Discovery name.
+    pub uid: WorkloadUid,
+    /// Kubernetes name (of the pod).
+    pub name: Arc<str>,
+    /// Kubernetes namespace.
+    pub namespace: Arc<str>,
+    /// Addresses, canonical; empty when only `hostname` is known.
+    pub addresses: Vec<IpAddr>,
+    /// DNS name of a workload without a fixed address, else empty.
+    pub hostname: Arc<str>,
+    /// Network the addresses are valid in, empty by default.
+    pub network: Arc<str>,
+    /// How to reach it.
+    pub tunnel: TunnelProtocol,
+    /// Trust domain of its identity.
+    pub trust_domain: Arc<str>,
+    /// Service account of its identity.
+    pub service_account: Arc<str>,
+    /// Waypoint for traffic addressed to the workload itself.
+    pub waypoint: Option<GatewayAddress>,
+    /// Gateway of its network, when that is another network.
+    pub network_gateway: Option<GatewayAddress>,
+    /// Name of its node, empty when unknown.
+    pub node: Arc<str>,
+    /// Value of `service.istio.io/canonical-name` (or what stands for it).
+    pub canonical_name: Arc<str>,
+    /// Value of `service.istio.io/canonical-revision`, `latest` by default.
+    pub canonical_revision: Arc<str>,
+    /// What kind of owner it has; telemetry only.
+    pub kind: WorkloadKind,
+    /// Name of that owner; telemetry only.
+    pub workload_name: Arc<str>,
+    /// Whether the workload speaks HBONE by itself, with no node proxy in front.
+    pub native_tunnel: bool,
+    /// Where and how the application itself takes tunnelled connections.
+    pub application_tunnel: Option<ApplicationTunnel>,
+    /// Services it is an endpoint of, with the target port of each service port.
+    pub services: BTreeMap<ServiceKey, Vec<PortMapping>>,
+    /// Policies that select this workload by name (those of its namespace and the global
+    /// ones apply without being listed).
+    pub policies: Vec<PolicyKey>,
+    /// Whether it takes new connections.
+    pub health: Health,
+    /// Cluster, `Kubernetes` by default.
+    pub cluster: Arc<str>,
+    /// Region, zone and subzone.
+    pub locality: Locality,
+    /// Whether it shares its node's network.
+    pub network_mode: NetworkMode,
+    /// Weight among the endpoints of a service; 1 by default, 0 takes no new connection.
+    pub capacity: u32,
+}
+
+impl Workload {
+    /// The SPIFFE identity that its certificate must carry.
+    ///
+    /// # Errors
+    /// Parts that no SPIFFE ID may have (`proto::decode` refuses such workloads).
+    pub fn identity(&self) -> Result<Identity, IdentityError> {
+        Identity::new(&self.trust_domain, &self.namespace, &self.service_account)
+    }
+}
+
+/// How to reach a workload.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum TunnelProtocol {
+    /// Plain TCP.
+    #[default]
+    None,
+    /// HBONE to port 15008.
+    Hbone,
+}
+
+/// Kubernetes kind of the owner.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum WorkloadKind {
+    #[default]
+    Deployment,
+    CronJob,
+    Pod,
+    Job,
+}
+
+/// Whether a workload takes new connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Health {
+    /// Ready.
+    #[default]
+    Healthy,
+    /// Not ready, or being deleted.
+    Unhealthy,
+}
+
+/// Whether the workload has a network of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum NetworkMode {
+    /// Its own addresses.
+    #[default]
+    Standard,
+    /// Its node's addresses: never looked up by address.
+    HostNetwork,
+}
+
+/// How the application itself takes a tunnelled connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ApplicationTunnel {
+    /// Protocol in front of the bytes.
+    pub protocol: ApplicationProtocol,
+    /// Port of the application, None for the port of the request.
+    pub port: Option<u16>,
+}
+
+/// Protocol of an [`ApplicationTunnel`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ApplicationProtocol {
+    /// No header.
+    None,
+    /// PROXY protocol version 2.
+    Proxy,
+}
+
+/// Where a workload stands; parts are empty when unknown.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub struct Locality {
+    pub region: Arc<str>,
+    pub zone: Arc<str>,
+    pub subzone: Arc<str>,
+}
