@@ -1,7 +1,7 @@
 //! Addresses with the network they are valid in. Knows nothing of sockets.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -28,7 +28,10 @@ pub struct NetworkAddress {
 impl NetworkAddress {
     /// An address in `network`; IPv4-mapped IPv6 becomes IPv4.
     pub fn new(network: impl Into<Arc<str>>, ip: IpAddr) -> Self {
-        Self { network: network.into(), ip: canonical(ip) }
+        Self {
+            network: network.into(),
+            ip: canonical(ip),
+        }
     }
 }
 
@@ -47,6 +50,41 @@ pub struct NetworkCidr {
     pub cidr: IpNet,
 }
 
+impl NetworkCidr {
+    /// The range of `length` bits around `ip`; host bits are cleared, and an IPv4-mapped range
+    /// of 96 bits or more becomes IPv4. None when the length is more than the address has.
+    pub fn new(network: impl Into<Arc<str>>, ip: IpAddr, length: u8) -> Option<Self> {
+        let (ip, length) = match (ip, canonical(ip)) {
+            (IpAddr::V6(_), v4 @ IpAddr::V4(_)) if length >= 96 => (v4, length - 96),
+            _ => (ip, length),
+        };
+        let cidr = IpNet::new(ip, length).ok()?.trunc();
+        Some(Self {
+            network: network.into(),
+            cidr,
+        })
+    }
+
+    /// The range of this one address.
+    pub fn host(address: &NetworkAddress) -> Self {
+        Self {
+            network: address.network.clone(),
+            cidr: IpNet::from(address.ip),
+        }
+    }
+
+    /// The address, when the range is a single one.
+    pub fn single(&self) -> Option<NetworkAddress> {
+        let whole = self.cidr.prefix_len() == self.cidr.max_prefix_len();
+        whole.then(|| NetworkAddress::new(self.network.clone(), self.cidr.addr()))
+    }
+
+    /// Whether the address is in the range and of its network.
+    pub fn contains(&self, address: &NetworkAddress) -> bool {
+        self.network == address.network && self.cidr.contains(&address.ip)
+    }
+}
+
 impl fmt::Display for NetworkCidr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.network, self.cidr)
@@ -56,4 +94,43 @@ impl fmt::Display for NetworkCidr {
 /// `::ffff:a.b.c.d` as `a.b.c.d`; everything else as it is.
 pub fn canonical(ip: IpAddr) -> IpAddr {
     ip.to_canonical()
+}
+
+/// What may be done with an address, whoever claims it in discovery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddressClass {
+    /// May be a workload, a service or the outside world.
+    Ordinary,
+    /// Means something only to the one who uses it: loopback, unspecified, "this network"
+    /// (RFC 1122, 3.2.1.3), multicast, broadcast. A proxy never connects to it for somebody else.
+    Local,
+    /// On the own link only, or the address of a cloud's metadata service, which answers by
+    /// *where* one asks from. Nothing in the mesh may claim it.
+    OwnLink,
+}
+
+/// Metadata services outside of the link-local ranges: AWS and Google over IPv6, Alibaba, Azure.
+const METADATA: [IpAddr; 4] = [
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+];
+
+/// The class of an address, in whatever form it is written.
+pub fn classify(ip: IpAddr) -> AddressClass {
+    let ip = canonical(ip);
+    let local = ip.is_loopback()
+        || ip.is_unspecified()
+        || ip.is_multicast()
+        || matches!(ip, IpAddr::V4(v4) if v4.is_broadcast() || v4.octets()[0] == 0);
+    let own_link = match ip {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    match (local, own_link || METADATA.contains(&ip)) {
+        (true, _) => AddressClass::Local,
+        (false, true) => AddressClass::OwnLink,
+        (false, false) => AddressClass::Ordinary,
+    }
 }

@@ -78,7 +78,10 @@ impl Identity {
 
     /// The identity without its scheme (`td/ns/NS/sa/SA`): what policies compare.
     pub fn principal(&self) -> String {
-        format!("{}/ns/{}/sa/{}", self.trust_domain, self.namespace, self.service_account)
+        format!(
+            "{}/ns/{}/sa/{}",
+            self.trust_domain, self.namespace, self.service_account
+        )
     }
 }
 
@@ -86,7 +89,10 @@ fn part(name: &'static str, text: &str) -> Result<Arc<str>, IdentityError> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     // "." and ".." are path steps, not names (SPIFFE ID specification, 2.2).
     if text.is_empty() || !text.chars().all(allowed) || matches!(text, "." | "..") {
-        return Err(IdentityError::Part { part: name, text: text.to_owned() });
+        return Err(IdentityError::Part {
+            part: name,
+            text: text.to_owned(),
+        });
     }
     Ok(text.into())
 }

@@ -17,4 +17,5 @@ pub use address::{HBONE_PORT, NetworkAddress, NetworkCidr};
 pub use identity::Identity;
 pub use policy::{Policy, PolicyKey};
 pub use service::{Service, ServiceKey};
+pub use snapshot::Snapshot;
 pub use workload::{Workload, WorkloadUid};

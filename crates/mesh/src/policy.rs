@@ -1,14 +1,19 @@
-//! Authorization policies at L4 and their evaluation.
+//! Authorization policies at L4. What they match stands in [`matching`].
+
+mod matching;
 
 use std::fmt;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
-/// Name of a policy: `namespace/name`; a global policy has an empty namespace.
+pub use matching::Connection;
+
+/// Name of a policy: `namespace/name`. A global policy has the namespace it was written in (the
+/// root namespace), or none: its [`Scope`] makes it global, not its name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PolicyKey {
-    /// Kubernetes namespace; empty for a global policy.
+    /// Kubernetes namespace; may be empty for a global policy only.
     pub namespace: Arc<str>,
     /// Kubernetes name.
     pub name: Arc<str>,

@@ -92,6 +92,21 @@ pub enum GatewayDestination {
     Address(NetworkAddress),
 }
 
+impl fmt::Display for GatewayDestination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hostname(key) => key.fmt(f),
+            Self::Address(address) => address.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for GatewayAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} port {}", self.destination, self.hbone_mtls_port)
+    }
+}
+
 /// One of several waypoints.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct WeightedWaypoint {

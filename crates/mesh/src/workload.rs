@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::address::{NetworkAddress, canonical};
 use crate::identity::{Identity, IdentityError};
 use crate::policy::PolicyKey;
 use crate::service::{GatewayAddress, PortMapping, ServiceKey};
@@ -84,6 +85,24 @@ impl Workload {
     pub fn identity(&self) -> Result<Identity, IdentityError> {
         Identity::new(&self.trust_domain, &self.namespace, &self.service_account)
     }
+
+    /// Its addresses with its network.
+    pub fn network_addresses(&self) -> impl Iterator<Item = NetworkAddress> + '_ {
+        self.addresses
+            .iter()
+            .map(|ip| NetworkAddress::new(self.network.clone(), *ip))
+    }
+
+    /// Whether one of its addresses is `ip`, in whatever form `ip` is written.
+    pub fn has_address(&self, ip: IpAddr) -> bool {
+        self.addresses.contains(&canonical(ip))
+    }
+
+    /// Whether its uid says that it is a Kubernetes pod.
+    pub fn is_pod(&self) -> bool {
+        let mut steps = self.uid.0.split('/').skip(1);
+        steps.next() == Some("") && steps.next() == Some("Pod")
+    }
 }
 
 /// How to reach a workload.
@@ -123,7 +142,7 @@ pub enum NetworkMode {
     /// Its own addresses.
     #[default]
     Standard,
-    /// Its node's addresses: never looked up by address.
+    /// Its node's addresses: found by address only when nothing else has it.
     HostNetwork,
 }
 
