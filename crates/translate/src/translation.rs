@@ -1,0 +1,120 @@
+//! The whole translation: objects and what the nodes report, in; the mesh, out.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use mesh::policy::{Policy, PolicyKey};
+use mesh::service::ServiceKey;
+use mesh::workload::WorkloadUid;
+use mesh::{Service, Workload};
+
+use crate::object::{Name, ObjectKey, Objects};
+use crate::policies::Policies;
+use crate::services::{self, Endpoints};
+use crate::status::Condition;
+use crate::vips::{Allocations, VipRanges};
+use crate::waypoints::Waypoints;
+use crate::workloads;
+
+/// What the mesh is called.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Trust domain of all identities, `cluster.local` by default.
+    pub trust_domain: Arc<str>,
+    /// Domain of service host names, `cluster.local` by default.
+    pub cluster_domain: Arc<str>,
+    /// Name of the cluster, `Kubernetes` by default.
+    pub cluster_id: Arc<str>,
+    /// Network of pods without the label `topology.istio.io/network`; empty by default.
+    pub network: Arc<str>,
+    /// Namespace whose policies are for the mesh, `istio-system` by default.
+    pub root_namespace: Arc<str>,
+    /// Where addresses of services come from that have none.
+    pub vip_ranges: VipRanges,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            trust_domain: mesh::identity::DEFAULT_TRUST_DOMAIN.into(),
+            cluster_domain: "cluster.local".into(),
+            cluster_id: "Kubernetes".into(),
+            network: "".into(),
+            root_namespace: "istio-system".into(),
+            vip_ranges: VipRanges::default(),
+        }
+    }
+}
+
+/// What a node's agent says of a pod.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PodReport {
+    /// Node of the agent: its token says so.
+    pub node: Arc<str>,
+    /// Namespace and name.
+    pub name: Name,
+    /// Kubernetes UID as the runtime gave it.
+    pub uid: Arc<str>,
+    /// Addresses of its network.
+    pub ips: Vec<IpAddr>,
+    /// Whether it is captured and its proxy listens.
+    pub enrolled: bool,
+}
+
+/// All that a translation depends on.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct Input<'a> {
+    pub objects: &'a Objects,
+    /// In any order; reports of pods that no manifest binds to that node change nothing.
+    pub reports: &'a [PodReport],
+    /// Allocations of the last translation.
+    pub vips: &'a Allocations,
+    pub options: &'a Options,
+}
+
+/// The mesh, and what became of every object.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[allow(missing_docs)]
+pub struct Output {
+    pub workloads: BTreeMap<WorkloadUid, Workload>,
+    pub services: BTreeMap<ServiceKey, Service>,
+    pub policies: BTreeMap<PolicyKey, Policy>,
+    /// For the next translation.
+    pub vips: Allocations,
+    /// Conditions of objects that have any.
+    pub statuses: BTreeMap<ObjectKey, Vec<Condition>>,
+}
+
+/// Conditions as they come up.
+#[derive(Default)]
+pub(crate) struct Statuses(pub(crate) BTreeMap<ObjectKey, Vec<Condition>>);
+
+/// Translates. The same input gives the same output, whatever the order of its parts.
+pub fn translate(input: &Input<'_>) -> Output {
+    let mut statuses = Statuses::default();
+    let waypoints = Waypoints::of(input.objects, input.options);
+    let policies = Policies::of(input.objects, &input.options.root_namespace, &mut statuses);
+    let (services, vips) = services::services(input, &waypoints, &mut statuses);
+    let endpoints = Endpoints::of(input.objects, input.options);
+    let parts = workloads::Parts {
+        input: *input,
+        services: &services,
+        endpoints: &endpoints,
+        policies: &policies,
+        waypoints: &waypoints,
+    };
+    let workloads = workloads::workloads(&parts, &mut statuses);
+    let Policies { policies, .. } = policies;
+    for conditions in statuses.0.values_mut() {
+        conditions.sort();
+    }
+    Output {
+        workloads,
+        services,
+        policies,
+        vips,
+        statuses: statuses.0,
+    }
+}
