@@ -5,6 +5,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .map(|name| format!("proto/{name}.proto"));
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(&files, ["proto"])?;
-    tonic_prost_build::configure().build_transport(true).compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .build_transport(true)
+        // Sorted, so that equal workloads have equal bytes: discovery versions are a hash of them.
+        .btree_map(".istio.workload.Workload.services")
+        .compile_fds(descriptors)?;
     Ok(())
 }

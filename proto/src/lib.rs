@@ -1,8 +1,14 @@
 //! The wire: `.proto` files, the code generated from them, and the one place where wire becomes
-//! domain (`decode`) and domain becomes wire (`encode`).
+//! domain ([`decode`]) and domain becomes wire ([`encode`]).
 //!
 //! Knows no sockets and no policy: a message that cannot be a domain value is an error that names
 //! the resource and the field.
+
+pub mod decode;
+pub mod encode;
+pub mod names;
+pub mod resource;
+pub mod zds;
 
 /// Generated code. Documented in the `.proto` files.
 #[allow(missing_docs, clippy::all)]
@@ -26,6 +32,10 @@ pub mod wire {
         tonic::include_proto!("culvert.agent.v1");
     }
 }
+
+pub use decode::{DecodeError, Problem};
+pub use names::ResourceName;
+pub use resource::Resource;
 
 /// Type URL of workloads and services.
 pub const ADDRESS_TYPE_URL: &str = "type.googleapis.com/istio.workload.Address";
