@@ -1,0 +1,217 @@
+//! A world: its id, its router, and its end.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::error::WorldError;
+use crate::interrupt::Interrupt;
+use crate::ip;
+use crate::namespace;
+use crate::place::{Place, make_cgroup};
+use crate::requirements;
+use crate::state::{Recorder, State, WORLDS, remove};
+use crate::topology::{Host, Node, Wiring};
+
+/// What routers and nodes get before their links.
+pub(crate) const FORWARDING: &[(&str, &str)] = &[
+    ("net/ipv4/ip_forward", "1"),
+    ("net/ipv6/conf/all/forwarding", "1"),
+    NO_DAD[0],
+    NO_DAD[1],
+];
+
+/// No duplicate address detection, which would delay each IPv6 address by 1 to 2 s.
+pub(crate) const NO_DAD: &[(&str, &str)] = &[
+    ("net/ipv6/conf/all/accept_dad", "0"),
+    ("net/ipv6/conf/default/accept_dad", "0"),
+];
+
+/// Nodes 1 to 200 and machines 1 to 200: the third byte of their addresses.
+const MAX_MEMBERS: u8 = 200;
+
+/// A router with nodes and machines around it. Dropping it removes everything it made, also when
+/// a panic or an early return drops it.
+#[derive(Debug)]
+pub struct World {
+    recorder: Arc<Recorder>,
+    router: Place,
+    nodes: u8,
+    hosts: u8,
+    standing: bool,
+}
+
+/// A world that was left standing on purpose.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// Run id: the prefix of its namespaces.
+    pub id: String,
+    /// Its directory with logs and captures.
+    pub directory: PathBuf,
+    state: State,
+}
+
+impl Kept {
+    /// Removes it with everything in it.
+    pub fn remove(self) -> Result<(), WorldError> {
+        remove(&self.state)
+    }
+}
+
+impl World {
+    /// An empty world: a router namespace. Fails when the machine lacks something, naming all.
+    pub fn new() -> Result<Self, WorldError> {
+        World::with_interrupt(Interrupt::default())
+    }
+
+    /// The same, ended early by a flag that a signal handler raises.
+    pub fn with_interrupt(interrupt: Interrupt) -> Result<Self, WorldError> {
+        let cgroups = requirements::check()?;
+        let id = new_id()?;
+        let cgroup = cgroups.join(format!("culvert-{id}"));
+        let recorder = Arc::new(Recorder::new(&id, cgroup.clone())?);
+        let name = format!("{id}-router");
+        let router = Place {
+            name: "router".to_owned(),
+            netns: netio::netns::path_of(&name),
+            cgroup: cgroup.join("router"),
+            logs: recorder.directory().join("logs"),
+            interrupt,
+            recorder: Arc::clone(&recorder),
+        };
+        // From here on the drop guard removes what is there.
+        let world = World {
+            recorder,
+            router,
+            nodes: 0,
+            hosts: 0,
+            standing: true,
+        };
+        fs::create_dir_all(&world.router.logs).map_err(WorldError::io("make the log directory"))?;
+        make_cgroup(&world.router.cgroup)?;
+        namespace::create(&name, FORWARDING)?;
+        ip::batch(&name, "link set lo up\n")?;
+        Ok(world)
+    }
+
+    /// The run id, part of every name.
+    pub fn id(&self) -> String {
+        self.recorder.state().id
+    }
+
+    /// The directory of this world: logs, configuration, captures. Goes with it.
+    pub fn directory(&self) -> &Path {
+        self.recorder.directory()
+    }
+
+    /// The namespace between the nodes.
+    pub fn router(&self) -> &Place {
+        &self.router
+    }
+
+    /// The flag that ends every wait.
+    pub fn interrupt(&self) -> &Interrupt {
+        self.router.interrupt()
+    }
+
+    /// One more node with a pod subnet of each family and a CNI configuration.
+    pub fn node(&mut self, name: &str) -> Result<Node, WorldError> {
+        self.nodes = next(self.nodes)?;
+        let place = self.member(name)?;
+        Node::make(
+            place,
+            self.wiring(name, format!("172.30.{}", self.nodes)),
+            self.nodes,
+        )
+    }
+
+    /// One more machine beside the nodes, that no CNI plugin knows.
+    pub fn host(&mut self, name: &str) -> Result<Host, WorldError> {
+        self.hosts = next(self.hosts)?;
+        let place = self.member(name)?;
+        Host::make(place, self.wiring(name, format!("172.31.{}", self.hosts)))
+    }
+
+    /// Name of the router's interface towards a node or machine.
+    pub fn link_to(name: &str) -> String {
+        format!("to-{name}")
+    }
+
+    /// Leaves it standing; only [`crate::remove_leftovers`] removes it then. The handles of its
+    /// processes must be forgotten by the caller, since dropping them ends the processes.
+    pub fn keep(mut self) -> Result<Kept, WorldError> {
+        self.recorder.keep()?;
+        self.standing = false;
+        let state = self.recorder.state();
+        Ok(Kept {
+            id: self.id(),
+            directory: self.directory().to_owned(),
+            state,
+        })
+    }
+
+    /// Removes it now and says what could not be removed.
+    pub fn close(mut self) -> Result<(), WorldError> {
+        self.standing = false;
+        remove(&self.recorder.state())
+    }
+
+    fn member(&self, name: &str) -> Result<Place, WorldError> {
+        let netns = format!("{}-{name}", self.id());
+        let place = Place {
+            name: name.to_owned(),
+            netns: netio::netns::path_of(&netns),
+            cgroup: self.recorder.state().cgroup.join(name),
+            ..self.router.clone()
+        };
+        make_cgroup(&place.cgroup)?;
+        namespace::create(&netns, FORWARDING)?;
+        Ok(place)
+    }
+
+    fn wiring(&self, name: &str, network: String) -> Wiring {
+        Wiring {
+            router: self.router.clone(),
+            link: World::link_to(name),
+            network,
+        }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if !self.standing {
+            return;
+        }
+        if let Err(e) = remove(&self.recorder.state()) {
+            eprintln!("the world {} could not be removed: {e}", self.id());
+        }
+    }
+}
+
+fn next(count: u8) -> Result<u8, WorldError> {
+    let next = count.saturating_add(1);
+    if next > MAX_MEMBERS {
+        return Err(WorldError::Unreadable(format!(
+            "a world has at most {MAX_MEMBERS} of these"
+        )));
+    }
+    Ok(next)
+}
+
+/// A short id that no world on this machine has; making its directory reserves it.
+fn new_id() -> Result<String, WorldError> {
+    fs::create_dir_all(WORLDS).map_err(WorldError::io(format!("make {WORLDS}")))?;
+    loop {
+        let id = format!("cv{:05x}", rand::random::<u32>() & 0xf_ffff);
+        match fs::create_dir(Path::new(WORLDS).join(&id)) {
+            Ok(()) => return Ok(id),
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            // The last world of another process took the directory with it.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                fs::create_dir_all(WORLDS).map_err(WorldError::io(format!("make {WORLDS}")))?;
+            }
+            Err(e) => return Err(WorldError::io(format!("make {WORLDS}/{id}"))(e)),
+        }
+    }
+}
