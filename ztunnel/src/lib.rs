@@ -1,1 +1,26 @@
-//! placeholder
+//! The per-node L4 proxy: carries the connections of the pods of one node over mutual TLS.
+//!
+//! It must not know how traffic is steered to its listeners (the node agent's), nor what Kubernetes
+//! is; where a connection goes and whether it may is decided in `mesh::decide`.
+
+pub mod app;
+pub mod certificate;
+pub mod clock;
+pub mod config;
+pub mod connection;
+pub mod dump;
+pub mod flow;
+pub mod headers;
+pub mod inbound;
+pub mod limits;
+pub mod metrics;
+pub mod outbound;
+pub mod pod;
+pub mod pods;
+pub mod proxy;
+pub mod record;
+pub mod relay;
+pub mod signal;
+pub mod tunnel;
+pub mod worker;
+pub mod zds;

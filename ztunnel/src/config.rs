@@ -1,0 +1,191 @@
+//! The flags of the program and what they mean. Knows no socket.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use mesh::identity::DEFAULT_TRUST_DOMAIN;
+use mesh::workload::WorkloadUid;
+use process::telemetry::Format;
+use serde::Serialize;
+
+/// The per-node L4 proxy of Culvert: carries every enrolled pod's connections over mutual TLS.
+#[derive(Clone, Debug, Parser, Serialize)]
+#[command(name = "ztunnel", version)]
+pub struct Config {
+    /// Name of this node, as the control plane knows it.
+    #[arg(long, env = "NODE_NAME")]
+    pub node_name: String,
+    /// Where discovery is served, `https://host:port`.
+    #[arg(long, env = "XDS_ADDRESS")]
+    pub xds_address: String,
+    /// Where certificates are signed, `https://host:port`.
+    #[arg(long, env = "CA_ADDRESS")]
+    pub ca_address: String,
+    /// PEM file with the roots that the control plane's certificate is checked against.
+    #[arg(long, env = "XDS_ROOT_CA")]
+    pub root_cert: PathBuf,
+    /// File with this node's token; read again for each connection.
+    #[arg(long)]
+    pub token_file: PathBuf,
+    /// Socket of the node agent.
+    #[arg(
+        long,
+        env = "INPOD_UDS",
+        default_value = "/var/run/ztunnel/ztunnel.sock"
+    )]
+    pub zds_socket: PathBuf,
+    /// I/O back end.
+    #[arg(long, value_enum, default_value_t = Io::Auto)]
+    pub io: Io,
+    /// Worker threads; as many as cores when not given.
+    #[arg(long, env = "ZTUNNEL_WORKER_THREADS", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub workers: Option<u16>,
+    /// Where `/config_dump` and `/logging` are served. It shows no keys, but who talks to whom.
+    #[arg(long, default_value = "127.0.0.1:15000")]
+    pub admin_addr: SocketAddr,
+    /// Where `/metrics` is served.
+    #[arg(long, default_value = "[::]:15020")]
+    pub metrics_addr: SocketAddr,
+    /// Where `/healthz/ready` is served.
+    #[arg(long, default_value = "[::]:15021")]
+    pub ready_addr: SocketAddr,
+    /// Trust domain of the identities of this mesh.
+    #[arg(long, env = "TRUST_DOMAIN", default_value = DEFAULT_TRUST_DOMAIN)]
+    pub trust_domain: String,
+    /// Name of this cluster.
+    #[arg(long, env = "ISTIO_META_CLUSTER_ID", default_value = "Kubernetes")]
+    pub cluster_id: String,
+    /// Network of this node's pods; empty in a mesh of one network.
+    #[arg(long, env = "NETWORK", default_value = "")]
+    pub network: String,
+    /// How long open connections may go on after SIGTERM.
+    #[arg(
+        long,
+        env = "CONNECTION_TERMINATION_DEADLINE",
+        default_value = "5s",
+        value_parser = process::config::duration
+    )]
+    pub drain_deadline: Duration,
+    /// Log level, or a list of `target=level`.
+    #[arg(long, env = "RUST_LOG", default_value = "info")]
+    pub log: String,
+    /// How log lines are written.
+    #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t)]
+    #[serde(skip)]
+    pub log_format: Format,
+    /// Name of the proxy's own pod.
+    #[arg(long, env = "POD_NAME", default_value = "ztunnel")]
+    pub pod_name: String,
+    /// Namespace of the proxy's own pod.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "istio-system")]
+    pub pod_namespace: String,
+    /// Address of the proxy's own pod.
+    #[arg(long, env = "INSTANCE_IP", default_value = "1.1.1.1")]
+    pub instance_ip: String,
+}
+
+/// Which back end moves the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[value(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
+pub enum Io {
+    /// io_uring where the kernel allows it, else epoll.
+    Auto,
+    /// io_uring, or no start.
+    IoUring,
+    /// epoll.
+    Epoll,
+}
+
+impl Config {
+    /// What the workers need of it.
+    pub fn data_path(&self) -> DataPath {
+        DataPath {
+            network: self.network.as_str().into(),
+            cluster: self.cluster_id.as_str().into(),
+            trust_domain: self.trust_domain.as_str().into(),
+            drain_deadline: self.drain_deadline,
+        }
+    }
+}
+
+/// The part of the configuration that the data path needs.
+#[derive(Clone, Debug)]
+pub struct DataPath {
+    /// Network of this node's pods.
+    pub network: std::sync::Arc<str>,
+    /// Name of this cluster.
+    pub cluster: std::sync::Arc<str>,
+    /// Trust domain of this mesh; peers of another one are refused.
+    pub trust_domain: std::sync::Arc<str>,
+    /// How long open connections may go on at shutdown.
+    pub drain_deadline: Duration,
+}
+
+impl DataPath {
+    /// Name that discovery gives to a pod of this cluster.
+    pub fn workload_uid(&self, namespace: &str, name: &str) -> WorkloadUid {
+        WorkloadUid(format!("{}//Pod/{namespace}/{name}", self.cluster).into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEEDED: [&str; 11] = [
+        "ztunnel",
+        "--node-name",
+        "n1",
+        "--xds-address",
+        "https://127.0.0.1:15012",
+        "--ca-address",
+        "https://127.0.0.1:15012",
+        "--root-cert",
+        "/root.pem",
+        "--token-file",
+        "/token",
+    ];
+
+    #[test]
+    fn the_defaults_are_those_of_the_stock_part() {
+        let config = Config::try_parse_from(NEEDED).unwrap();
+        assert_eq!(
+            config.zds_socket,
+            PathBuf::from("/var/run/ztunnel/ztunnel.sock")
+        );
+        assert_eq!(config.admin_addr.to_string(), "127.0.0.1:15000");
+        assert_eq!(config.drain_deadline, Duration::from_secs(5));
+        let uid = config.data_path().workload_uid("shop", "web");
+        assert_eq!(&*uid.0, "Kubernetes//Pod/shop/web");
+    }
+
+    #[test]
+    fn both_back_ends_can_be_forced() {
+        for (text, io) in [
+            ("io_uring", Io::IoUring),
+            ("epoll", Io::Epoll),
+            ("auto", Io::Auto),
+        ] {
+            let config = Config::try_parse_from(NEEDED.iter().copied().chain(["--io", text]));
+            assert_eq!(config.unwrap().io, io);
+        }
+    }
+
+    #[test]
+    fn a_node_without_a_name_does_not_start() {
+        let without = NEEDED
+            .iter()
+            .copied()
+            .filter(|word| !matches!(*word, "--node-name" | "n1"));
+        assert!(Config::try_parse_from(without).is_err() || std::env::var("NODE_NAME").is_ok());
+    }
+
+    #[test]
+    fn zero_workers_are_refused() {
+        let zero = NEEDED.iter().copied().chain(["--workers", "0"]);
+        assert!(Config::try_parse_from(zero).is_err());
+    }
+}

@@ -1,0 +1,190 @@
+//! One live connection: what is known of it, what it moved, and how it is ended from outside.
+//!
+//! Knows no snapshot and no policy; those who do, end it with a reason.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use mesh::service::ServiceKey;
+use mesh::{Identity, PolicyKey, Workload};
+
+use crate::pod::PodUid;
+use crate::record::{Flag, Outcome, Party, Phase, Record};
+use crate::relay::End;
+
+/// Which way a connection goes, seen from the pod on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// The pod's application made it.
+    Outbound,
+    /// It goes to the pod's application.
+    Inbound,
+}
+
+/// Why a connection was ended by the proxy itself.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Ended {
+    /// A policy push denies it now.
+    #[error(
+        "connection closed by a later policy: AuthorizationPolicyLateRejection {}: {reason}",
+        policy.as_ref().map(ToString::to_string).unwrap_or_default()
+    )]
+    LateRejection {
+        /// The policy that decided; None when no ALLOW policy matches any more.
+        policy: Option<PolicyKey>,
+        /// The sentence of the verdict.
+        reason: Arc<str>,
+    },
+    /// Its pod left the mesh.
+    #[error("connection closed: the pod is gone from this proxy")]
+    PodGone,
+    /// The proxy's grace at shutdown is over.
+    #[error("connection closed: the proxy shut down and the drain deadline is over")]
+    DrainDeadline,
+}
+
+impl Ended {
+    /// What metrics say of it.
+    pub fn flag(&self) -> Flag {
+        match self {
+            Self::LateRejection { .. } => Flag::Deny,
+            Self::PodGone | Self::DrainDeadline => Flag::None,
+        }
+    }
+}
+
+/// What becomes known of a connection while it is set up.
+#[derive(Clone, Debug, Default)]
+pub struct Details {
+    /// Who made it.
+    pub source: Party,
+    /// Who takes it.
+    pub destination: Party,
+    /// The service that was addressed.
+    pub service: Option<ServiceKey>,
+    /// Where the bytes really go: endpoint, waypoint, or the original destination.
+    pub actual: Option<SocketAddr>,
+    /// `:authority` when HBONE carries it.
+    pub authority: Option<Arc<str>>,
+}
+
+/// What decides on an inbound connection, kept to decide again on every push.
+#[derive(Clone, Debug)]
+pub struct Admission {
+    /// Address the application is reached at.
+    pub destination: SocketAddr,
+    /// Address of the client.
+    pub source: SocketAddr,
+    /// Who the client proved to be; None in plaintext.
+    pub peer: Option<Identity>,
+}
+
+/// One connection of this worker.
+pub struct Connection {
+    /// The pod on this node.
+    pub pod: PodUid,
+    /// Outbound or inbound.
+    pub direction: Direction,
+    /// The application's socket (outbound) or the client (inbound).
+    pub source: SocketAddr,
+    /// What the client asked for.
+    pub destination: SocketAddr,
+    /// Set once for an inbound connection that policy let in.
+    pub admission: OnceCell<Admission>,
+    /// What is known of it so far.
+    pub details: RefCell<Details>,
+    /// Bytes that the pod's application sent.
+    pub sent_bytes: Cell<u64>,
+    /// Bytes that the pod's application received.
+    pub received_bytes: Cell<u64>,
+    opened: Instant,
+    ended: RefCell<Option<Ended>>,
+    ends: RefCell<Vec<End>>,
+}
+
+impl Connection {
+    /// A connection that was just accepted.
+    pub fn new(
+        pod: PodUid,
+        direction: Direction,
+        source: SocketAddr,
+        destination: SocketAddr,
+    ) -> Self {
+        Self {
+            pod,
+            direction,
+            source,
+            destination,
+            admission: OnceCell::new(),
+            details: RefCell::default(),
+            sent_bytes: Cell::new(0),
+            received_bytes: Cell::new(0),
+            opened: Instant::now(),
+            ended: RefCell::new(None),
+            ends: RefCell::new(Vec::new()),
+        }
+    }
+
+    /// An end that is reset when the connection is ended from outside. If that happened already,
+    /// it is reset at once.
+    pub fn attach(&self, end: &End) {
+        if self.ended.borrow().is_some() {
+            end.reset();
+        }
+        self.ends.borrow_mut().push(end.clone());
+    }
+
+    /// Ends the connection: its ends are reset, whoever waits on them comes back. The first
+    /// reason stays.
+    pub fn end(&self, why: Ended) {
+        self.ended.borrow_mut().get_or_insert(why);
+        // Taken out first: a reset wakes others, and must find nothing borrowed.
+        let ends = self.ends.take();
+        for end in &ends {
+            end.reset();
+        }
+    }
+
+    /// Why it was ended from outside, if it was.
+    pub fn ended(&self) -> Option<Ended> {
+        self.ended.borrow().clone()
+    }
+
+    /// Lets go of the attached ends, so that their sockets close with their last user.
+    pub fn detach(&self) {
+        self.ends.take();
+    }
+
+    /// A record of what is known now.
+    pub fn record(&self, phase: Phase, outcome: Outcome) -> Record {
+        let details = self.details.borrow();
+        Record {
+            phase,
+            direction: self.direction,
+            source_address: self.source,
+            destination_address: details.actual.unwrap_or(self.destination),
+            details: details.clone(),
+            sent_bytes: self.sent_bytes.get(),
+            received_bytes: self.received_bytes.get(),
+            duration: self.opened.elapsed(),
+            outcome,
+        }
+    }
+}
+
+/// The identity and workload of one side, as far as known.
+impl Party {
+    /// A side whose workload discovery knows.
+    pub fn of(workload: &Arc<Workload>, identity: Option<Identity>) -> Self {
+        Self {
+            workload: Some(Arc::clone(workload)),
+            identity,
+        }
+    }
+}
+
+/// Shared by the tasks of one worker.
+pub type Shared = Rc<Connection>;

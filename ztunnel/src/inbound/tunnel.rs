@@ -1,0 +1,119 @@
+//! A tunnel that a peer makes to a pod: handshake with the pod's own certificate, then streams.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use hbone::{CloseReason, ConnectRequest};
+use tokio::time::Instant;
+
+use super::{InboundError, stream};
+use crate::connection::{Connection, Direction};
+use crate::flow;
+use crate::limits::{DISCOVERY_WAIT, INBOUND_TUNNEL_IDLE};
+use crate::relay::abort;
+use crate::tunnel::stream::TunnelStream;
+use crate::tunnel::{Owner, Tunnel, driver};
+use crate::worker::accept::Accepted;
+use crate::worker::pods::LocalPod;
+use crate::worker::{Handshake, Worker};
+
+/// Serves one accepted TCP connection to its end.
+pub async fn serve(worker: Rc<Worker>, accepted: Accepted) {
+    let Some(handshake) = worker.handshake() else {
+        let refusal = InboundError::Limit("TLS handshakes or inbound tunnels of this worker");
+        return refuse(&worker, &accepted, &refusal);
+    };
+    // On the heap: a task that drives a tunnel for days shall not carry its beginning.
+    match Box::pin(begin(&worker, &accepted)).await {
+        Ok(connection) => {
+            let Accepted {
+                pod,
+                socket,
+                source,
+                destination,
+            } = accepted;
+            let server = Server {
+                worker: Rc::clone(&worker),
+                pod: Rc::clone(&pod),
+                source,
+                destination,
+                handshake: RefCell::new(Some(handshake)),
+            };
+            let timing = (worker.clock, INBOUND_TUNNEL_IDLE);
+            let tunnel = Tunnel::new(connection, socket, timing, Box::new(server));
+            worker.tunnels.insert(&pod.pod.uid, &tunnel);
+            driver::drive(&tunnel, &worker.buffers).await;
+        }
+        Err(error) => refuse(&worker, &accepted, &error),
+    }
+}
+
+fn refuse(worker: &Worker, accepted: &Accepted, why: &InboundError) {
+    abort(&accepted.socket);
+    let Accepted {
+        pod,
+        source,
+        destination,
+        ..
+    } = accepted;
+    let uid = pod.pod.uid.clone();
+    let connection = Connection::new(uid, Direction::Inbound, *source, *destination);
+    flow::record_refusal(worker, &connection, why);
+}
+
+async fn begin(worker: &Worker, accepted: &Accepted) -> Result<hbone::Connection, InboundError> {
+    if accepted.pod.is_own_listener(accepted.destination) {
+        return Err(InboundError::OwnListener);
+    }
+    let identity = &accepted.pod.pod.identity;
+    let deadline = Instant::now() + DISCOVERY_WAIT;
+    let certificate = worker.certificate(deadline, identity).await;
+    let certificate =
+        certificate.map_err(|why| InboundError::NoCertificate(format!("{identity}: {why}")))?;
+    let now = worker.clock.now();
+    hbone::Connection::server(&certificate.server, &worker.tunnel_config, now)
+        .map_err(|error| InboundError::Handshake(CloseReason::Handshake(error)))
+}
+
+/// What follows from the events of an inbound tunnel.
+struct Server {
+    worker: Rc<Worker>,
+    pod: Rc<LocalPod>,
+    source: SocketAddr,
+    destination: SocketAddr,
+    /// Given back when the handshake is over, either way.
+    handshake: RefCell<Option<Handshake>>,
+}
+
+impl Owner for Server {
+    fn established(&self, tunnel: &Rc<Tunnel>) {
+        self.handshake.take();
+        if self.worker.is_draining() {
+            tunnel.drain();
+        }
+    }
+
+    fn request(&self, stream: TunnelStream, request: ConnectRequest) {
+        let asked = stream::Asked {
+            pod: Rc::clone(&self.pod),
+            source: self.source,
+            bound: self.destination,
+            authority: request.authority,
+        };
+        let worker = Rc::clone(&self.worker);
+        self.worker.spawn(stream::serve(worker, asked, stream));
+    }
+
+    fn closed(&self, tunnel: &Rc<Tunnel>, reason: &CloseReason) {
+        self.worker.tunnels.remove(tunnel);
+        if self.handshake.take().is_some() {
+            let uid = self.pod.pod.uid.clone();
+            let connection =
+                Connection::new(uid, Direction::Inbound, self.source, self.destination);
+            let why = InboundError::Handshake(reason.clone());
+            flow::record_refusal(&self.worker, &connection, &why);
+        }
+        tracing::debug!(source = %self.source, %reason, "inbound tunnel closed");
+    }
+}

@@ -1,0 +1,16 @@
+//! The binary `ztunnel`: flags, logging, the control side's runtime.
+
+use clap::Parser;
+use process::telemetry;
+use ztunnel::app;
+use ztunnel::config::Config;
+
+fn main() -> anyhow::Result<()> {
+    let config = Config::parse();
+    let logging = telemetry::init(&config.log, config.log_format)?;
+    // One thread is enough beside the workers: nothing here is on the data path.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    Ok(runtime.block_on(app::run(config, logging))?)
+}

@@ -1,0 +1,353 @@
+//! Counters of connections and bytes (protocol.md 9). Knows no socket; only the recorder counts.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mesh::Workload;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use crate::connection::Direction;
+use crate::limits::LABEL_SETS;
+use crate::record::{Party, Phase, Record};
+
+/// A label value; the empty text shows as `unknown`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Text(Arc<str>);
+
+impl EncodeLabelValue for Text {
+    fn encode(&self, encoder: &mut LabelValueEncoder) -> Result<(), std::fmt::Error> {
+        encoder.write_str(if self.0.is_empty() {
+            "unknown"
+        } else {
+            &self.0
+        })
+    }
+}
+
+impl From<&Arc<str>> for Text {
+    fn from(text: &Arc<str>) -> Self {
+        Self(Arc::clone(text))
+    }
+}
+
+impl From<&'static str> for Text {
+    fn from(text: &'static str) -> Self {
+        Self(text.into())
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Labels {
+    reporter: Text,
+    source_workload: Text,
+    source_canonical_service: Text,
+    source_canonical_revision: Text,
+    source_workload_namespace: Text,
+    source_principal: Text,
+    source_app: Text,
+    source_version: Text,
+    source_cluster: Text,
+    destination_service: Text,
+    destination_service_namespace: Text,
+    destination_service_name: Text,
+    destination_workload: Text,
+    destination_canonical_service: Text,
+    destination_canonical_revision: Text,
+    destination_workload_namespace: Text,
+    destination_principal: Text,
+    destination_app: Text,
+    destination_version: Text,
+    destination_cluster: Text,
+    request_protocol: Text,
+    response_flags: Text,
+    connection_security_policy: Text,
+}
+
+/// What is counted. Clones count into the same counters.
+#[derive(Clone, Default)]
+pub struct Metrics {
+    opened: Family<Labels, Counter>,
+    closed: Family<Labels, Counter>,
+    failed: Family<Labels, Counter>,
+    sent_bytes: Family<Labels, Counter>,
+    received_bytes: Family<Labels, Counter>,
+    open: Gauge,
+    dropped_records: Counter,
+    active_pods: Gauge,
+    pods_started: Counter,
+    pods_stopped: Counter,
+    /// Label sets seen, to bound their number. Locked by the recorder alone.
+    seen: Arc<Mutex<HashSet<Labels>>>,
+}
+
+impl Metrics {
+    /// Registers everything under its public name.
+    pub fn register(&self, registry: &mut Registry) {
+        let istio = registry.sub_registry_with_prefix("istio");
+        istio.register(
+            "tcp_connections_opened",
+            "Connections opened",
+            self.opened.clone(),
+        );
+        istio.register(
+            "tcp_connections_closed",
+            "Connections closed",
+            self.closed.clone(),
+        );
+        istio.register(
+            "tcp_connections_failed",
+            "Connections never opened",
+            self.failed.clone(),
+        );
+        istio.register(
+            "tcp_sent_bytes",
+            "Bytes that local pods sent",
+            self.sent_bytes.clone(),
+        );
+        istio.register(
+            "tcp_received_bytes",
+            "Bytes that local pods received",
+            self.received_bytes.clone(),
+        );
+        istio.register(
+            "tcp_sockets_open",
+            "Connections open now",
+            self.open.clone(),
+        );
+        let pods = registry.sub_registry_with_prefix("workload_manager");
+        pods.register(
+            "active_proxy_count",
+            "Pods served",
+            self.active_pods.clone(),
+        );
+        pods.register(
+            "proxies_started",
+            "Pods taken up",
+            self.pods_started.clone(),
+        );
+        pods.register("proxies_stopped", "Pods let go", self.pods_stopped.clone());
+        registry.register(
+            "culvert_records_dropped",
+            "Connection records lost to a full queue",
+            self.dropped_records.clone(),
+        );
+    }
+
+    /// Counts one record.
+    pub fn count(&self, record: &Record) {
+        let labels = self.bounded(labels(record));
+        match record.phase {
+            Phase::Opened => {
+                self.opened.get_or_create(&labels).inc();
+                self.open.inc();
+            }
+            Phase::Closed => {
+                self.closed.get_or_create(&labels).inc();
+                self.sent_bytes
+                    .get_or_create(&labels)
+                    .inc_by(record.sent_bytes);
+                self.received_bytes
+                    .get_or_create(&labels)
+                    .inc_by(record.received_bytes);
+                self.open.dec();
+            }
+            Phase::Refused => {
+                self.failed.get_or_create(&labels).inc();
+            }
+        }
+    }
+
+    /// Counts records that nobody saw.
+    pub fn count_dropped(&self, records: u64) {
+        self.dropped_records.inc_by(records);
+    }
+
+    /// A pod was taken up.
+    pub fn pod_started(&self) {
+        self.pods_started.inc();
+        self.active_pods.inc();
+    }
+
+    /// A pod was let go.
+    pub fn pod_stopped(&self) {
+        self.pods_stopped.inc();
+        self.active_pods.dec();
+    }
+
+    /// The labels, or those of "everything else" when there are [`LABEL_SETS`] already.
+    fn bounded(&self, labels: Labels) -> Labels {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.contains(&labels) {
+            return labels;
+        }
+        if seen.len() < LABEL_SETS {
+            seen.insert(labels.clone());
+            return labels;
+        }
+        Labels {
+            reporter: labels.reporter,
+            ..Labels::default()
+        }
+    }
+}
+
+fn labels(record: &Record) -> Labels {
+    let details = &record.details;
+    let mutual_tls = match record.direction {
+        Direction::Outbound => details.authority.is_some(),
+        Direction::Inbound => details.source.identity.is_some(),
+    };
+    let mut labels = Labels {
+        reporter: match record.direction {
+            Direction::Outbound => "source".into(),
+            Direction::Inbound => "destination".into(),
+        },
+        request_protocol: "tcp".into(),
+        response_flags: match &record.outcome {
+            Ok(()) => "-".into(),
+            Err((flag, _)) => flag.as_str().into(),
+        },
+        connection_security_policy: if mutual_tls { "mutual_tls" } else { "unknown" }.into(),
+        source_principal: principal(&details.source),
+        destination_principal: principal(&details.destination),
+        ..Labels::default()
+    };
+    if let Some(service) = &details.service {
+        let name = service.hostname.split('.').next().unwrap_or_default();
+        labels.destination_service = (&service.hostname).into();
+        labels.destination_service_namespace = (&service.namespace).into();
+        labels.destination_service_name = Text(name.into());
+    }
+    if let Some(source) = &details.source.workload {
+        set_source(&mut labels, source);
+    }
+    if let Some(destination) = &details.destination.workload {
+        set_destination(&mut labels, destination);
+    }
+    labels
+}
+
+fn principal(party: &Party) -> Text {
+    match &party.identity {
+        Some(identity) => Text(identity.to_string().into()),
+        None => Text::default(),
+    }
+}
+
+fn set_source(labels: &mut Labels, workload: &Workload) {
+    labels.source_workload = (&workload.workload_name).into();
+    labels.source_canonical_service = (&workload.canonical_name).into();
+    labels.source_canonical_revision = (&workload.canonical_revision).into();
+    labels.source_workload_namespace = (&workload.namespace).into();
+    labels.source_app = (&workload.canonical_name).into();
+    labels.source_version = (&workload.canonical_revision).into();
+    labels.source_cluster = (&workload.cluster).into();
+}
+
+fn set_destination(labels: &mut Labels, workload: &Workload) {
+    labels.destination_workload = (&workload.workload_name).into();
+    labels.destination_canonical_service = (&workload.canonical_name).into();
+    labels.destination_canonical_revision = (&workload.canonical_revision).into();
+    labels.destination_workload_namespace = (&workload.namespace).into();
+    labels.destination_app = (&workload.canonical_name).into();
+    labels.destination_version = (&workload.canonical_revision).into();
+    labels.destination_cluster = (&workload.cluster).into();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::connection::Details;
+    use crate::record::Flag;
+    use mesh::Identity;
+
+    fn record(phase: Phase, client: usize) -> Record {
+        let identity = Identity::new("cluster.local", "shop", &format!("client-{client}")).unwrap();
+        let details = Details {
+            source: Party {
+                workload: None,
+                identity: Some(identity),
+            },
+            ..Details::default()
+        };
+        Record {
+            phase,
+            direction: Direction::Inbound,
+            source_address: "10.0.0.1:1".parse().unwrap(),
+            destination_address: "10.0.0.2:80".parse().unwrap(),
+            details,
+            sent_bytes: 7,
+            received_bytes: 9,
+            duration: Duration::ZERO,
+            outcome: Ok(()),
+        }
+    }
+
+    fn exposition(metrics: &Metrics) -> String {
+        let mut registry = Registry::default();
+        metrics.register(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        text
+    }
+
+    #[test]
+    fn a_connection_counts_once_when_it_opens_and_once_when_it_closes() {
+        let metrics = Metrics::default();
+        metrics.count(&record(Phase::Opened, 0));
+        metrics.count(&record(Phase::Closed, 0));
+        let text = exposition(&metrics);
+        for (name, value) in [
+            ("istio_tcp_connections_opened_total", 1),
+            ("istio_tcp_connections_closed_total", 1),
+            ("istio_tcp_sent_bytes_total", 7),
+            ("istio_tcp_received_bytes_total", 9),
+        ] {
+            let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+            assert!(line.ends_with(&format!(" {value}")), "{line}");
+            assert!(line.contains(r#"reporter="destination""#), "{line}");
+            assert!(
+                line.contains(r#"connection_security_policy="mutual_tls""#),
+                "{line}"
+            );
+            assert!(line.contains(r#"source_workload="unknown""#), "{line}");
+        }
+        assert!(text.contains("istio_tcp_sockets_open 0"), "{text}");
+    }
+
+    #[test]
+    fn a_refused_connection_counts_as_failed_with_its_flag() {
+        let metrics = Metrics::default();
+        let outcome = Err((Flag::Deny, "denied".to_owned()));
+        metrics.count(&Record {
+            outcome,
+            ..record(Phase::Refused, 0)
+        });
+        let text = exposition(&metrics);
+        assert!(text.contains(r#"response_flags="DENY""#), "{text}");
+        assert!(
+            !text.contains("istio_tcp_connections_opened_total{"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn the_number_of_label_sets_is_bounded() {
+        let metrics = Metrics::default();
+        for client in 0..LABEL_SETS + 100 {
+            metrics.count(&record(Phase::Opened, client));
+        }
+        let sets = exposition(&metrics)
+            .lines()
+            .filter(|line| line.starts_with("istio_tcp_connections_opened_total{"))
+            .count();
+        assert_eq!(sets, LABEL_SETS + 1);
+    }
+}

@@ -1,0 +1,94 @@
+//! The proxy without its control plane: workers, recorder, pods. Snapshots and certificates come
+//! from whoever starts it, so that tests need neither discovery nor a CA.
+
+use std::io;
+use std::sync::Arc;
+
+use mesh::snapshot::Snapshot;
+use netio::Backend;
+use process::certs::CertManager;
+use process::tasks::Tasks;
+use tokio::sync::{mpsc, watch};
+
+use crate::certificate::Certificates;
+use crate::config::DataPath;
+use crate::limits::COMMANDS_QUEUED;
+use crate::metrics::Metrics;
+use crate::pods::Pods;
+use crate::record;
+use crate::worker::command::Workers;
+use crate::worker::threads::Threads;
+use crate::worker::{self, Inputs};
+
+/// What a proxy is made of.
+pub struct Parts {
+    /// Which back end moves the bytes.
+    pub backend: Backend,
+    /// Number of worker threads, at least 1.
+    pub workers: usize,
+    /// What the operator chose.
+    pub config: DataPath,
+    /// What is known of the mesh.
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// Where certificates come from.
+    pub certificates: CertManager,
+    /// What is counted.
+    pub metrics: Metrics,
+}
+
+/// A running proxy.
+pub struct Proxy {
+    /// Its pods; whoever knows of pods tells it.
+    pub pods: Pods,
+    /// Its workers.
+    pub workers: Workers,
+    /// Its certificates.
+    pub certificates: Arc<Certificates>,
+    /// The workers' threads.
+    pub threads: Threads,
+}
+
+impl Proxy {
+    /// Starts the workers, and the recorder as a task of `tasks`.
+    ///
+    /// # Errors
+    /// A thread cannot be made.
+    pub fn start(parts: Parts, tasks: &Tasks) -> io::Result<Self> {
+        let Parts {
+            backend,
+            workers,
+            config,
+            snapshots,
+            certificates,
+            metrics,
+        } = parts;
+        let certificates = Certificates::new(certificates, config.trust_domain.clone(), tasks);
+        let (recorder, records) = record::queue();
+        let mut threads = Threads::new(workers);
+        let mut queues = Vec::with_capacity(workers);
+        for number in 0..workers {
+            let (queue, commands) = mpsc::channel(COMMANDS_QUEUED);
+            queues.push(queue);
+            let inputs = Inputs {
+                number,
+                backend,
+                config: config.clone(),
+                snapshots: snapshots.clone(),
+                certificates: Arc::clone(&certificates),
+                commands,
+                recorder: recorder.clone(),
+            };
+            threads.start(number, move || worker::run(inputs))?;
+        }
+        // Ends by itself when the last worker has ended: its records are the last.
+        tasks.spawn("recorder", records.run(metrics.clone()));
+        let workers = Workers::new(queues);
+        let pods = Pods::new(workers.clone(), Arc::clone(&certificates), metrics);
+        Ok(Self {
+            pods,
+            workers,
+            certificates,
+            threads,
+        })
+    }
+}

@@ -1,0 +1,205 @@
+//! What a connection leaves behind: one record, sent to the recorder without ever waiting.
+//!
+//! Knows no socket. The recorder turns records into access log lines and metrics, outside of the
+//! data path.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use mesh::{Identity, Workload};
+use tokio::sync::mpsc;
+
+use crate::connection::{Details, Direction};
+use crate::limits::{RECORDS_PER_TURN, RECORDS_QUEUED};
+use crate::metrics::Metrics;
+
+/// When a record was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The way is open, bytes may flow. Its end follows in a record of its own.
+    Opened,
+    /// It was open, and is over.
+    Closed,
+    /// It never opened.
+    Refused,
+}
+
+/// `response_flags` of the metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Flag {
+    /// `-`
+    #[default]
+    None,
+    /// `DENY`: by policy.
+    Deny,
+    /// `CONNECT`: the next hop cannot be reached.
+    Connect,
+    /// `TLS_FAILURE`
+    TlsFailure,
+    /// `H2_HANDSHAKE_FAILURE`
+    H2HandshakeFailure,
+    /// `NETWORK_POLICY`: a time-out on port 15008.
+    NetworkPolicy,
+    /// `IDENTITY_ERROR`: no certificate.
+    IdentityError,
+}
+
+impl Flag {
+    /// As metrics write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "-",
+            Self::Deny => "DENY",
+            Self::Connect => "CONNECT",
+            Self::TlsFailure => "TLS_FAILURE",
+            Self::H2HandshakeFailure => "H2_HANDSHAKE_FAILURE",
+            Self::NetworkPolicy => "NETWORK_POLICY",
+            Self::IdentityError => "IDENTITY_ERROR",
+        }
+    }
+}
+
+/// How it went: nothing to say, or the flag and the sentence.
+pub type Outcome = Result<(), (Flag, String)>;
+
+/// One side of a connection.
+#[derive(Clone, Debug, Default)]
+pub struct Party {
+    /// Its workload, when discovery knows it.
+    pub workload: Option<Arc<Workload>>,
+    /// Its identity, when a certificate proved it (or will have to, for a destination).
+    pub identity: Option<Identity>,
+}
+
+/// What is recorded of one connection.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// When it was made.
+    pub phase: Phase,
+    /// Outbound or inbound.
+    pub direction: Direction,
+    /// Where it came from.
+    pub source_address: SocketAddr,
+    /// Where it went.
+    pub destination_address: SocketAddr,
+    /// Who, to whom, how.
+    pub details: Details,
+    /// Bytes that the pod's application sent.
+    pub sent_bytes: u64,
+    /// Bytes that the pod's application received.
+    pub received_bytes: u64,
+    /// Since it was accepted.
+    pub duration: Duration,
+    /// How it went.
+    pub outcome: Outcome,
+}
+
+/// The workers' end of the queue to the recorder.
+#[derive(Clone)]
+pub struct Recorder {
+    queue: mpsc::Sender<Record>,
+    dropped: Arc<AtomicU64>,
+}
+
+/// The recorder's end.
+pub struct Records {
+    queue: mpsc::Receiver<Record>,
+    dropped: Arc<AtomicU64>,
+}
+
+/// A queue of [`RECORDS_QUEUED`] records.
+pub fn queue() -> (Recorder, Records) {
+    let (sender, receiver) = mpsc::channel(RECORDS_QUEUED);
+    let dropped = Arc::new(AtomicU64::new(0));
+    let recorder = Recorder {
+        queue: sender,
+        dropped: Arc::clone(&dropped),
+    };
+    (
+        recorder,
+        Records {
+            queue: receiver,
+            dropped,
+        },
+    )
+}
+
+impl Recorder {
+    /// Hands a record over; with a full queue it is dropped and counted.
+    pub fn put(&self, record: Record) {
+        if self.queue.try_send(record).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Records {
+    /// Logs and counts until every [`Recorder`] is gone.
+    pub async fn run(mut self, metrics: Metrics) {
+        let mut batch = Vec::with_capacity(RECORDS_PER_TURN);
+        while self.queue.recv_many(&mut batch, RECORDS_PER_TURN).await > 0 {
+            for record in batch.drain(..) {
+                metrics.count(&record);
+                log(&record);
+            }
+            metrics.count_dropped(self.dropped.swap(0, Ordering::Relaxed));
+            // Admin, metrics and discovery share this thread.
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// One access log line (protocol.md 9).
+fn log(record: &Record) {
+    macro_rules! line {
+        ($level:ident, $message:literal $(, $extra:ident = $value:expr)*) => {{
+            let d = &record.details;
+            let (s, t) = (d.source.workload.as_deref(), d.destination.workload.as_deref());
+            tracing::$level!(target: "access", {
+                src.addr = %record.source_address,
+                src.workload = s.map(|w| &*w.name),
+                src.namespace = s.map(|w| &*w.namespace),
+                src.identity = d.source.identity.as_ref().map(|i| i.to_string()),
+                src.cluster = s.map(|w| &*w.cluster),
+                dst.addr = %record.destination_address,
+                dst.hbone_addr = d.authority.as_deref(),
+                dst.service = d.service.as_ref().map(|key| &*key.hostname),
+                dst.workload = t.map(|w| &*w.name),
+                dst.namespace = t.map(|w| &*w.namespace),
+                dst.identity = d.destination.identity.as_ref().map(|i| i.to_string()),
+                dst.cluster = t.map(|w| &*w.cluster),
+                direction = direction(record.direction),
+                $($extra = $value,)*
+            }, $message)
+        }};
+    }
+    let (sent, received) = (record.sent_bytes, record.received_bytes);
+    let duration = format!("{}ms", record.duration.as_millis());
+    match (&record.outcome, record.phase) {
+        (_, Phase::Opened) => line!(debug, "connection opened"),
+        (Ok(()), _) => line!(
+            info,
+            "connection complete",
+            bytes_sent = sent,
+            bytes_recv = received,
+            duration = duration
+        ),
+        (Err((_, error)), _) => line!(
+            error,
+            "connection failed",
+            bytes_sent = sent,
+            bytes_recv = received,
+            duration = duration,
+            error = error
+        ),
+    }
+}
+
+fn direction(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Outbound => "outbound",
+        Direction::Inbound => "inbound",
+    }
+}

@@ -1,0 +1,164 @@
+//! The read buffers of one worker. Knows no socket.
+//!
+//! An idle connection holds none: a buffer is taken when there is something to read and given
+//! back when the bytes have gone on.
+
+use std::cell::{Cell, RefCell};
+
+use hbone::FRAME_HEADROOM;
+
+use crate::limits::{BUFFER_LARGE_BYTES, BUFFER_SMALL_BYTES, BUFFERS_KEPT};
+
+/// A middle size: what a connection gets after its first full small buffer.
+const BUFFER_MIDDLE_BYTES: usize = 32 * 1_024;
+
+/// How much a direction reads at once; grows while reads fill their buffer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Size {
+    /// [`BUFFER_SMALL_BYTES`].
+    #[default]
+    Small,
+    /// 32 KiB.
+    Middle,
+    /// [`BUFFER_LARGE_BYTES`].
+    Large,
+}
+
+impl Size {
+    const ALL: [Self; 3] = [Self::Small, Self::Middle, Self::Large];
+
+    /// Payload that fits, in bytes.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::Small => BUFFER_SMALL_BYTES,
+            Self::Middle => BUFFER_MIDDLE_BYTES,
+            Self::Large => BUFFER_LARGE_BYTES,
+        }
+    }
+
+    /// The payload, and the head of the frame that it may become.
+    fn capacity_bytes(self) -> usize {
+        FRAME_HEADROOM + self.bytes()
+    }
+
+    /// This size, or the largest that fits into `room` bytes. The smallest may be larger than that.
+    pub fn within(self, room: usize) -> Self {
+        let fits = |size: &Self| *size <= self && size.bytes() <= room;
+        Self::ALL.into_iter().rev().find(fits).unwrap_or_default()
+    }
+
+    /// The size for the next read after one that got `read_bytes` into a buffer of this size:
+    /// a full buffer grows, one filled to less than an eighth shrinks.
+    pub fn after(self, read_bytes: usize) -> Self {
+        let full = read_bytes >= self.bytes();
+        let sparse = read_bytes < self.bytes() / 8;
+        match self {
+            Self::Small if full => Self::Middle,
+            Self::Middle if full => Self::Large,
+            Self::Large if sparse => Self::Middle,
+            Self::Middle if sparse => Self::Small,
+            same => same,
+        }
+    }
+}
+
+/// Buffers that wait for their next use, at most [`BUFFERS_KEPT`] of each size.
+#[derive(Default)]
+pub struct Buffers {
+    kept: [RefCell<Vec<Vec<u8>>>; 3],
+    used: Cell<bool>,
+}
+
+impl Buffers {
+    /// An empty buffer of at least that capacity.
+    pub fn take(&self, size: Size) -> Vec<u8> {
+        self.used.set(true);
+        let kept = self.kept[size as usize].borrow_mut().pop();
+        kept.unwrap_or_else(|| Vec::with_capacity(size.capacity_bytes()))
+    }
+
+    /// Takes a buffer back; one too many, or of a foreign size, is freed.
+    pub fn give(&self, mut buffer: Vec<u8>) {
+        let is_of = |size: &Size| size.capacity_bytes() == buffer.capacity();
+        let Some(size) = Size::ALL.into_iter().find(is_of) else {
+            return;
+        };
+        let mut kept = self.kept[size as usize].borrow_mut();
+        if kept.len() < BUFFERS_KEPT {
+            buffer.clear();
+            kept.push(buffer);
+        }
+    }
+
+    /// Frees what is kept if nothing was taken since the last call.
+    pub fn trim(&self) {
+        if !self.used.replace(false) {
+            for kept in &self.kept {
+                *kept.borrow_mut() = Vec::new();
+            }
+        }
+    }
+
+    /// Bytes kept now.
+    pub fn kept_bytes(&self) -> usize {
+        let bytes = |kept: &RefCell<Vec<Vec<u8>>>| -> usize {
+            kept.borrow().iter().map(Vec::capacity).sum()
+        };
+        self.kept.iter().map(bytes).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_direction_grows_under_load_and_shrinks_after_it() {
+        let mut size = Size::default();
+        for read in [
+            10,
+            BUFFER_SMALL_BYTES,
+            BUFFER_MIDDLE_BYTES,
+            BUFFER_LARGE_BYTES,
+        ] {
+            size = size.after(read);
+        }
+        assert_eq!(size, Size::Large);
+        size = size.after(100).after(100);
+        assert_eq!(size, Size::Small);
+    }
+
+    #[test]
+    fn the_pool_keeps_a_bounded_number_and_lets_go_of_what_nobody_uses() {
+        let buffers = Buffers::default();
+        let taken: Vec<_> = (0..3 * BUFFERS_KEPT)
+            .map(|_| buffers.take(Size::Large))
+            .collect();
+        taken.into_iter().for_each(|buffer| buffers.give(buffer));
+        assert_eq!(
+            buffers.kept_bytes(),
+            BUFFERS_KEPT * Size::Large.capacity_bytes()
+        );
+        buffers.trim();
+        assert!(buffers.kept_bytes() > 0, "used since the last trim");
+        buffers.trim();
+        assert_eq!(buffers.kept_bytes(), 0);
+    }
+
+    #[test]
+    fn a_small_window_is_not_overfilled() {
+        assert_eq!(Size::Large.within(usize::MAX), Size::Large);
+        assert_eq!(Size::Large.within(65_535), Size::Middle);
+        assert_eq!(Size::Middle.within(usize::MAX), Size::Middle);
+        assert_eq!(Size::Large.within(1), Size::Small);
+    }
+
+    #[test]
+    fn a_buffer_comes_back_empty() {
+        let buffers = Buffers::default();
+        let mut buffer = buffers.take(Size::Small);
+        buffer.extend_from_slice(b"secret of another connection");
+        buffers.give(buffer);
+        assert!(buffers.take(Size::Small).is_empty());
+    }
+}

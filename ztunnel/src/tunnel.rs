@@ -1,0 +1,236 @@
+//! One HBONE tunnel on one worker: the sans-I/O connection, its socket, and the tasks that wait
+//! on its streams.
+//!
+//! Knows no policy and no pod: its [`Owner`] is told what happened. Every call into the connection
+//! is followed by [`Tunnel::pump`], which hands events on and wakes the writer.
+
+pub mod driver;
+pub mod key;
+pub mod pool;
+pub mod stream;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use hbone::{CloseReason, ConnectRequest, ErrorCode, Event, Mono, OpenError, StreamId};
+use mesh::Identity;
+use netio::TcpStream;
+
+use crate::clock::Clock;
+use crate::limits::STREAMS_PER_TUNNEL;
+use crate::signal::Signal;
+use stream::{State, TunnelStream};
+
+/// Who is told what happens in a tunnel.
+pub trait Owner {
+    /// Both sides are authenticated.
+    fn established(&self, tunnel: &Rc<Tunnel>);
+
+    /// The peer asks for a stream (servers only).
+    fn request(&self, stream: TunnelStream, request: ConnectRequest);
+
+    /// The tunnel is over; no event follows.
+    fn closed(&self, tunnel: &Rc<Tunnel>, reason: &CloseReason);
+}
+
+/// A tunnel, from the TCP connection's beginning to its end.
+pub struct Tunnel {
+    connection: RefCell<hbone::Connection>,
+    socket: TcpStream,
+    clock: Clock,
+    owner: Box<dyn Owner>,
+    streams: RefCell<HashMap<StreamId, Rc<State>>>,
+    /// Since when no stream is open.
+    idle_since: Cell<Option<Mono>>,
+    /// Ciphertext waits for the writer, or the end does.
+    send: Signal,
+    /// The timer must look again.
+    retime: Signal,
+    /// When the timer will wake.
+    armed: Cell<Option<Mono>>,
+    /// The writer has ended; nothing is sent any more.
+    over: Cell<bool>,
+    /// How long it may be without a stream.
+    idle_limit: Duration,
+    close_reason: RefCell<Option<CloseReason>>,
+}
+
+impl Tunnel {
+    /// A tunnel on a connected socket, that drains after so long without a stream.
+    /// [`driver::drive`] moves it.
+    pub fn new(
+        connection: hbone::Connection,
+        socket: TcpStream,
+        (clock, idle_limit): (Clock, Duration),
+        owner: Box<dyn Owner>,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            connection: RefCell::new(connection),
+            socket,
+            clock,
+            owner,
+            streams: RefCell::default(),
+            idle_since: Cell::new(Some(clock.now())),
+            send: Signal::default(),
+            retime: Signal::default(),
+            armed: Cell::new(None),
+            over: Cell::new(false),
+            idle_limit,
+            close_reason: RefCell::new(None),
+        })
+    }
+
+    /// The TCP socket that carries it.
+    pub fn socket(&self) -> &TcpStream {
+        &self.socket
+    }
+
+    /// Who the peer proved to be, once established.
+    pub fn peer(&self) -> Option<Identity> {
+        self.connection
+            .borrow()
+            .peer()
+            .map(|peer| peer.identity().clone())
+    }
+
+    /// Whether a stream may be opened now.
+    pub fn has_room(&self) -> bool {
+        let connection = self.connection.borrow();
+        connection.is_established()
+            && !connection.is_draining()
+            && !connection.is_closed()
+            && connection.available_streams() > 0
+            && connection.open_streams() < STREAMS_PER_TUNNEL
+    }
+
+    /// Whether it will never take a stream again.
+    pub fn is_spent(&self) -> bool {
+        let connection = self.connection.borrow();
+        connection.is_draining() || connection.is_closed()
+    }
+
+    /// How many streams tasks of ours hold.
+    pub fn streams(&self) -> usize {
+        self.streams.borrow().len()
+    }
+
+    /// Asks the peer for a stream.
+    ///
+    /// # Errors
+    /// It cannot be asked; see [`Tunnel::has_room`].
+    pub fn open(self: &Rc<Self>, request: &ConnectRequest) -> Result<TunnelStream, OpenError> {
+        let id = self.connection.borrow_mut().open_stream(request)?;
+        let stream = self.adopt(id);
+        self.pump();
+        Ok(stream)
+    }
+
+    /// Takes no new streams; closes when the last one has ended.
+    pub fn drain(self: &Rc<Self>) {
+        self.connection.borrow_mut().drain(self.clock.now());
+        self.pump();
+    }
+
+    /// Ends it and all its streams at once.
+    pub fn close(self: &Rc<Self>, code: ErrorCode) {
+        self.connection.borrow_mut().close(code);
+        self.pump();
+    }
+
+    /// Why it is over, if it is.
+    pub fn close_reason(&self) -> Option<CloseReason> {
+        self.close_reason.borrow().clone()
+    }
+
+    /// When it will have been without a stream for too long, unless one is opened.
+    fn idle_until(&self) -> Option<Mono> {
+        self.idle_since
+            .get()
+            .map(|since| since.plus(self.idle_limit))
+    }
+
+    fn adopt(self: &Rc<Self>, id: StreamId) -> TunnelStream {
+        let state = Rc::new(State::default());
+        self.streams.borrow_mut().insert(id, Rc::clone(&state));
+        self.idle_since.set(None);
+        TunnelStream::new(Rc::clone(self), id, state)
+    }
+
+    /// The last holder of a stream let it go.
+    fn release(self: &Rc<Self>, id: StreamId, state: &State) {
+        let was_there = self.streams.borrow_mut().remove(&id).is_some();
+        if state.reset_code().is_none() {
+            // Also for streams that ended whole: then it only forgets them.
+            self.connection.borrow_mut().reset(id, ErrorCode::CANCEL);
+        }
+        if was_there && self.streams.borrow().is_empty() {
+            self.idle_since.set(Some(self.clock.now()));
+            self.retime.set();
+        }
+        self.pump();
+    }
+
+    /// Hands on what happened, wakes the writer and the timer.
+    fn pump(self: &Rc<Self>) {
+        loop {
+            // Not in the loop's head: the borrow must end before the event is handed on.
+            let event = self.connection.borrow_mut().poll_event();
+            let Some(event) = event else { break };
+            self.hand_on(event);
+        }
+        let connection = self.connection.borrow();
+        if connection.wants_transmit() || connection.is_finished() {
+            self.send.set();
+        }
+        // A later deadline is seen when the timer wakes for the earlier one.
+        let earlier = match (connection.poll_timeout(), self.armed.get()) {
+            (Some(next), Some(armed)) => next < armed,
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        if earlier || connection.is_closed() {
+            self.retime.set();
+        }
+    }
+
+    fn hand_on(self: &Rc<Self>, event: Event) {
+        match event {
+            Event::Established { kx, .. } => {
+                tracing::debug!(?kx, peer = ?self.peer(), "tunnel established");
+                self.owner.established(self);
+            }
+            Event::Request { stream, request } => {
+                let stream = self.adopt(stream);
+                self.owner.request(stream, request);
+            }
+            Event::Response { stream, response } => self.tell(stream, |s| s.answered(response)),
+            Event::Readable(stream) => self.tell(stream, State::readable),
+            Event::Writable(stream) => self.tell(stream, State::writable),
+            Event::Finished(stream) => self.tell(stream, State::finished),
+            Event::Reset { stream, code } => self.tell(stream, |s| s.reset(code)),
+            Event::GoAway { code } => tracing::debug!(%code, "tunnel takes no new streams"),
+            Event::Closed(reason) => {
+                *self.close_reason.borrow_mut() = Some(reason.clone());
+                self.cut_off();
+                self.owner.closed(self, &reason);
+            }
+        }
+    }
+
+    fn tell(&self, id: StreamId, what: impl FnOnce(&State)) {
+        let state = self.streams.borrow().get(&id).cloned();
+        if let Some(state) = state {
+            what(&state);
+        }
+    }
+
+    /// Wakes everybody once more: what has not ended whole was reset before.
+    fn cut_off(&self) {
+        let states: Vec<_> = self.streams.borrow().values().cloned().collect();
+        for state in states {
+            state.wake();
+        }
+    }
+}

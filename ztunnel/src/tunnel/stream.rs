@@ -1,0 +1,207 @@
+//! One stream of a tunnel, as the relay uses it: bytes in, bytes out, window credit, half-close,
+//! reset. Knows neither TLS nor frames.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use hbone::{ConnectResponse, ErrorCode, RespondError, StreamId};
+use tokio::time::timeout;
+
+use super::Tunnel;
+use crate::limits::RESPONSE_TIMEOUT;
+use crate::signal::Signal;
+
+/// What the tunnel has told of a stream.
+#[derive(Default)]
+pub struct State {
+    /// For the one that reads, or waits for the response.
+    read: Signal,
+    /// For the one that writes.
+    write: Signal,
+    response: RefCell<Option<ConnectResponse>>,
+    finished: Cell<bool>,
+    reset: Cell<Option<ErrorCode>>,
+}
+
+impl State {
+    pub(super) fn answered(&self, response: ConnectResponse) {
+        *self.response.borrow_mut() = Some(response);
+        self.wake();
+    }
+
+    pub(super) fn readable(&self) {
+        self.read.set();
+    }
+
+    pub(super) fn writable(&self) {
+        self.write.set();
+    }
+
+    pub(super) fn finished(&self) {
+        self.finished.set(true);
+        self.read.set();
+    }
+
+    pub(super) fn reset(&self, code: ErrorCode) {
+        self.reset.set(Some(code));
+        self.wake();
+    }
+
+    pub(super) fn reset_code(&self) -> Option<ErrorCode> {
+        self.reset.get()
+    }
+
+    pub(super) fn wake(&self) {
+        self.read.set();
+        self.write.set();
+    }
+}
+
+/// The stream is over at once, in both directions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StreamError {
+    /// By the peer, or with its tunnel.
+    #[error("stream reset: {0}")]
+    Reset(ErrorCode),
+    /// The peer did not answer the CONNECT in time.
+    #[error("no answer to CONNECT within {} s", RESPONSE_TIMEOUT.as_secs())]
+    Silent,
+}
+
+/// A stream. It is reset when dropped before both directions have ended.
+pub struct TunnelStream {
+    tunnel: Rc<Tunnel>,
+    id: StreamId,
+    state: Rc<State>,
+}
+
+impl TunnelStream {
+    pub(super) fn new(tunnel: Rc<Tunnel>, id: StreamId, state: Rc<State>) -> Self {
+        Self { tunnel, id, state }
+    }
+
+    /// The tunnel that carries it.
+    pub fn tunnel(&self) -> &Rc<Tunnel> {
+        &self.tunnel
+    }
+
+    /// Waits for the answer to the CONNECT.
+    ///
+    /// # Errors
+    /// Reset, or nothing for [`RESPONSE_TIMEOUT`].
+    pub async fn response(&self) -> Result<ConnectResponse, StreamError> {
+        let answer = async {
+            loop {
+                if let Some(response) = self.state.response.borrow_mut().take() {
+                    return Ok(response);
+                }
+                self.alive()?;
+                self.state.read.wait().await;
+            }
+        };
+        timeout(RESPONSE_TIMEOUT, answer)
+            .await
+            .unwrap_or(Err(StreamError::Silent))
+    }
+
+    /// Answers the CONNECT of the peer. Any other status than 200 ends the stream.
+    ///
+    /// # Errors
+    /// The stream is gone.
+    pub fn respond(&self, response: &ConnectResponse) -> Result<(), RespondError> {
+        let sent = self
+            .tunnel
+            .connection
+            .borrow_mut()
+            .respond(self.id, response);
+        self.tunnel.pump();
+        sent
+    }
+
+    /// Waits until the stream takes bytes, and says how many (more than zero).
+    ///
+    /// # Errors
+    /// Reset.
+    pub async fn room(&self) -> Result<usize, StreamError> {
+        loop {
+            self.alive()?;
+            let room = self.tunnel.connection.borrow_mut().writable_bytes(self.id);
+            if room > 0 {
+                return Ok(room);
+            }
+            self.state.write.wait().await;
+        }
+    }
+
+    /// Sends a buffer whose first [`hbone::FRAME_HEADROOM`] bytes are left empty. To be called
+    /// when there is [`Self::room`] for it.
+    ///
+    /// # Errors
+    /// Reset.
+    pub fn write(&self, buffer: Vec<u8>) -> Result<(), StreamError> {
+        let written = self
+            .tunnel
+            .connection
+            .borrow_mut()
+            .write_buffer(self.id, buffer);
+        self.tunnel.pump();
+        written.map_err(|_| self.gone())
+    }
+
+    /// Waits for bytes; None after the peer's last one.
+    ///
+    /// # Errors
+    /// Reset.
+    pub async fn read(&self) -> Result<Option<Vec<u8>>, StreamError> {
+        loop {
+            let data = self.tunnel.connection.borrow_mut().read(self.id);
+            if let Some(data) = data {
+                // It may be the read that makes the stream finished.
+                self.tunnel.pump();
+                return Ok(Some(data));
+            }
+            if self.state.finished.get() {
+                return Ok(None);
+            }
+            self.alive()?;
+            self.state.read.wait().await;
+        }
+    }
+
+    /// The application's socket took so many bytes: the peer may send as many more.
+    pub fn consumed(&self, bytes: usize) {
+        self.tunnel.connection.borrow_mut().consumed(self.id, bytes);
+        self.tunnel.pump();
+    }
+
+    /// Half-close: nothing is written after what was written.
+    pub fn finish(&self) {
+        self.tunnel.connection.borrow_mut().finish(self.id);
+        self.tunnel.pump();
+    }
+
+    /// Ends it now, in both directions; whoever waits on it comes back.
+    pub fn reset(&self, code: ErrorCode) {
+        if self.state.reset_code().is_none() {
+            self.tunnel.connection.borrow_mut().reset(self.id, code);
+            self.state.reset(code);
+            self.tunnel.pump();
+        }
+    }
+
+    fn alive(&self) -> Result<(), StreamError> {
+        self.state
+            .reset_code()
+            .map_or(Ok(()), |code| Err(StreamError::Reset(code)))
+    }
+
+    fn gone(&self) -> StreamError {
+        StreamError::Reset(self.state.reset_code().unwrap_or(ErrorCode::STREAM_CLOSED))
+    }
+}
+
+impl Drop for TunnelStream {
+    fn drop(&mut self) {
+        self.tunnel.release(self.id, &self.state);
+    }
+}

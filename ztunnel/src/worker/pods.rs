@@ -1,0 +1,50 @@
+//! The pods one worker accepts for. Knows no ZDS; the commands come from the control side.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::pod::{Listeners, Pod, PodUid};
+
+/// A pod on this worker.
+pub struct LocalPod {
+    /// Who and where it is.
+    pub pod: Arc<Pod>,
+    /// Cancelled when this worker shall not accept on its listeners any more.
+    pub stop: CancellationToken,
+}
+
+impl LocalPod {
+    /// Whether an accepted connection was made to the address of a listener itself: it was not
+    /// captured, and its original destination is unknown.
+    pub fn is_own_listener(&self, address: std::net::SocketAddr) -> bool {
+        let Listeners::Handed(listeners) = &self.pod.listeners;
+        listeners.iter().any(|listener| listener.address == address)
+    }
+}
+
+/// The pods.
+#[derive(Default)]
+pub struct LocalPods {
+    all: RefCell<HashMap<PodUid, Rc<LocalPod>>>,
+}
+
+impl LocalPods {
+    /// Takes a pod up; gives back what was there under its uid.
+    pub fn insert(&self, pod: Rc<LocalPod>) -> Option<Rc<LocalPod>> {
+        self.all.borrow_mut().insert(pod.pod.uid.clone(), pod)
+    }
+
+    /// Lets a pod go.
+    pub fn remove(&self, uid: &PodUid) -> Option<Rc<LocalPod>> {
+        self.all.borrow_mut().remove(uid)
+    }
+
+    /// All of them.
+    pub fn all(&self) -> Vec<Rc<LocalPod>> {
+        self.all.borrow().values().cloned().collect()
+    }
+}
