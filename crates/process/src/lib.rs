@@ -1,1 +1,16 @@
-//! placeholder
+//! What a long-lived mesh process needs: configuration, owned tasks with a drain, telemetry, the
+//! admin servers, the xDS feed and certificates.
+//!
+//! Knows the domain and the wire, and talks to the control plane; knows nothing of pods' sockets,
+//! namespaces or tunnels. Who uses it: ztunnel, the node agent and culvertd.
+
+pub mod admin;
+pub mod certs;
+pub mod clock;
+pub mod config;
+pub mod grpc;
+pub mod metrics;
+pub mod retry;
+pub mod tasks;
+pub mod telemetry;
+pub mod xds;

@@ -1,0 +1,472 @@
+//! The delta protocol as a value: responses in, requests and a snapshot out.
+//!
+//! Knows no socket, time or task. One value lives as long as the process; each stream begins with
+//! [`Discovery::open`].
+//!
+//! ```text
+//! open() -> first requests     (versions of what is held: the server skips what is unchanged)
+//!   apply(response) -> ACK, or NACK that lists the bad ones; the good ones are in the snapshot
+//!   want(address)   -> subscription, on demand
+//!   settle()        -> after a quiet moment on a reconnected stream: drops what is gone
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+
+use mesh::NetworkAddress;
+use mesh::snapshot::Snapshot;
+use proto::ResourceName;
+use proto::wire::discovery::{self as wire, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
+
+/// gRPC code of a NACK: INVALID_ARGUMENT.
+const INVALID_ARGUMENT: i32 = 3;
+/// Resources named in one NACK: enough for a person, bounded for the server's log.
+const MAX_NAMED: usize = 16;
+/// Longest text of a NACK in bytes, for the same reason.
+const MAX_NACK_BYTES: usize = 8 * 1024;
+/// Addresses subscribed to on demand at once. A node talks to far fewer; a client that scans
+/// addresses must not grow the subscription for ever (absent ones are bounded by
+/// [`mesh::snapshot::MAX_ABSENT`]).
+const MAX_WANTED: usize = 65_536;
+
+/// What is asked for. Policies are always asked for as a whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// All workloads and services.
+    #[default]
+    Wildcard,
+    /// Only addresses that [`Discovery::want`] named (and what the server thinks we need).
+    OnDemand,
+}
+
+/// The types that are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Workloads and services.
+    Addresses,
+    /// L4 authorization policies.
+    Policies,
+}
+
+impl Kind {
+    const ALL: [Self; 2] = [Self::Addresses, Self::Policies];
+
+    /// Type URL on the wire.
+    pub fn url(self) -> &'static str {
+        match self {
+            Self::Addresses => proto::ADDRESS_TYPE_URL,
+            Self::Policies => proto::AUTHORIZATION_TYPE_URL,
+        }
+    }
+
+    fn of(url: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.url() == url)
+    }
+}
+
+/// A resource that was refused; what was held under its name before stays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// Name on the wire.
+    pub name: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.name, self.reason)
+    }
+}
+
+/// What a response led to.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    /// Its type; None for one that was not asked for.
+    pub kind: Option<Kind>,
+    /// Whether the snapshot is another one now.
+    pub changed: bool,
+    /// To send, in this order; the first acknowledges the response.
+    pub requests: Vec<DeltaDiscoveryRequest>,
+    /// Resources that were refused.
+    pub rejected: Vec<Rejected>,
+}
+
+/// State of the protocol, over all streams.
+#[derive(Debug)]
+pub struct Discovery {
+    node: Node,
+    scope: Scope,
+    snapshot: Snapshot,
+    addresses: Held,
+    policies: Held,
+    wanted: BTreeSet<NetworkAddress>,
+}
+
+/// What is held of one type.
+#[derive(Debug, Default)]
+struct Held {
+    by_name: HashMap<String, Entry>,
+    /// Whether a response came, on any stream.
+    answered: bool,
+    /// Names held when this stream was opened that it did not confirm yet. None once the server
+    /// is known to compare versions, and on the first stream.
+    unconfirmed: Option<BTreeSet<String>>,
+    /// Whether the server repeated a resource in the very version that was announced: it does not
+    /// compare versions, hence sends all there is, and what it leaves out is gone.
+    repeats: bool,
+}
+
+#[derive(Debug)]
+struct Entry {
+    version: String,
+    key: ResourceName,
+}
+
+impl Discovery {
+    /// Nothing known yet.
+    pub fn new(node: Node, scope: Scope) -> Self {
+        Self {
+            node,
+            scope,
+            snapshot: Snapshot::new(),
+            addresses: Held::default(),
+            policies: Held::default(),
+            wanted: BTreeSet::new(),
+        }
+    }
+
+    /// All that is known now.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// Whether a response of that type came, on any stream.
+    pub fn answered(&self, kind: Kind) -> bool {
+        self.held(kind).answered
+    }
+
+    /// A stream begins: the requests to send first.
+    pub fn open(&mut self) -> Vec<DeltaDiscoveryRequest> {
+        let mut requests: Vec<_> = Kind::ALL.map(|kind| self.opening(kind)).into();
+        if self.scope == Scope::OnDemand && !self.wanted.is_empty() {
+            requests.push(DeltaDiscoveryRequest {
+                resource_names_subscribe: self.wanted.iter().map(ToString::to_string).collect(),
+                ..request(Kind::Addresses.url())
+            });
+        }
+        requests
+    }
+
+    fn opening(&mut self, kind: Kind) -> DeltaDiscoveryRequest {
+        let on_demand = kind == Kind::Addresses && self.scope == Scope::OnDemand;
+        let all = || {
+            if on_demand {
+                vec!["*".to_owned()]
+            } else {
+                Vec::new()
+            }
+        };
+        let node = Some(self.node.clone());
+        let held = self.held_mut(kind);
+        held.repeats = false;
+        // On demand a server that answers with less has not said that the rest is gone.
+        let names = || held.by_name.keys().cloned().collect();
+        held.unconfirmed = (held.answered && !on_demand).then(names);
+        let versions = held.by_name.iter();
+        DeltaDiscoveryRequest {
+            node,
+            resource_names_subscribe: all(),
+            resource_names_unsubscribe: all(),
+            initial_resource_versions: versions
+                .map(|(name, entry)| (name.clone(), entry.version.clone()))
+                .collect(),
+            ..request(kind.url())
+        }
+    }
+
+    /// Subscribes to an address, on demand. None when there is nothing to send: it is subscribed
+    /// to, the scope is the wildcard, or [`MAX_WANTED`] are.
+    pub fn want(&mut self, address: NetworkAddress) -> Option<DeltaDiscoveryRequest> {
+        if self.scope == Scope::Wildcard || self.wanted.len() >= MAX_WANTED {
+            return None;
+        }
+        let name = address.to_string();
+        self.wanted.insert(address).then(|| DeltaDiscoveryRequest {
+            resource_names_subscribe: vec![name],
+            ..request(Kind::Addresses.url())
+        })
+    }
+
+    /// Takes a response: all good resources and removals of it, whatever else is bad in it.
+    pub fn apply(&mut self, response: DeltaDiscoveryResponse) -> Applied {
+        let Some(kind) = Kind::of(&response.type_url) else {
+            return unasked(&response);
+        };
+        let mut changed = self.note_answer(kind);
+        let mut ended = Vec::new();
+        for name in &response.removed_resources {
+            changed |= self.remove(kind, name, &mut ended);
+        }
+        let mut rejected = Vec::new();
+        for resource in &response.resources {
+            match self.accept(kind, resource) {
+                Ok(new) => changed |= new,
+                Err(reason) => rejected.push(Rejected {
+                    name: resource.name.clone(),
+                    reason,
+                }),
+            }
+        }
+        let mut requests = vec![DeltaDiscoveryRequest {
+            response_nonce: response.nonce,
+            error_detail: (!rejected.is_empty()).then(|| complaint(&rejected)),
+            ..request(kind.url())
+        }];
+        requests.extend(unsubscription(&ended));
+        Applied {
+            kind: Some(kind),
+            changed,
+            requests,
+            rejected,
+        }
+    }
+
+    /// The reconnected stream was quiet for a moment: drops what a server that sends everything
+    /// again has left out. Returns whether the snapshot changed.
+    ///
+    /// Servers that compare versions send removals themselves, and then this does nothing. It waits
+    /// for quiet because nothing says that everything comes in one response.
+    pub fn settle(&mut self) -> bool {
+        let mut changed = false;
+        for kind in Kind::ALL {
+            let held = self.held_mut(kind);
+            if !held.repeats {
+                continue;
+            }
+            for name in held.unconfirmed.take().unwrap_or_default() {
+                // Wildcard only: there is no subscription to end.
+                changed |= self.remove(kind, &name, &mut Vec::new());
+            }
+        }
+        changed
+    }
+
+    /// Whether [`Discovery::settle`] has something to do.
+    pub fn unsettled(&self) -> bool {
+        let waits = |held: &Held| held.repeats && held.unconfirmed.is_some();
+        Kind::ALL.into_iter().any(|kind| waits(self.held(kind)))
+    }
+
+    /// The first response of a type makes it synced; its emptiness is an answer too.
+    fn note_answer(&mut self, kind: Kind) -> bool {
+        let held = self.held_mut(kind);
+        if std::mem::replace(&mut held.answered, true) {
+            return false;
+        }
+        match kind {
+            Kind::Policies => self.snapshot.set_policies_synced(),
+            Kind::Addresses if self.scope == Scope::Wildcard => {
+                self.snapshot.set_addresses_synced();
+            }
+            // On demand no answer is ever about all addresses.
+            Kind::Addresses => return false,
+        }
+        true
+    }
+
+    fn accept(&mut self, kind: Kind, resource: &wire::Resource) -> Result<bool, String> {
+        let held = self.held_mut(kind);
+        held.confirm(resource);
+        let decoded = decode(kind, resource)?;
+        let entry = Entry {
+            version: resource.version.clone(),
+            key: decoded.name(),
+        };
+        held.by_name.insert(resource.name.clone(), entry);
+        if self.has(&decoded) {
+            return Ok(false);
+        }
+        decoded.insert_into(&mut self.snapshot);
+        Ok(true)
+    }
+
+    /// Whether the snapshot has this already, word for word.
+    fn has(&self, new: &proto::Resource) -> bool {
+        let snapshot = &self.snapshot;
+        match new {
+            proto::Resource::Workload(new) => {
+                snapshot.workload(&new.uid).is_some_and(|old| **old == *new)
+            }
+            proto::Resource::Service(new) => {
+                snapshot.service(&new.key).is_some_and(|old| **old == *new)
+            }
+            // A kept one is removed in all but name: it must be inserted again.
+            proto::Resource::Policy(new) => {
+                snapshot.policy(&new.key).is_some_and(|old| **old == *new)
+                    && !snapshot.policy_is_kept(&new.key)
+            }
+        }
+    }
+
+    /// Takes a name out. On demand a name that is not held may be an address that was asked for:
+    /// then it is certain that there is none. `ended` gets the subscriptions that are no more use.
+    fn remove(&mut self, kind: Kind, name: &str, ended: &mut Vec<NetworkAddress>) -> bool {
+        let held = self.held_mut(kind);
+        if let Some(unconfirmed) = &mut held.unconfirmed {
+            unconfirmed.remove(name);
+        }
+        if let Some(entry) = held.by_name.remove(name) {
+            return self.drop_key(&entry.key, ended);
+        }
+        let Ok(ResourceName::Address(address)) = ResourceName::parse(kind.url(), name) else {
+            return false;
+        };
+        if !self.wanted.contains(&address) || self.snapshot.is_absent(&address) {
+            return false;
+        }
+        if let Some(oldest) = self.snapshot.mark_absent(address) {
+            self.end_subscription(oldest, ended);
+        }
+        true
+    }
+
+    /// Takes an item out of the snapshot. Its addresses are no longer subscribed to, so that who
+    /// needs one of them next asks anew, and hears "absent" or of its new owner.
+    fn drop_key(&mut self, key: &ResourceName, ended: &mut Vec<NetworkAddress>) -> bool {
+        for address in self.addresses_of(key) {
+            self.end_subscription(address, ended);
+        }
+        match key {
+            ResourceName::Workload(uid) => self.snapshot.remove_workload(uid),
+            ResourceName::Service(key) => self.snapshot.remove_service(key),
+            ResourceName::Policy(key) => self.snapshot.remove_policy(key),
+            // No resource is named like that.
+            ResourceName::Address(_) => false,
+        }
+    }
+
+    fn addresses_of(&self, key: &ResourceName) -> Vec<NetworkAddress> {
+        match key {
+            ResourceName::Workload(uid) => {
+                let workload = self.snapshot.workload(uid);
+                workload
+                    .into_iter()
+                    .flat_map(|it| it.network_addresses())
+                    .collect()
+            }
+            ResourceName::Service(key) => {
+                let service = self.snapshot.service(key);
+                let ranges = service.into_iter().flat_map(|it| &it.addresses);
+                ranges.filter_map(|range| range.single()).collect()
+            }
+            ResourceName::Policy(_) | ResourceName::Address(_) => Vec::new(),
+        }
+    }
+
+    fn end_subscription(&mut self, address: NetworkAddress, ended: &mut Vec<NetworkAddress>) {
+        if self.wanted.remove(&address) {
+            ended.push(address);
+        }
+    }
+
+    fn held(&self, kind: Kind) -> &Held {
+        match kind {
+            Kind::Addresses => &self.addresses,
+            Kind::Policies => &self.policies,
+        }
+    }
+
+    fn held_mut(&mut self, kind: Kind) -> &mut Held {
+        match kind {
+            Kind::Addresses => &mut self.addresses,
+            Kind::Policies => &mut self.policies,
+        }
+    }
+}
+
+impl Held {
+    /// The server speaks of a name on this stream, be it well or badly.
+    fn confirm(&mut self, resource: &wire::Resource) {
+        let Some(unconfirmed) = &mut self.unconfirmed else {
+            return;
+        };
+        let was_announced = unconfirmed.remove(&resource.name);
+        let held = self.by_name.get(&resource.name);
+        if was_announced && held.is_some_and(|held| held.version == resource.version) {
+            self.repeats = true;
+        }
+    }
+}
+
+/// A resource of the type that the response is of. The inner type counts, so it must be the same:
+/// else a policy could come, and go, under the name of an address.
+fn decode(kind: Kind, resource: &wire::Resource) -> Result<proto::Resource, String> {
+    match &resource.resource {
+        Some(any) if any.type_url != kind.url() => {
+            let found: String = any.type_url.chars().take(200).collect();
+            Err(format!(
+                "is of type `{found}` in a response of `{}`",
+                kind.url()
+            ))
+        }
+        _ => proto::decode::discovered(resource).map_err(|error| error.to_string()),
+    }
+}
+
+fn request(type_url: &str) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        type_url: type_url.to_owned(),
+        ..Default::default()
+    }
+}
+
+fn unsubscription(ended: &[NetworkAddress]) -> Option<DeltaDiscoveryRequest> {
+    (!ended.is_empty()).then(|| DeltaDiscoveryRequest {
+        resource_names_unsubscribe: ended.iter().map(ToString::to_string).collect(),
+        ..request(Kind::Addresses.url())
+    })
+}
+
+/// A response of a type that was not asked for: nothing of it is used.
+fn unasked(response: &DeltaDiscoveryResponse) -> Applied {
+    let name = response.type_url.chars().take(200).collect();
+    let rejected = vec![Rejected {
+        name,
+        reason: "this type was not asked for".to_owned(),
+    }];
+    let nack = DeltaDiscoveryRequest {
+        response_nonce: response.nonce.clone(),
+        error_detail: Some(complaint(&rejected)),
+        ..request(&response.type_url)
+    };
+    Applied {
+        kind: None,
+        changed: false,
+        requests: vec![nack],
+        rejected,
+    }
+}
+
+/// What a NACK says: how many were refused, and the first of them.
+fn complaint(rejected: &[Rejected]) -> wire::Status {
+    // A name twice is one mistake.
+    let named: BTreeMap<_, _> = rejected.iter().map(|bad| (&bad.name, bad)).collect();
+    let mut message = format!("{} refused, the others are in use:", named.len());
+    for bad in named.values().take(MAX_NAMED) {
+        message.push_str(&format!(" [{bad}]"));
+    }
+    let mut end = message.len().min(MAX_NACK_BYTES);
+    while !message.is_char_boundary(end) {
+        end -= 1;
+    }
+    message.truncate(end);
+    wire::Status {
+        code: INVALID_ARGUMENT,
+        message,
+        details: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
