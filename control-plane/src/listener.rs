@@ -1,0 +1,277 @@
+//! The TLS listener of the gRPC services: TLS 1.3 with a certificate by the mesh's own root, which
+//! is renewed, and follows a rotation of the root, while connections come in.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use process::tasks::Tasks;
+use rcgen::SanType;
+use rcgen::string::Ia5String;
+use rustls::ServerConfig;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::Connected;
+
+use crate::authority::{Authority, IssueError};
+
+/// Most connections, also half-open ones: two or three of each of 1,000 nodes.
+const MAX_CONNECTIONS: usize = 4096;
+
+/// Time for a TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Connections that are ready and not yet taken.
+const READY: usize = 64;
+
+/// Pause after a failed accept (no descriptors left), so that the loop does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why there is no listener.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// The address is not ours or is taken.
+    #[error("cannot listen on {0}: {1}")]
+    Bind(SocketAddr, io::Error),
+    /// A name that no certificate can have.
+    #[error("server name `{0}` is neither an IP address nor a DNS name")]
+    Name(String),
+    /// No certificate.
+    #[error(transparent)]
+    Issue(#[from] IssueError),
+    /// TLS cannot be set up.
+    #[error("TLS: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+/// The names of a server as a certificate has them.
+///
+/// # Errors
+/// One that is neither an IP address nor a DNS name.
+pub fn server_names(names: &[String]) -> Result<Vec<SanType>, ListenError> {
+    let one = |name: &String| {
+        if let Ok(ip) = name.parse() {
+            return Ok(SanType::IpAddress(ip));
+        }
+        let wrong = || ListenError::Name(name.clone());
+        rustls::pki_types::DnsName::try_from(name.as_str()).map_err(|_| wrong())?;
+        Ok(SanType::DnsName(
+            Ia5String::try_from(name.as_str()).map_err(|_| wrong())?,
+        ))
+    };
+    names.iter().map(one).collect()
+}
+
+/// The listener's certificate, made anew at half its life and when the root is another.
+pub struct ServerCertificate {
+    authority: Authority,
+    names: Vec<SanType>,
+    current: RwLock<Current>,
+}
+
+struct Current {
+    key: Arc<CertifiedKey>,
+    renew_at: SystemTime,
+    root: String,
+}
+
+impl ServerCertificate {
+    /// Makes the first one.
+    ///
+    /// # Errors
+    /// The authority cannot sign.
+    pub fn new(authority: Authority, names: Vec<SanType>) -> Result<Self, IssueError> {
+        let current = make(&authority, &names, SystemTime::now())?;
+        Ok(Self {
+            authority,
+            names,
+            current: RwLock::new(current),
+        })
+    }
+
+    /// Makes a new one if it is time to.
+    pub fn renew(&self, now: SystemTime) {
+        let due = {
+            let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+            now >= current.renew_at || current.root != self.authority.root().name()
+        };
+        if !due {
+            return;
+        }
+        match make(&self.authority, &self.names, now) {
+            Ok(made) => {
+                *self.current.write().unwrap_or_else(PoisonError::into_inner) = made;
+                tracing::info!("server certificate renewed");
+            }
+            Err(error) => tracing::error!(%error, "server certificate not renewed"),
+        }
+    }
+}
+
+fn make(authority: &Authority, names: &[SanType], now: SystemTime) -> Result<Current, IssueError> {
+    let root = authority.root().name().to_owned();
+    let (key, not_after) = authority.listener(names.to_vec(), now)?;
+    let life = not_after.duration_since(now).unwrap_or_default();
+    Ok(Current {
+        key: Arc::new(key),
+        renew_at: now + life / 2,
+        root,
+    })
+}
+
+impl fmt::Debug for ServerCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // No key in a log line.
+        f.debug_struct("ServerCertificate")
+            .field("names", &self.names)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ResolvesServerCert for ServerCertificate {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(
+            self.current
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .key
+                .clone(),
+        )
+    }
+}
+
+/// Listens, and gives the connections whose handshake is done.
+///
+/// # Errors
+/// The address cannot be had, or TLS cannot be set up.
+pub async fn listen(
+    tasks: &Tasks,
+    address: SocketAddr,
+    certificate: Arc<ServerCertificate>,
+) -> Result<(SocketAddr, ReceiverStream<io::Result<Connection>>), ListenError> {
+    let wrong = |error| ListenError::Bind(address, error);
+    let listener = TcpListener::bind(address).await.map_err(wrong)?;
+    let bound = listener.local_addr().map_err(wrong)?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_no_client_auth()
+        .with_cert_resolver(certificate);
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let (ready, connections) = mpsc::channel(READY);
+    let accept = Accept {
+        tasks: tasks.clone(),
+        tls: Arc::new(config).into(),
+        ready,
+    };
+    tasks.spawn("listener", accept.run(listener));
+    Ok((bound, ReceiverStream::new(connections)))
+}
+
+struct Accept {
+    tasks: Tasks,
+    tls: TlsAcceptor,
+    ready: mpsc::Sender<io::Result<Connection>>,
+}
+
+impl Accept {
+    async fn run(self, listener: TcpListener) {
+        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let stop = self.tasks.stop();
+        loop {
+            let accepted = async {
+                let place = places.clone().acquire_owned().await;
+                (place, listener.accept().await)
+            };
+            let (place, accepted) = tokio::select! {
+                () = stop.cancelled() => return,
+                next = accepted => next,
+            };
+            match (place, accepted) {
+                (Ok(place), Ok((stream, peer))) => {
+                    let shake = shake(self.tls.clone(), (stream, peer), place, self.ready.clone());
+                    self.tasks.spawn("TLS handshake", async move {
+                        if let Err(error) = shake.await {
+                            tracing::debug!(%peer, %error, "TLS handshake failed");
+                        }
+                    });
+                }
+                (Err(_), _) => return,
+                (_, Err(error)) => {
+                    tracing::warn!(%error, "accept failed");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+async fn shake(
+    tls: TlsAcceptor,
+    (stream, peer): (TcpStream, SocketAddr),
+    place: OwnedSemaphorePermit,
+    ready: mpsc::Sender<io::Result<Connection>>,
+) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await;
+    let stream = stream.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    tracing::debug!(%peer, "connected");
+    // The server may be stopping.
+    let _ = ready
+        .send(Ok(Connection {
+            stream,
+            _place: place,
+        }))
+        .await;
+    Ok(())
+}
+
+/// A connection, counted until it is dropped.
+pub struct Connection {
+    stream: TlsStream<TcpStream>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Connected for Connection {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,60 @@
+//! When to look at the directory again: soon after the kernel says that something changed, and at
+//! times without being told, since a watch can be lost with its file system.
+
+use std::path::Path;
+use std::time::Duration;
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::Directory;
+use crate::engine::EngineHandle;
+
+/// Pause after the first sign of a change, so that a set of files written together is read once.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// How often the directory is looked at without a sign.
+const RESCAN: Duration = Duration::from_secs(5);
+
+/// Looks at the directory and hands what changed to the engine, until told to stop.
+pub async fn follow(mut directory: Directory, engine: EngineHandle, stop: CancellationToken) {
+    let (sign, mut signs) = mpsc::channel::<()>(1);
+    // Kept until the end: dropping it ends the watch.
+    let _watcher = watcher(directory.path(), sign.clone());
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = signs.recv() => tokio::time::sleep(SETTLE).await,
+            () = tokio::time::sleep(RESCAN) => {}
+        }
+        // A sign from here on is about something that this look may miss.
+        while signs.try_recv().is_ok() {}
+        match directory.read_changed() {
+            Ok(None) => {}
+            Ok(Some(files)) => engine.files(Ok(files)).await,
+            Err(error) => engine.files(Err(error.to_string())).await,
+        }
+    }
+}
+
+fn watcher(path: &Path, sign: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
+    let on_event = move |event: notify::Result<notify::Event>| {
+        // Reading the directory is itself an event of the kind Access.
+        if !event.is_ok_and(|event| event.kind.is_access()) {
+            // A full queue has a sign in it already.
+            let _ = sign.try_send(());
+        }
+    };
+    let watcher = notify::recommended_watcher(on_event).and_then(|mut watcher| {
+        watcher.watch(path, RecursiveMode::NonRecursive)?;
+        Ok(watcher)
+    });
+    match watcher {
+        Ok(watcher) => Some(watcher),
+        Err(error) => {
+            tracing::warn!(%error, every = ?RESCAN, "no watch on the manifests, only a rescan");
+            None
+        }
+    }
+}
