@@ -1,0 +1,284 @@
+//! Which of the two back ends this machine gets: io_uring or epoll, and why.
+//!
+//! It asks the kernel by doing the operation, not by version numbers: container runtimes forbid io_uring by
+//! seccomp, distributions by a sysctl. It must not know what the back end is used for.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::str::FromStr;
+
+use io_uring::{IoUring, Probe, opcode, types};
+
+use crate::executor;
+
+/// The way a worker does its socket I/O. Both behave alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Backend {
+    /// Completions of an io_uring.
+    IoUring,
+    /// Readiness by epoll, then system calls.
+    Epoll,
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::IoUring => "io_uring",
+            Self::Epoll => "epoll",
+        })
+    }
+}
+
+/// What the operator asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Choice {
+    /// io_uring where it works, else epoll.
+    #[default]
+    Auto,
+    /// io_uring or an error.
+    IoUring,
+    /// epoll, without a look at io_uring.
+    Epoll,
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::IoUring => "io_uring",
+            Self::Epoll => "epoll",
+        })
+    }
+}
+
+/// A word that names no back end.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is none of auto, io_uring, epoll")]
+pub struct UnknownChoice(pub String);
+
+impl FromStr for Choice {
+    type Err = UnknownChoice;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "io_uring" => Ok(Self::IoUring),
+            "epoll" => Ok(Self::Epoll),
+            other => Err(UnknownChoice(other.to_owned())),
+        }
+    }
+}
+
+/// io_uring was demanded where it cannot be had. The operator's to mend.
+#[derive(Debug, thiserror::Error)]
+#[error("io_uring was asked for, but {cause} ({source}); {fix}, or choose epoll")]
+pub struct ProbeError {
+    /// What stands in the way, as far as it can be told.
+    pub cause: &'static str,
+    /// What would remove it.
+    pub fix: &'static str,
+    /// The kernel's answer.
+    pub source: io::Error,
+}
+
+/// Chooses the back end, with a sentence that says why, for one log line at the start.
+///
+/// # Errors
+/// Only for [`Choice::IoUring`]: the ring could not be made or did not do its operation.
+pub fn probe(choice: Choice) -> Result<(Backend, String), ProbeError> {
+    match choice {
+        Choice::Epoll => Ok((Backend::Epoll, "asked for".to_owned())),
+        Choice::IoUring => {
+            try_ring()?;
+            Ok((
+                Backend::IoUring,
+                "asked for, and a ring answered".to_owned(),
+            ))
+        }
+        Choice::Auto => match try_ring() {
+            Ok(()) => Ok((Backend::IoUring, "a ring answered".to_owned())),
+            Err(error) => Ok((
+                Backend::Epoll,
+                format!("no io_uring: {} ({})", error.cause, error.source),
+            )),
+        },
+    }
+}
+
+/// Makes a ring of the executor's size and receives one byte through it.
+fn try_ring() -> Result<(), ProbeError> {
+    let ring = executor::ring_builder()
+        .build(executor::RING_ENTRIES)
+        .map_err(explain)?;
+    let mut known = Probe::new();
+    ring.submitter()
+        .register_probe(&mut known)
+        .map_err(explain)?;
+    let needed = [
+        opcode::Recv::CODE,
+        opcode::Send::CODE,
+        opcode::PollAdd::CODE,
+    ];
+    if !needed.iter().all(|code| known.is_supported(*code)) {
+        return Err(ProbeError {
+            cause: "this kernel's ring cannot receive, send or poll on sockets",
+            fix: "use Linux 5.19 or newer",
+            source: io::Error::from_raw_os_error(libc::EOPNOTSUPP),
+        });
+    }
+    receive_one_byte(ring).map_err(explain)
+}
+
+fn receive_one_byte(mut ring: IoUring) -> io::Result<()> {
+    let (mut near, far) = UnixStream::pair()?;
+    near.write_all(b"?")?;
+    let mut byte = [0u8; 1];
+    let entry = opcode::Recv::new(types::Fd(far.as_raw_fd()), byte.as_mut_ptr(), 1).build();
+    // SAFETY: `byte` and `far` outlive the wait below, which returns only after the one operation completed; on an
+    // error of the wait the ring is dropped, and with it the request, before they are.
+    unsafe { ring.submission().push(&entry) }.map_err(io::Error::other)?;
+    let waited = ring.submit_and_wait(1);
+    let result = ring
+        .completion()
+        .next()
+        .map(|completion| completion.result());
+    drop(ring);
+    waited?;
+    match result {
+        Some(1) if byte == *b"?" => Ok(()),
+        Some(errno) if errno < 0 => Err(io::Error::from_raw_os_error(-errno)),
+        _ => Err(io::Error::other("the ring lost its first operation")),
+    }
+}
+
+fn explain(source: io::Error) -> ProbeError {
+    let (cause, fix) = match source.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => why_forbidden(),
+        Some(libc::ENOSYS) => (
+            "the kernel has no io_uring, or a seccomp profile hides it",
+            "use Linux 5.19 or newer and a profile that allows io_uring_setup, io_uring_enter and \
+             io_uring_register",
+        ),
+        Some(libc::ENOMEM) => (
+            "there is no memory for the ring, or RLIMIT_MEMLOCK is too small for it",
+            "raise the memory limit or `ulimit -l`",
+        ),
+        Some(libc::EMFILE | libc::ENFILE) => {
+            ("no descriptor is left for the ring", "raise `ulimit -n`")
+        }
+        _ => ("the ring did not work", "see the kernel's answer"),
+    };
+    ProbeError { cause, fix, source }
+}
+
+fn why_forbidden() -> (&'static str, &'static str) {
+    let sysctl = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
+    match sysctl.trim() {
+        "2" => (
+            "the sysctl kernel.io_uring_disabled=2 forbids it to every process",
+            "set kernel.io_uring_disabled=0 on the node",
+        ),
+        "1" => (
+            "the sysctl kernel.io_uring_disabled=1 forbids it to this process",
+            "set kernel.io_uring_disabled=0 on the node or put the process into kernel.io_uring_group",
+        ),
+        _ => (
+            "a seccomp profile or a security module forbids it",
+            "run under a profile that allows io_uring_setup, io_uring_enter and io_uring_register",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_three_words_are_read_and_written_alike() {
+        for text in ["auto", "io_uring", "epoll"] {
+            assert_eq!(text.parse::<Choice>().unwrap().to_string(), text);
+        }
+        assert!(
+            "uring"
+                .parse::<Choice>()
+                .unwrap_err()
+                .to_string()
+                .contains("\"uring\"")
+        );
+    }
+
+    #[test]
+    fn a_machine_with_io_uring_gets_it() {
+        let (backend, why) = probe(Choice::Auto).unwrap();
+        assert_eq!(
+            (backend, why.as_str()),
+            (Backend::IoUring, "a ring answered")
+        );
+        assert_eq!(probe(Choice::IoUring).unwrap().0, Backend::IoUring);
+        assert_eq!(probe(Choice::Epoll).unwrap().0, Backend::Epoll);
+    }
+
+    #[test]
+    fn under_a_seccomp_profile_auto_takes_epoll_and_force_names_cause_and_fix() {
+        std::thread::scope(|scope| {
+            let look = || {
+                forbid_io_uring_on_this_thread();
+                (probe(Choice::Auto), probe(Choice::IoUring))
+            };
+            let (auto, forced) = scope.spawn(look).join().unwrap();
+            let (backend, why) = auto.unwrap();
+            assert_eq!(backend, Backend::Epoll);
+            assert!(why.contains("seccomp"), "{why}");
+            let text = forced.unwrap_err().to_string();
+            assert!(
+                text.contains("seccomp") && text.contains("profile that allows"),
+                "{text}"
+            );
+            assert!(text.contains("choose epoll"), "{text}");
+        });
+    }
+
+    /// What docker's and containerd's default profiles do since 2023: io_uring_setup answers EPERM.
+    fn forbid_io_uring_on_this_thread() {
+        let load_number = libc::sock_filter {
+            code: 0x20,
+            jt: 0,
+            jf: 0,
+            k: 0,
+        };
+        let is_setup = libc::sock_filter {
+            code: 0x15,
+            jt: 0,
+            jf: 1,
+            k: u32::try_from(libc::SYS_io_uring_setup).unwrap(),
+        };
+        let refuse = libc::sock_filter {
+            code: 0x06,
+            jt: 0,
+            jf: 0,
+            k: libc::SECCOMP_RET_ERRNO | u32::try_from(libc::EPERM).unwrap(),
+        };
+        let allow = libc::sock_filter {
+            code: 0x06,
+            jt: 0,
+            jf: 0,
+            k: libc::SECCOMP_RET_ALLOW,
+        };
+        let mut filter = [load_number, is_setup, refuse, allow];
+        let program = libc::sock_fprog {
+            len: 4,
+            filter: filter.as_mut_ptr(),
+        };
+        // SAFETY: the kernel copies the four instructions during the call; the filter binds this thread only.
+        unsafe {
+            assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+            let mode = libc::SECCOMP_SET_MODE_FILTER;
+            assert_eq!(
+                libc::syscall(libc::SYS_seccomp, mode, 0, &raw const program),
+                0
+            );
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! The owner of local tasks: none outlives it, there are never more than its bound, finished ones are freed at once.
+//!
+//! It must not know what its tasks do, nor restart them.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::rc::{Rc, Weak};
+
+use slab::Slab;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
+/// The scope holds as many tasks as it may, or it is gone. The caller refuses what it wanted to start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no further task: the limit of {limit} is reached")]
+pub struct ScopeFull {
+    /// The bound that was given to [`Scope::new`]; 0 when the scope is gone.
+    pub limit: usize,
+}
+
+/// Owner of the tasks that are spawned through it. Dropping it aborts them.
+///
+/// An aborted task is dropped at its next turn, between two awaits. Sockets that only it held are closed then.
+#[derive(Debug)]
+pub struct Scope {
+    inner: Rc<Inner>,
+}
+
+/// Spawns into a [`Scope`] without owning it; for tasks that start tasks.
+#[derive(Debug, Clone)]
+pub struct Spawner {
+    inner: Weak<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    limit: usize,
+    tasks: RefCell<Slab<Option<AbortHandle>>>,
+    emptied: Notify,
+    panicked: Cell<usize>,
+}
+
+impl Scope {
+    /// An empty scope for at most `limit` tasks at a time.
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
+        let tasks = RefCell::new(Slab::new());
+        Self {
+            inner: Rc::new(Inner {
+                limit,
+                tasks,
+                emptied: Notify::new(),
+                panicked: Cell::new(0),
+            }),
+        }
+    }
+
+    /// Starts a task on this thread.
+    ///
+    /// # Errors
+    /// [`ScopeFull`] at the bound; the future is dropped.
+    ///
+    /// # Panics
+    /// Outside of [`super::run`].
+    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) -> Result<(), ScopeFull> {
+        spawn(&self.inner, task)
+    }
+
+    /// A handle for tasks that start further tasks here.
+    #[must_use]
+    pub fn spawner(&self) -> Spawner {
+        Spawner {
+            inner: Rc::downgrade(&self.inner),
+        }
+    }
+
+    /// How many tasks have not ended.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.inner.tasks.borrow().len()
+    }
+
+    /// No task is left.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many tasks have ended by a panic so far. The panic itself went to the panic hook.
+    #[must_use]
+    pub fn panicked(&self) -> usize {
+        self.inner.panicked.get()
+    }
+
+    /// Waits until no task is left, also those that are spawned meanwhile. May be cancelled.
+    pub async fn join_all(&self) {
+        loop {
+            let emptied = self.inner.emptied.notified();
+            if self.is_empty() {
+                return;
+            }
+            emptied.await;
+        }
+    }
+
+    /// Asks every task to stop at its next turn. [`Scope::join_all`] then waits for that.
+    pub fn abort_all(&self) {
+        self.inner.abort_all();
+    }
+}
+
+impl Drop for Scope {
+    fn drop(&mut self) {
+        self.inner.abort_all();
+    }
+}
+
+impl Spawner {
+    /// As [`Scope::spawn`].
+    ///
+    /// # Errors
+    /// [`ScopeFull`] at the bound and when the scope is gone; the future is dropped.
+    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) -> Result<(), ScopeFull> {
+        let inner = self.inner.upgrade().ok_or(ScopeFull { limit: 0 })?;
+        spawn(&inner, task)
+    }
+}
+
+impl Inner {
+    fn abort_all(&self) {
+        // Aborting must not run while the slab is borrowed: it may drop a task, and its guard borrows the slab.
+        let handles: Vec<AbortHandle> = self
+            .tasks
+            .borrow()
+            .iter()
+            .filter_map(|(_, handle)| handle.clone())
+            .collect();
+        for handle in handles {
+            handle.abort();
+        }
+    }
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "this module is the owner that the lint asks for"
+)]
+fn spawn(inner: &Rc<Inner>, task: impl Future<Output = ()> + 'static) -> Result<(), ScopeFull> {
+    if inner.tasks.borrow().len() >= inner.limit {
+        return Err(ScopeFull { limit: inner.limit });
+    }
+    let key = inner.tasks.borrow_mut().insert(None);
+    let seat = Seat {
+        inner: Rc::clone(inner),
+        key,
+    };
+    let handle = tokio::task::spawn_local(async move {
+        let _seat = seat;
+        task.await;
+    });
+    if let Some(slot) = inner.tasks.borrow_mut().get_mut(key) {
+        *slot = Some(handle.abort_handle());
+    }
+    Ok(())
+}
+
+/// A task's place in its scope; freed however the task ends.
+struct Seat {
+    inner: Rc<Inner>,
+    key: usize,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.inner.panicked.set(self.inner.panicked.get() + 1);
+        }
+        let handle = self.inner.tasks.borrow_mut().remove(self.key);
+        drop(handle);
+        if self.inner.tasks.borrow().is_empty() {
+            self.inner.emptied.notify_waiters();
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! A listening TCP socket that several workers, and several processes, accept from.
+//!
+//! Readiness and accept4(2) on both back ends: an accept that sits in a ring could swallow a connection when the
+//! worker stops, and the other holders of the socket would never see it. It must not know whose listener it is.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use socket2::SockRef;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::TcpStream;
+use crate::readiness::register;
+use crate::socket;
+
+/// One worker's handle to a listening socket.
+#[derive(Debug)]
+pub struct TcpListener {
+    fd: AsyncFd<OwnedFd>,
+    local: SocketAddr,
+}
+
+impl TcpListener {
+    /// Takes a listening socket; for a second worker give it a `try_clone()` of the same.
+    ///
+    /// Sets TCP_NODELAY and keep-alive on it, which accepted sockets inherit, and O_NONBLOCK, which all holders of
+    /// the socket share.
+    ///
+    /// # Errors
+    /// When it is no TCP socket, or outside of an executor's descriptors and memory.
+    ///
+    /// # Panics
+    /// Outside of an executor or tokio runtime.
+    pub fn from_std(listener: std::net::TcpListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        socket::set_stream_options(listener.as_fd())?;
+        let local = listener.local_addr()?;
+        let fd = register(listener.into(), Interest::READABLE)?;
+        Ok(Self { fd, local })
+    }
+
+    /// The address that the listener itself is bound to. An accepted connection whose local address is this one was
+    /// not redirected here but meant the listener.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Waits for the next connection. Dropping the future loses none.
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE, ENOBUFS, ENOMEM: there is no room now; pause before the next call, or it spins. Errors of the
+    /// connection itself (accept(2): ECONNABORTED and the network ones) are passed over.
+    pub async fn accept(&self) -> io::Result<TcpStream> {
+        loop {
+            let mut guard = self.fd.readable().await?;
+            let accepted =
+                guard.try_io(|fd| SockRef::from(fd.get_ref()).accept4(libc::SOCK_CLOEXEC));
+            match accepted {
+                Ok(Ok((socket, peer))) => return TcpStream::accepted(socket, peer.as_socket()),
+                Ok(Err(error)) if belongs_to_the_connection(&error) => {}
+                Ok(Err(error)) => return Err(error),
+                Err(_would_block) => {}
+            }
+        }
+    }
+}
+
+impl AsFd for TcpListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.get_ref().as_fd()
+    }
+}
+
+fn belongs_to_the_connection(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ECONNABORTED
+                | libc::EINTR
+                | libc::ENETDOWN
+                | libc::EPROTO
+                | libc::ENOPROTOOPT
+                | libc::EHOSTDOWN
+                | libc::ENONET
+                | libc::EHOSTUNREACH
+                | libc::EOPNOTSUPP
+                | libc::ENETUNREACH
+        )
+    )
+}

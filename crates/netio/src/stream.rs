@@ -1,0 +1,405 @@
+//! A connected TCP socket with owned buffers, alike on both back ends.
+//!
+//! A direct non-blocking call comes first where data or room is likely; what has to wait waits in the ring (io_uring)
+//! or for readiness (epoll). It must not know what the bytes mean nor relay them.
+//!
+//! Sockets stay in blocking mode: the calls carry MSG_DONTWAIT themselves, and a ring answers EAGAIN for an O_NONBLOCK
+//! socket instead of waiting.
+
+mod direct;
+mod epoll;
+mod ring;
+
+use std::cell::Cell;
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use socket2::{SockRef, Socket};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::Backend;
+use crate::buffer::{Pool, SendBuf};
+use crate::executor::{self, yield_to_others};
+use crate::readiness::register;
+use crate::socket::{option, set_stream_options};
+
+use ring::RingSocket;
+
+/// Calls that succeeded at once before the stream lets other tasks run: a peer that always has data must not keep
+/// the worker to itself. With 256 KiB buffers this is 8 MiB, about 4 ms of a core.
+const DIRECT_CALLS_MAX: u32 = 32;
+
+/// What a stream waits for.
+pub(crate) const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
+
+/// A connected TCP socket. All methods take `&self`: one task reads, another writes, a third may end both. At most
+/// one task reads and one writes at a time; `Rc` shares it between them.
+///
+/// **Ending a pending read or write**: [`TcpStream::shutdown_both`] or [`TcpStream::reset`] from any task of the
+/// thread. A read that is dropped (a timeout, `select!`) loses nothing on either back end: its operation stays with the stream, and
+/// the next read takes its result. A write that is dropped leaves unknown how much was sent: end the stream then.
+///
+/// Dropping the stream closes it in the kernel, also with operations in flight.
+#[derive(Debug)]
+pub struct TcpStream {
+    io: Io,
+    peer: Option<SocketAddr>,
+    /// What the last read said about the receive queue.
+    queue: Cell<Queue>,
+    direct_calls: Cell<u32>,
+    reset_on_close: Cell<bool>,
+}
+
+#[derive(Debug)]
+enum Io {
+    Ring(RingSocket),
+    Epoll(AsyncFd<OwnedFd>),
+}
+
+/// The receive queue as the last read left it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Queue {
+    /// Nobody has read yet.
+    Unknown,
+    /// The buffer was filled, so more is likely.
+    Likely,
+    /// The buffer was not filled: the queue was empty after it.
+    Drained,
+}
+
+/// A few numbers of the kernel about a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TcpInfo {
+    /// Smoothed round-trip time.
+    pub rtt: Duration,
+    /// Its mean deviation.
+    pub rtt_variance: Duration,
+    /// Segments sent again, over the whole life.
+    pub retransmits: u32,
+    /// Segments on their way.
+    pub unacknowledged: u32,
+}
+
+impl TcpStream {
+    /// Takes a connected socket for the executor of this thread. Sets NODELAY and keep-alive.
+    ///
+    /// # Errors
+    /// When it is no TCP socket or cannot be registered.
+    ///
+    /// # Panics
+    /// With epoll, outside of an executor or tokio runtime.
+    pub fn from_std(stream: std::net::TcpStream) -> io::Result<Self> {
+        set_stream_options(stream.as_fd())?;
+        let peer = stream.peer_addr().ok();
+        Self::new(executor::current(), stream.into(), peer)
+    }
+
+    /// A socket from accept4(2), which has inherited its options from the listener and is in blocking mode.
+    pub(crate) fn accepted(socket: Socket, peer: Option<SocketAddr>) -> io::Result<Self> {
+        let io = match executor::current() {
+            Backend::IoUring => Io::Ring(RingSocket::new(socket.into())),
+            Backend::Epoll => Io::Epoll(register(socket.into(), BOTH)?),
+        };
+        Ok(Self::with(io, peer))
+    }
+
+    /// A socket whose connect is done. The registration that waited for it is kept where it is of use.
+    pub(crate) fn connected(
+        backend: Backend,
+        socket: AsyncFd<OwnedFd>,
+        peer: SocketAddr,
+    ) -> io::Result<Self> {
+        match backend {
+            Backend::IoUring => Self::new(backend, socket.into_inner(), Some(peer)),
+            Backend::Epoll => Ok(Self::with(Io::Epoll(socket), Some(peer))),
+        }
+    }
+
+    fn new(backend: Backend, fd: OwnedFd, peer: Option<SocketAddr>) -> io::Result<Self> {
+        let io = match backend {
+            Backend::IoUring => {
+                set_blocking(&fd)?;
+                Io::Ring(RingSocket::new(fd))
+            }
+            Backend::Epoll => Io::Epoll(register(fd, BOTH)?),
+        };
+        Ok(Self::with(io, peer))
+    }
+
+    fn with(io: Io, peer: Option<SocketAddr>) -> Self {
+        Self {
+            io,
+            peer,
+            queue: Cell::new(Queue::Unknown),
+            direct_calls: Cell::new(0),
+            reset_on_close: Cell::new(false),
+        }
+    }
+
+    /// Reads into the spare capacity of `buffer`, behind what it holds already, and gives it back with the number of
+    /// new bytes; 0 is the end of the stream. Waits for the first bytes, not for a full buffer.
+    ///
+    /// After a read that was dropped, the new bytes are appended to this buffer, which may grow for it.
+    ///
+    /// # Errors
+    /// `InvalidInput` without spare capacity; else the kernel's answer, for instance ECONNRESET. The buffer is as it was.
+    pub async fn read(&self, mut buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
+        if buffer.len() == buffer.capacity() {
+            return (Err(io::Error::from(io::ErrorKind::InvalidInput)), buffer);
+        }
+        let room = buffer.capacity() - buffer.len();
+        let (result, buffer) = match &self.io {
+            Io::Ring(ring) if ring.is_reading() => ring.read(buffer).await,
+            io => {
+                if self.queue.get() != Queue::Drained
+                    && let Some(result) = self.read_now(&mut buffer).await
+                {
+                    return (result, buffer);
+                }
+                self.direct_calls.set(0);
+                match io {
+                    Io::Ring(ring) => ring.read(buffer).await,
+                    Io::Epoll(fd) => epoll::read(fd, buffer).await,
+                }
+            }
+        };
+        if let Ok(count) = result {
+            self.note_read(count, room);
+        }
+        (result, buffer)
+    }
+
+    /// [`TcpStream::read`] that holds no buffer while it waits: one is taken from `pool` when data is there, with
+    /// `headroom` zero bytes in front of the data, and goes back there when nothing came.
+    ///
+    /// Of the two it is the one for connections that are mostly idle; `read` costs one system call less on a busy one.
+    ///
+    /// # Errors
+    /// As [`TcpStream::read`].
+    ///
+    /// # Panics
+    /// When `headroom` is not below the size of the pool's buffers.
+    pub async fn read_pooled(&self, pool: &Pool, headroom: usize) -> io::Result<(usize, Vec<u8>)> {
+        assert!(
+            headroom < pool.buffer_bytes(),
+            "no room for data behind the headroom"
+        );
+        loop {
+            self.readable().await?;
+            let mut buffer = pool.take();
+            buffer.resize(headroom, 0);
+            if matches!(&self.io, Io::Ring(ring) if ring.is_reading()) {
+                let (result, buffer) = self.read(buffer).await;
+                return result.map(|count| (count, buffer));
+            }
+            match self.read_now(&mut buffer).await {
+                Some(Ok(count)) => return Ok((count, buffer)),
+                Some(Err(error)) => {
+                    pool.put(buffer);
+                    return Err(error);
+                }
+                None => pool.put(buffer),
+            }
+        }
+    }
+
+    /// Waits until a read would not wait: data, the end of the stream or an error. Holds no buffer. May be dropped.
+    /// Seldom it is wrong, and the next read waits after all.
+    ///
+    /// # Errors
+    /// When the executor is shutting down.
+    pub async fn readable(&self) -> io::Result<()> {
+        if self.queue.get() == Queue::Likely {
+            return Ok(());
+        }
+        self.direct_calls.set(0);
+        match &self.io {
+            Io::Ring(ring) => ring.readable().await,
+            Io::Epoll(fd) => {
+                fd.readable().await?.retain_ready();
+                Ok(())
+            }
+        }
+    }
+
+    /// Sends all of `buffer` and gives it back.
+    ///
+    /// # Errors
+    /// The kernel's answer, for instance EPIPE or ECONNRESET; then an unknown part was sent.
+    pub async fn write_all<B: SendBuf>(&self, buffer: B) -> (io::Result<()>, B) {
+        self.take_turns().await;
+        let mut sent = 0;
+        while sent < buffer.bytes().len() {
+            match direct::send(self.as_fd(), &buffer.bytes()[sent..]) {
+                Ok(count) => sent += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return (Err(error), buffer),
+            }
+        }
+        if sent == buffer.bytes().len() {
+            return (Ok(()), buffer);
+        }
+        self.direct_calls.set(0);
+        match &self.io {
+            Io::Ring(ring) => ring.write_all(buffer, sent).await,
+            Io::Epoll(fd) => epoll::write_all(fd, buffer, sent).await,
+        }
+    }
+
+    /// Sends FIN after what was written; reading goes on. Nothing happens when the connection is gone already.
+    ///
+    /// # Errors
+    /// None that a caller could act on; kept for unforeseen answers of the kernel.
+    pub fn shutdown_write(&self) -> io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
+
+    /// Ends both directions with FIN; a pending read returns 0, a pending write fails with EPIPE.
+    ///
+    /// # Errors
+    /// As [`TcpStream::shutdown_write`].
+    pub fn shutdown_both(&self) -> io::Result<()> {
+        self.shutdown(Shutdown::Both)
+    }
+
+    /// Sends RST at once, drops what was not sent, and makes pending and later calls fail.
+    ///
+    /// # Errors
+    /// As [`TcpStream::shutdown_write`].
+    pub fn reset(&self) -> io::Result<()> {
+        direct::disconnect(self.as_fd())
+    }
+
+    /// From now on dropping the stream sends RST instead of FIN, and drops what was not sent.
+    ///
+    /// # Errors
+    /// None in practice (SO_LINGER on an open socket).
+    pub fn set_reset_on_close(&self) -> io::Result<()> {
+        self.reset_on_close.set(true);
+        SockRef::from(self).set_linger(Some(Duration::ZERO))
+    }
+
+    /// The local address; of a redirected connection that was accepted, the destination that its client meant.
+    ///
+    /// # Errors
+    /// When the kernel cannot say (after [`TcpStream::reset`] it may be unspecified).
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        let address = SockRef::from(self).local_addr()?;
+        address
+            .as_socket()
+            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+    }
+
+    /// The other end, as it was when the connection was made: still known when it is gone.
+    ///
+    /// # Errors
+    /// `NotConnected` when it was gone before it could be asked.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.peer
+            .ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))
+    }
+
+    /// What the kernel knows of the path: one system call, about 1 µs.
+    ///
+    /// # Errors
+    /// None in practice.
+    pub fn info(&self) -> io::Result<TcpInfo> {
+        let info = option::tcp_info(self.as_fd())?;
+        Ok(TcpInfo {
+            rtt: Duration::from_micros(info.tcpi_rtt.into()),
+            rtt_variance: Duration::from_micros(info.tcpi_rttvar.into()),
+            retransmits: info.tcpi_total_retrans,
+            unacknowledged: info.tcpi_unacked,
+        })
+    }
+
+    /// Which back end serves it.
+    #[must_use]
+    pub fn backend(&self) -> Backend {
+        match self.io {
+            Io::Ring(_) => Backend::IoUring,
+            Io::Epoll(_) => Backend::Epoll,
+        }
+    }
+
+    fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        match SockRef::from(self).shutdown(how) {
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+            result => result,
+        }
+    }
+
+    /// One direct read; `None` when nothing is there, and then the queue is known to be drained.
+    async fn read_now(&self, buffer: &mut Vec<u8>) -> Option<io::Result<usize>> {
+        self.take_turns().await;
+        let room = buffer.capacity() - buffer.len();
+        let result = match &self.io {
+            Io::Ring(ring) => direct::receive(ring.as_fd(), buffer),
+            Io::Epoll(fd) => epoll::receive_now(fd, buffer),
+        };
+        match result {
+            Ok(count) => {
+                self.note_read(count, room);
+                Some(Ok(count))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.queue.set(Queue::Drained);
+                None
+            }
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    fn note_read(&self, count: usize, room: usize) {
+        // 0 is the end, which the next read sees at once too.
+        let more = count == room || count == 0;
+        self.queue
+            .set(if more { Queue::Likely } else { Queue::Drained });
+    }
+
+    async fn take_turns(&self) {
+        let calls = self.direct_calls.get() + 1;
+        if calls < DIRECT_CALLS_MAX {
+            self.direct_calls.set(calls);
+        } else {
+            self.direct_calls.set(0);
+            yield_to_others().await;
+        }
+    }
+}
+
+impl AsFd for TcpStream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.io {
+            Io::Ring(ring) => ring.as_fd(),
+            Io::Epoll(fd) => fd.get_ref().as_fd(),
+        }
+    }
+}
+
+impl Drop for TcpStream {
+    fn drop(&mut self) {
+        // The kernel keeps a socket open while a ring operation uses it: end the operation first.
+        if let Io::Ring(ring) = &self.io
+            && ring.is_busy()
+        {
+            let _ = if self.reset_on_close.get() {
+                self.reset()
+            } else {
+                self.shutdown_both()
+            };
+        }
+    }
+}
+
+fn set_blocking(fd: &OwnedFd) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    if flags.contains(OFlag::O_NONBLOCK) {
+        fcntl(fd, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
+    }
+    Ok(())
+}
