@@ -18,7 +18,7 @@ fn leftovers(id: &str) -> Vec<String> {
             .filter(|path| path.contains(id))
             .collect()
     };
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let mounts = fs::read_to_string("/proc/self/mounts").expect("/proc is mounted");
     let mut found: Vec<String> = [
         "/run/netns",
         "/run/culvert-worlds",
@@ -220,7 +220,7 @@ fn assert_goes(pid: u32) {
     };
     Interrupt::default()
         .wait_for("a process to go", Duration::from_secs(10), gone)
-        .unwrap();
+        .expect("a killed process goes");
 }
 
 fn names(removed: &Removed, id: &str) -> bool {

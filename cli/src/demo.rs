@@ -1,0 +1,178 @@
+//! `culvert demo`: a mesh in network namespaces, what it shows, and the report.
+//!
+//! The same mesh and checks are the scenarios of the package `scenarios`.
+
+pub mod access_log;
+pub mod check;
+mod error;
+pub mod live;
+pub mod manifest;
+pub mod mesh;
+mod progress;
+mod report;
+pub mod rulesets;
+pub mod servers;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueEnum};
+use world::{Interrupt, Removed, World};
+
+pub use error::DemoError;
+pub use mesh::Mesh;
+pub use progress::{Progress, Silent};
+pub use report::{BackEnd, Claim, Finding, Measurement, Report};
+
+/// Time that processes get to end by themselves when the world is taken down.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+
+/// Which back ends of ztunnel run the scenario.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum Io {
+    /// First io_uring, then epoll, each in a world of its own.
+    Both,
+    /// io_uring alone.
+    IoUring,
+    /// epoll alone.
+    Epoll,
+}
+
+/// Arguments of `culvert demo`.
+#[derive(Clone, Debug, Args)]
+pub struct Options {
+    /// Leave the (last) world up and say how to enter a pod.
+    #[arg(long)]
+    keep: bool,
+    /// Remove what --keep or a crash left, and do nothing else.
+    #[arg(long, conflicts_with = "keep")]
+    down: bool,
+    /// Which back ends of ztunnel run the scenario.
+    #[arg(long, value_enum, default_value = "both")]
+    io: Io,
+    /// Where the report goes; the logs go beside it.
+    #[arg(long, default_value = "target/demo/report.json")]
+    report: PathBuf,
+}
+
+impl Io {
+    fn names(self) -> &'static [&'static str] {
+        match self {
+            Io::Both => &["io_uring", "epoll"],
+            Io::IoUring => &["io_uring"],
+            Io::Epoll => &["epoll"],
+        }
+    }
+}
+
+/// Runs the command; `Ok(false)` when the demo showed something that should not be.
+pub fn run(options: &Options, interrupt: &Interrupt) -> Result<bool, DemoError> {
+    if options.down {
+        return down();
+    }
+    let start = Instant::now();
+    world::remove_leftovers(false)?;
+    let progress = progress::for_terminal();
+    let mut report = Report::default();
+    let names = options.io.names();
+    for (index, io) in names.iter().enumerate() {
+        let keep = options.keep && index + 1 == names.len();
+        let logs = beside(&options.report, &format!("logs-{io}"));
+        let back_end = one_back_end(io, interrupt, progress.as_ref(), &Ending { keep, logs })?;
+        report.add(io, back_end);
+    }
+    report.finish(start.elapsed());
+    progress.done();
+    println!("{}", report.table());
+    write(&options.report, &report.json())?;
+    println!("report: {}", options.report.display());
+    let wrong = report.wrong(options.io == Io::Both);
+    if !wrong.is_empty() {
+        eprintln!("not shown: {}", wrong.join(", "));
+    }
+    Ok(wrong.is_empty())
+}
+
+/// What happens when a back end's scenario is over.
+struct Ending {
+    keep: bool,
+    logs: PathBuf,
+}
+
+fn one_back_end(
+    io: &str,
+    interrupt: &Interrupt,
+    progress: &dyn Progress,
+    ending: &Ending,
+) -> Result<BackEnd, DemoError> {
+    progress.chapter(io);
+    let start = Instant::now();
+    let world = World::with_interrupt(interrupt.clone())?;
+    let directory = world.directory().to_owned();
+    let shown = Mesh::up(world, io, progress).and_then(|mesh| {
+        let up = start.elapsed();
+        let mut back_end = check::everything(&mesh, progress)?;
+        back_end.measure("up", up.as_secs_f64(), "s");
+        Ok((mesh, back_end))
+    });
+    // Also after a failure, and before the world goes: the logs say why. The error itself is the
+    // one to tell if they cannot be copied.
+    let copied = copy_logs(&directory.join("logs"), &ending.logs);
+    let (mesh, mut back_end) = shown?;
+    copied?;
+    if ending.keep {
+        progress.done();
+        println!("{}", mesh.keep()?);
+    } else {
+        progress.step("take the mesh down");
+        let start = Instant::now();
+        mesh.down(STOP_GRACE)?;
+        back_end.measure("down", start.elapsed().as_secs_f64(), "s");
+    }
+    Ok(back_end)
+}
+
+fn down() -> Result<bool, DemoError> {
+    let removed = world::remove_leftovers(true)?;
+    if removed.is_empty() {
+        println!("no world is there");
+    }
+    for world in &removed {
+        match world {
+            Removed::Gone(id) => println!("{id}: removed"),
+            Removed::InUse(id, pid) => println!("{id}: in use by process {pid}, left alone"),
+        }
+    }
+    Ok(true)
+}
+
+fn beside(report: &Path, name: &str) -> PathBuf {
+    report.parent().unwrap_or(Path::new(".")).join(name)
+}
+
+fn copy_logs(from: &Path, to: &Path) -> Result<(), DemoError> {
+    let copy = || {
+        fs::create_dir_all(to)?;
+        for entry in fs::read_dir(from)? {
+            let entry = entry?;
+            fs::copy(entry.path(), to.join(entry.file_name()))?;
+        }
+        io::Result::Ok(())
+    };
+    copy().map_err(|source| DemoError::Write {
+        path: to.to_owned(),
+        source,
+    })
+}
+
+fn write(path: &Path, text: &str) -> Result<(), DemoError> {
+    fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))
+        .and_then(|()| fs::write(path, text))
+        .map_err(|source| DemoError::Write {
+            path: path.to_owned(),
+            source,
+        })
+}

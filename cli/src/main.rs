@@ -1,0 +1,7 @@
+//! `culvert`: see the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}
