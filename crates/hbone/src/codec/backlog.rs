@@ -1,0 +1,155 @@
+//! What a stream took from the application and has not sealed yet.
+
+use std::collections::VecDeque;
+
+use crate::h2::frame::{FrameHeader, HEADER_BYTES};
+
+/// Bytes in front of a buffer's payload that the frame header is written into, so that header and
+/// payload are sealed as one piece without copying the payload.
+pub const FRAME_HEADROOM: usize = HEADER_BYTES;
+
+/// Room behind a small write for more of its kind, bytes: small writes share a frame.
+const SMALL_CHUNK_BYTES: usize = 2048;
+
+/// A buffer of which everything before `at` is spent; `at` is never below [`FRAME_HEADROOM`].
+#[derive(Debug)]
+struct Chunk {
+    buffer: Vec<u8>,
+    at: usize,
+}
+
+/// Chunks in order. Empty it holds no memory.
+#[derive(Debug, Default)]
+pub(super) struct Backlog {
+    chunks: VecDeque<Chunk>,
+    bytes: usize,
+}
+
+impl Backlog {
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Copies data behind what waits.
+    pub(super) fn push_copy(&mut self, data: &[u8]) {
+        if data.is_empty() {
+            return;
+        }
+        self.bytes += data.len();
+        if let Some(last) = self.chunks.back_mut()
+            && last.buffer.capacity() - last.buffer.len() >= data.len()
+        {
+            last.buffer.extend_from_slice(data);
+            return;
+        }
+        let mut buffer = Vec::with_capacity(FRAME_HEADROOM + data.len().max(SMALL_CHUNK_BYTES));
+        buffer.resize(FRAME_HEADROOM, 0);
+        buffer.extend_from_slice(data);
+        self.chunks.push_back(Chunk {
+            buffer,
+            at: FRAME_HEADROOM,
+        });
+    }
+
+    /// Takes a buffer whose payload stands behind [`FRAME_HEADROOM`] bytes.
+    pub(super) fn push_buffer(&mut self, buffer: Vec<u8>) {
+        let payload = buffer.len().saturating_sub(FRAME_HEADROOM);
+        if payload > 0 {
+            self.bytes += payload;
+            self.chunks.push_back(Chunk {
+                buffer,
+                at: FRAME_HEADROOM,
+            });
+        }
+    }
+
+    /// The next frame of at most `most` payload bytes (at least one), header and payload in one piece.
+    /// Hands it to `write` and forgets it.
+    pub(super) fn take_frame(
+        &mut self,
+        most: usize,
+        header: impl FnOnce(u32, bool) -> FrameHeader,
+        write: impl FnOnce(&[u8]),
+    ) -> usize {
+        let Some(chunk) = self.chunks.front_mut() else {
+            return 0;
+        };
+        let length = (chunk.buffer.len() - chunk.at).min(most);
+        self.bytes -= length;
+        let header = header(u32::try_from(length).unwrap_or(u32::MAX), self.bytes == 0);
+        let begin = chunk.at - FRAME_HEADROOM;
+        chunk.buffer[begin..chunk.at].copy_from_slice(&header.encode());
+        write(&chunk.buffer[begin..chunk.at + length]);
+        // What was sent is the headroom of the next frame.
+        chunk.at += length;
+        if chunk.at == chunk.buffer.len() {
+            self.chunks.pop_front();
+        }
+        if self.bytes == 0 {
+            self.chunks = VecDeque::new();
+        }
+        length
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frames(backlog: &mut Backlog, most: usize) -> Vec<(Vec<u8>, bool)> {
+        let mut out = Vec::new();
+        while !backlog.is_empty() {
+            let mut frame = Vec::new();
+            let mut last = false;
+            backlog.take_frame(
+                most,
+                |length, end| {
+                    last = end;
+                    FrameHeader {
+                        length,
+                        kind: 0,
+                        flags: 0,
+                        stream: 1,
+                    }
+                },
+                |bytes| frame.extend_from_slice(bytes),
+            );
+            let header = FrameHeader::decode(frame[..9].try_into().unwrap());
+            assert_eq!(header.length as usize, frame.len() - 9);
+            out.push((frame[9..].to_vec(), last));
+        }
+        out
+    }
+
+    #[test]
+    fn small_writes_share_a_frame_and_large_buffers_are_cut() {
+        let mut backlog = Backlog::default();
+        backlog.push_copy(b"ab");
+        backlog.push_copy(b"cd");
+        backlog.push_buffer([&[0; FRAME_HEADROOM][..], &[7; 25]].concat());
+        assert_eq!(backlog.bytes(), 29);
+        let frames = frames(&mut backlog, 10);
+        let lengths: Vec<_> = frames.iter().map(|(f, _)| f.len()).collect();
+        assert_eq!(lengths, [4, 10, 10, 5]);
+        assert_eq!(frames[0].0, b"abcd");
+        assert!(
+            frames
+                .iter()
+                .map(|(_, last)| *last)
+                .eq([false, false, false, true])
+        );
+    }
+
+    #[test]
+    fn a_buffer_without_payload_is_nothing() {
+        let mut backlog = Backlog::default();
+        backlog.push_buffer(vec![0; FRAME_HEADROOM]);
+        backlog.push_buffer(Vec::new());
+        backlog.push_copy(&[]);
+        assert!(backlog.is_empty() && backlog.chunks.is_empty());
+    }
+}
