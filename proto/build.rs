@@ -1,8 +1,15 @@
 //! Compiles the .proto files with protox, so that no protoc need be on the machine.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["workload", "authorization", "zds", "ca", "discovery", "agent"]
-        .map(|name| format!("proto/{name}.proto"));
+    let files = [
+        "workload",
+        "authorization",
+        "zds",
+        "ca",
+        "discovery",
+        "agent",
+    ]
+    .map(|name| format!("proto/{name}.proto"));
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(&files, ["proto"])?;
     tonic_prost_build::configure()

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::address::{AddressClass, classify};
 use crate::service::{
-    HealthPolicy, LoadBalancing, LoadBalancingMode, LocalityScope, PortMapping, Service,
+    HealthPolicy, IpFamilies, LoadBalancing, LoadBalancingMode, LocalityScope, PortMapping, Service,
 };
 use crate::snapshot::Snapshot;
 use crate::workload::{Health, Workload, WorkloadUid};
@@ -55,7 +55,7 @@ pub struct NoEndpoint {
     pub unhealthy: usize,
     /// With a capacity of 0.
     pub without_capacity: usize,
-    /// With no address that a proxy may connect to.
+    /// With no address that a proxy may connect to, of a family that the service has.
     pub without_address: usize,
     /// That do not serve the port.
     pub without_port: usize,
@@ -121,7 +121,7 @@ pub fn choose(
     for v6 in [query.family_of.is_ipv6(), !query.family_of.is_ipv6()] {
         let mut of_family = Vec::with_capacity(usable.len());
         of_family.extend(usable.iter().filter_map(|(workload, port)| {
-            let ip = usable_address(workload, v6)?;
+            let ip = query.usable_address(workload, v6)?;
             Some((*workload, SocketAddr::new(ip, *port)))
         }));
         retain_preferred(query, &mut of_family);
@@ -199,7 +199,7 @@ impl EndpointQuery<'_> {
             Err(Unusable::Network)
         } else if [false, true]
             .iter()
-            .all(|v6| usable_address(workload, *v6).is_none())
+            .all(|v6| self.usable_address(workload, *v6).is_none())
         {
             Err(Unusable::Address)
         } else {
@@ -209,12 +209,21 @@ impl EndpointQuery<'_> {
                 .ok_or(Unusable::Port)
         }
     }
-}
 
-/// The first address of a family that a proxy may connect to.
-fn usable_address(workload: &Workload, v6: bool) -> Option<IpAddr> {
-    let usable = |ip: &IpAddr| ip.is_ipv6() == v6 && classify(*ip) == AddressClass::Ordinary;
-    workload.addresses.iter().copied().find(usable)
+    /// The first address of a family that a proxy may connect to, if the service has the family.
+    fn usable_address(&self, workload: &Workload, v6: bool) -> Option<IpAddr> {
+        let offered = match self.service.ip_families {
+            IpFamilies::Automatic | IpFamilies::Dual => true,
+            IpFamilies::Ipv4Only => !v6,
+            IpFamilies::Ipv6Only => v6,
+        };
+        let usable = |ip: &IpAddr| ip.is_ipv6() == v6 && classify(*ip) == AddressClass::Ordinary;
+        workload
+            .addresses
+            .iter()
+            .copied()
+            .find(|ip| offered && usable(ip))
+    }
 }
 
 /// Keeps those of the best rank that the service's preference allows.

@@ -69,7 +69,7 @@ pub struct Rule {
     pub clauses: Vec<Clause>,
 }
 
-/// One of the matches must hold.
+/// One of the matches must hold, if there are any.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Clause {
     /// The matches; one without any field is skipped.

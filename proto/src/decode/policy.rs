@@ -27,7 +27,7 @@ pub(super) fn policy(message: wire::Authorization, unknown: &[bool]) -> Result<P
         }
     };
     let rules = each("rules", message.rules, |message| rule(message, action))?;
-    let understood = |i: usize| action == Action::Deny || !unknown.get(i).is_none_or(|u| *u);
+    let understood = |i: usize| action == Action::Deny || unknown.get(i) == Some(&false);
     let rules = rules
         .into_iter()
         .enumerate()
@@ -39,24 +39,27 @@ pub(super) fn policy(message: wire::Authorization, unknown: &[bool]) -> Result<P
         },
         scope,
         action,
-        rules: rules.map(|(_, rule)| rule).collect(),
+        rules: rules.filter_map(|(_, rule)| rule).collect(),
         dry_run: message.dry_run,
     })
 }
 
-fn rule(message: wire::Rule, action: Action) -> Result<Rule, Fault> {
+/// None: a rule of an ALLOW of which nothing is left that could be said to hold.
+fn rule(message: wire::Rule, action: Action) -> Result<Option<Rule>, Fault> {
     let clauses = each("clauses", message.clauses, |message| {
+        let given = message.matches.len();
         let all = each("matches", message.matches, |message| {
-            let foreign = !message.extensions.is_empty();
+            let extended = !message.extensions.is_empty();
             let read = one_match(message)?;
-            Ok((!(foreign && action == Action::Allow)).then_some(read))
+            Ok((!(extended && action == Action::Allow)).then_some(read))
         })?;
-        // A clause that is left with no match never holds, which is what is wanted.
-        Ok(Clause {
-            matches: all.into_iter().flatten().collect(),
-        })
+        let matches: Vec<Match> = all.into_iter().flatten().collect();
+        // A clause that never had matches holds; one that lost all of them must not.
+        let lost = given > 0 && matches.is_empty();
+        Ok((!lost).then_some(Clause { matches }))
     })?;
-    Ok(Rule { clauses })
+    let clauses: Option<Vec<Clause>> = clauses.into_iter().collect();
+    Ok(clauses.map(|clauses| Rule { clauses }))
 }
 
 fn one_match(message: wire::Match) -> Result<Match, Fault> {

@@ -3,7 +3,9 @@
 //! Rules are alternatives and their clauses must all hold; the matches of a clause are
 //! alternatives and their fields must all hold; of a field's values one must match, of a `not_`
 //! field's values none may. From that: no rules never match, a rule without clauses matches
-//! everything, and a match without fields is skipped, so that a clause of nothing else never holds.
+//! everything. A match without fields is skipped, so that a clause of nothing else never holds,
+//! but a clause without any match says nothing and holds. Both are read in this way wherever these
+//! policies are understood (checked against istio/ztunnel).
 //!
 //! A plaintext peer has no identity. No value of `principals`, `namespaces` or
 //! `service_accounts` matches it, not even `Presence`; hence each of their `not_` forms holds for
@@ -59,11 +61,10 @@ impl Rule {
 }
 
 impl Clause {
-    /// Whether one of the matches holds; those without any field do not count.
+    /// Whether one of the matches holds, not counting those without any field, or there is none.
     pub fn matches(&self, connection: &Connection<'_>) -> bool {
-        self.matches
-            .iter()
-            .any(|m| !m.is_empty() && m.holds(connection))
+        let mut given = self.matches.iter().filter(|m| !m.is_empty());
+        self.matches.is_empty() || given.any(|m| m.holds(connection))
     }
 }
 

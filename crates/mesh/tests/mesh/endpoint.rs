@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use mesh::Workload;
+use mesh::decide::Route;
 use mesh::endpoint::{self, Endpoint, EndpointQuery, NoEndpoint};
-use mesh::service::{HealthPolicy, LoadBalancing, LoadBalancingMode, LocalityScope};
+use mesh::service::{HealthPolicy, IpFamilies, LoadBalancing, LoadBalancingMode, LocalityScope};
 use mesh::workload::{Health, Locality};
 use proptest::prelude::*;
 
@@ -93,6 +94,26 @@ fn the_other_family_is_taken_only_when_none_of_the_wanted_one_is_left() {
         at("[fd00::6]:8080"),
         "strict goes before the family"
     );
+}
+
+#[test]
+fn a_service_of_one_family_uses_no_address_of_the_other() {
+    let both = endpoint("both", &["10.0.1.4", "fd00::4"], "web");
+    for (families, v4, v6) in [
+        (IpFamilies::Ipv4Only, "10.0.1.4:8080", "10.0.1.4:8080"),
+        (IpFamilies::Ipv6Only, "[fd00::4]:8080", "[fd00::4]:8080"),
+        (IpFamilies::Dual, "10.0.1.4:8080", "[fd00::4]:8080"),
+    ] {
+        let mut web = service("web", &["10.96.0.1/32", "fd00:96::1/128"]);
+        web.ip_families = families;
+        let s = world(vec![both.clone()], vec![web]);
+        for (used, expected) in [("10.96.0.1:80", v4), ("[fd00:96::1]:80", v6)] {
+            let Route::Hbone(route) = send(&s, used).route else {
+                panic!("{families:?}")
+            };
+            assert_eq!(route.authority, expected, "{families:?}");
+        }
+    }
 }
 
 #[test]

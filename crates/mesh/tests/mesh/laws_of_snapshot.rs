@@ -204,7 +204,8 @@ proptest! {
             prop_assert_eq!(services, model.services_at(&at));
         }
         for name in SERVICES {
-            let of_service = model.workloads.values().filter(|w| w.services.contains_key(&key(name)));
+            let serves = |w: &&Workload| w.services.contains_key(&key(name));
+            let of_service = model.workloads.values().filter(serves);
             let expected: Vec<_> = of_service.map(|w| &w.uid).collect();
             let found: Vec<_> = snapshot.endpoints(&key(name)).map(|w| &w.uid).collect();
             prop_assert_eq!(found, expected);
