@@ -1,5 +1,6 @@
 //! culvertd: the control plane of Culvert. A thin face of the library beside it.
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -14,7 +15,18 @@ use process::telemetry;
 /// Time for streams and calls to end after a signal.
 const GRACE: Duration = Duration::from_secs(5);
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // In one line and without a backtrace: it is read by a person who made a mistake.
+            eprintln!("culvertd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
     match Flags::parse().command {
         Command::Serve(flags) => serve(&flags),
         Command::Init(flags) => Ok(root::init(&StateDir::open(&flags.state)?)?),
