@@ -1,0 +1,191 @@
+//! The node agent: captures the pods that the plugin brings, keeps them captured, hands their
+//! listeners to ztunnel and tells the control plane about them.
+//!
+//! What runs here: the calls' socket, the ZDS server, the reporter, one address follower a
+//! captured pod, the sweep for vanished pods, the admin server. All of it is owned by one `Tasks`.
+
+pub mod control;
+mod enrol;
+mod follow;
+pub mod metrics;
+mod proxies;
+pub mod record;
+mod recover;
+mod release;
+mod report;
+mod server;
+mod table;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use netio::netns::Netns;
+use netio::seqpacket::Listener;
+use process::tasks::Tasks;
+
+use crate::steering::BpfError;
+use crate::steering::hook::Hook;
+use crate::zds::Zds;
+use control::Control;
+use metrics::Metrics;
+use proxies::Proxies;
+use record::StateDir;
+use report::Reporter;
+use table::Table;
+
+/// Where things are.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Name of the node.
+    pub node_name: String,
+    /// Socket of the plugin and of commands.
+    pub cni_socket: PathBuf,
+    /// Socket of ztunnel.
+    pub zds_socket: PathBuf,
+    /// Directory on a bpffs.
+    pub bpffs: PathBuf,
+    /// Directory of cgroup2 above all pods.
+    pub cgroup_root: PathBuf,
+    /// Directory of the pods' records.
+    pub state_dir: PathBuf,
+}
+
+/// Why the agent cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// BPF is not to be had.
+    #[error("the connect hook: {0}")]
+    Hook(#[from] BpfError),
+    /// A socket is not to be had.
+    #[error("listening at {0}: {1}")]
+    Bind(PathBuf, #[source] io::Error),
+    /// State, namespaces or cgroups cannot be read.
+    #[error("{0}: {1}")]
+    Io(&'static str, #[source] io::Error),
+}
+
+/// The agent's parts.
+pub struct Agent {
+    settings: Settings,
+    hook: Arc<Mutex<Hook>>,
+    zds: Zds,
+    control: Box<dyn Control>,
+    table: Table,
+    state: StateDir,
+    reporter: Reporter,
+    metrics: Metrics,
+    tasks: Tasks,
+    /// The agent's own namespace.
+    home: Netns,
+    /// That of process 1, if it can be seen.
+    init: Option<Netns>,
+}
+
+/// Takes over what is pinned, then serves. Returns when both sockets listen; everything runs in
+/// `tasks` until their stop. Pods stay captured after that.
+///
+/// # Errors
+/// [`StartError`]; nothing is served then.
+pub async fn start(
+    settings: Settings,
+    control: Box<dyn Control>,
+    metrics: Metrics,
+    tasks: &Tasks,
+) -> Result<(), StartError> {
+    let hook = Hook::attach(
+        &settings.bpffs.join(recover::NODE_DIR),
+        &settings.cgroup_root,
+    )?;
+    let hook = Arc::new(Mutex::new(hook));
+    let state = StateDir::open(&settings.state_dir)
+        .map_err(|e| StartError::Io("the state directory", e))?;
+    let proxies = Proxies::new(hook.clone(), &settings.cgroup_root)
+        .map_err(|error| StartError::Io("cgroup2", error))?;
+    let zds = Zds::new(Box::new(move |pid| proxies.admit(pid)));
+    let home = Netns::current()
+        .map_err(|error| StartError::Io("the own network namespace", error.into()))?;
+    let (reporter, requests) = Reporter::new();
+    let agent = Arc::new(Agent {
+        settings,
+        hook,
+        zds,
+        control,
+        table: Table::default(),
+        state,
+        reporter,
+        metrics,
+        tasks: tasks.clone(),
+        home,
+        init: init_netns(),
+    });
+    recover::all(&agent)
+        .await
+        .map_err(|error| StartError::Io("what is pinned", error))?;
+    let zds_listener = bind(&agent.settings.zds_socket)?;
+    let cni_listener = bind(&agent.settings.cni_socket)?;
+    let stop = tasks.stop();
+    tasks.spawn(
+        "zds server",
+        agent.zds.clone().serve(zds_listener, tasks.clone()),
+    );
+    tasks.spawn(
+        "reports",
+        report::run(agent.clone(), requests, stop.clone()),
+    );
+    tasks.spawn("sweep", release::sweep(agent.clone(), stop.clone()));
+    tasks.spawn("ztunnel metric", count_ztunnels(agent.clone()));
+    tasks.spawn("calls", server::run(agent, cni_listener));
+    Ok(())
+}
+
+/// A socket that only root may use (directory 0700, socket 0600); who connects is checked again by
+/// SO_PEERCRED where the connection is served.
+fn bind(path: &Path) -> Result<Listener, StartError> {
+    Listener::bind(path).map_err(|error| StartError::Bind(path.to_owned(), error))
+}
+
+fn init_netns() -> Option<Netns> {
+    match Netns::of_init() {
+        Ok(netns) => Some(netns),
+        Err(error) => {
+            tracing::warn!(%error, "cannot tell the namespace of process 1 from a pod's");
+            None
+        }
+    }
+}
+
+async fn count_ztunnels(agent: Arc<Agent>) {
+    let mut ready = agent.zds.watch_ready();
+    let stop = agent.tasks.stop();
+    loop {
+        let count = *ready.borrow_and_update();
+        agent
+            .metrics
+            .ztunnels
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = ready.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+impl Agent {
+    fn hook(&self) -> MutexGuard<'_, Hook> {
+        // A panic under this lock leaves maps, which are always whole.
+        self.hook.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pod_dir(&self, uid: &str) -> PathBuf {
+        self.settings.bpffs.join(uid)
+    }
+
+    /// Stops outbound capture of a namespace; a failure is logged and met again by the sweep of
+    /// the next start.
+    fn withdraw(&self, cookie: u64) {
+        if let Err(error) = self.hook().withdraw(cookie) {
+            tracing::error!(cookie, %error, "the connect hook still captures a namespace");
+        }
+    }
+}

@@ -1,0 +1,433 @@
+//! The way of a pod into the mesh: who it is, then steering in the order of `steering.md`, and
+//! back again when a step fails.
+//!
+//! ```text
+//!  (unknown) --ADD--> not_enrolled            the control plane says no
+//!  (unknown) --ADD--> enrolling --> enrolled  listeners, program, ztunnel's ack, sysctls and
+//!                         |                   rules, link (inbound starts), cookie (outbound)
+//!                         +--> (unknown)      a step failed: all is undone
+//! ```
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use netio::netns::Netns;
+use process::grpc::agent::{Described, PodDescription};
+use proto::zds::PodInfo;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::record::{Phase, Record};
+use super::table::{Entry, Live};
+use super::{Agent, follow};
+use crate::message::{Failure, PodName};
+use crate::plugin::code;
+use crate::steering::BpfError;
+use crate::steering::pod::{Listeners, PodSteering, SteerError, unroute};
+use crate::steering::program;
+use crate::zds::{HandError, HandedPod};
+
+/// How much before the caller's deadline the agent answers, so that its reason arrives.
+const ANSWER_EARLY: Duration = Duration::from_millis(500);
+/// How long the control plane may not know a pod: its source may lag behind the runtime's.
+const UNKNOWN_WAIT: Duration = Duration::from_secs(5);
+/// Pause between two questions to the control plane.
+const ASK_PAUSE: Duration = Duration::from_millis(250);
+/// How long an enrolment waits for a ztunnel: one that lost its agent connects again within it.
+const ZTUNNEL_WAIT: Duration = Duration::from_secs(3);
+/// How long an ADD waits for the report of its pod. Not needed for safety: it is repeated.
+const REPORT_WAIT: Duration = Duration::from_secs(2);
+
+/// What a caller asks for.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Who, where and since when; phase and cookie are filled in here.
+    pub record: Record,
+    /// The pod's namespace.
+    pub netns: Netns,
+    /// When the caller stops waiting.
+    pub timeout: Duration,
+    /// Capture it even if the control plane would not.
+    pub by_command: bool,
+}
+
+/// How a call ended well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Whether the pod is captured now.
+    pub enrolled: bool,
+    /// Why (not).
+    pub reason: String,
+}
+
+/// A step of an enrolment that failed.
+#[derive(Debug, thiserror::Error)]
+enum StepError {
+    #[error("its record cannot be written: {0}")]
+    Record(#[from] std::io::Error),
+    #[error("{0}: {1}")]
+    Steer(&'static str, #[source] SteerError),
+    #[error(transparent)]
+    Hand(#[from] HandError),
+    #[error("the connect hook: {0}")]
+    Hook(#[from] BpfError),
+}
+
+impl StepError {
+    fn at(step: &'static str) -> impl FnOnce(SteerError) -> Self {
+        move |source| Self::Steer(step, source)
+    }
+
+    fn failure(&self, pod: &PodName) -> Failure {
+        let code = match self {
+            Self::Hand(_) => code::TRY_LATER,
+            _ => code::NOT_CAPTURED,
+        };
+        let msg = match self {
+            Self::Hand(HandError::NotConnected) => "ztunnel is not connected".to_owned(),
+            _ => format!("pod {}/{} could not be captured", pod.namespace, pod.name),
+        };
+        Failure {
+            code,
+            msg,
+            details: self.to_string(),
+        }
+    }
+}
+
+/// ADD and the enrol command.
+///
+/// # Errors
+/// [`Failure`]; the pod is then as it was before.
+pub async fn add(agent: &Arc<Agent>, wanted: Wanted) -> Result<Outcome, Failure> {
+    let deadline = Instant::now() + wanted.timeout.saturating_sub(ANSWER_EARLY);
+    let pod = wanted.record.pod.clone();
+    let turn = tokio::time::timeout_at(deadline, agent.table.lock(&pod.uid)).await;
+    let _turn = turn.map_err(|_| busy(&pod))?;
+    let cookie = wanted.netns.cookie().map_err(|error| unusable(&error))?;
+    let known = agent
+        .table
+        .get(&pod.uid)
+        .filter(|entry| entry.record.cookie == cookie);
+    match &known {
+        Some(entry) if entry.record.phase == Phase::Enrolled => {
+            return Ok(already(agent, entry.clone(), &wanted.record));
+        }
+        Some(entry) if entry.record.phase == Phase::Leaving => {
+            return again(agent, entry.clone()).await;
+        }
+        Some(_) => {}
+        // Another sandbox of the same pod, whose DEL is still to come.
+        None => super::release::forget(agent, &pod.uid).await,
+    }
+    let described = describe(agent, &pod, deadline).await?;
+    let mut record = Record {
+        cookie,
+        ..wanted.record
+    };
+    if let (true, Some(entry)) = (record.container_id.is_empty(), &known) {
+        record.container_id = entry.record.container_id.clone();
+        record.ips = entry.record.ips.clone();
+    }
+    record.service_account = described.service_account;
+    record.reason = described.reason;
+    if wanted.by_command {
+        record.reason = "enrolled by command".into();
+    } else if !described.enrol {
+        return pass(agent, record);
+    }
+    let result = enrol(agent, record, wanted.netns).await;
+    if let (Err(_), Some(entry)) = (&result, known) {
+        let reason = entry.record.reason.clone();
+        // Known and not enrolled, as before; what fails here is logged by what failed before.
+        let _ = pass(
+            agent,
+            Record {
+                reason,
+                ..entry.record
+            },
+        );
+    }
+    result
+}
+
+/// A repeated ADD, or one by another sandbox name, for a pod that is captured.
+fn already(agent: &Agent, mut entry: Entry, wanted: &Record) -> Outcome {
+    if !wanted.container_id.is_empty() {
+        entry.record.container_id = wanted.container_id.clone();
+    }
+    let reason = "it was enrolled already".to_owned();
+    if let Err(error) = agent.state.save(&entry.record) {
+        tracing::warn!(uid = entry.record.pod.uid, %error, "the record could not be renewed");
+    }
+    agent.table.put(entry);
+    Outcome {
+        enrolled: true,
+        reason,
+    }
+}
+
+/// A pod that the mesh leaves alone: remembered, reported, passed.
+fn pass(agent: &Agent, mut record: Record) -> Result<Outcome, Failure> {
+    record.phase = Phase::NotEnrolled;
+    let pod = record.pod.clone();
+    let reason = record.reason.clone();
+    agent
+        .state
+        .save(&record)
+        .map_err(|error| StepError::from(error).failure(&pod))?;
+    agent.table.put(Entry { record, live: None });
+    agent.reporter.changed();
+    tracing::info!(
+        uid = pod.uid,
+        namespace = pod.namespace,
+        pod = pod.name,
+        reason,
+        "pod left alone"
+    );
+    Ok(Outcome {
+        enrolled: false,
+        reason,
+    })
+}
+
+async fn describe(
+    agent: &Agent,
+    pod: &PodName,
+    deadline: Instant,
+) -> Result<PodDescription, Failure> {
+    let unknown_until = Instant::now() + UNKNOWN_WAIT;
+    let mut last = "it did not answer in time".to_owned();
+    loop {
+        let now = Instant::now();
+        match tokio::time::timeout_at(deadline, agent.control.describe(pod)).await {
+            Ok(Ok(Described::Pod(description))) => return Ok(description),
+            Ok(Ok(Described::Unknown { reason })) if now >= unknown_until.min(deadline) => {
+                let msg = format!(
+                    "the control plane does not know pod {}/{} on this node",
+                    pod.namespace, pod.name
+                );
+                return Err(Failure {
+                    code: code::TRY_LATER,
+                    msg,
+                    details: reason,
+                });
+            }
+            Ok(Ok(Described::Unknown { reason })) => last = reason,
+            Ok(Err(reason)) => last = reason,
+            Err(_) => {}
+        }
+        if Instant::now() + ASK_PAUSE >= deadline {
+            let msg = "the control plane cannot be asked who the pod is".to_owned();
+            return Err(Failure {
+                code: code::TRY_LATER,
+                msg,
+                details: last,
+            });
+        }
+        tokio::time::sleep(ASK_PAUSE).await;
+    }
+}
+
+/// Steers a pod that is not steered. The caller holds its turn.
+async fn enrol(agent: &Arc<Agent>, mut record: Record, netns: Netns) -> Result<Outcome, Failure> {
+    let pod = record.pod.clone();
+    let started = Instant::now();
+    match steps(agent, &mut record, &netns).await {
+        Ok(()) => {}
+        Err(error) => {
+            tracing::error!(
+                uid = pod.uid, namespace = pod.namespace, pod = pod.name, %error,
+                "enrolment failed, undoing it"
+            );
+            undo(agent, &record, &netns).await;
+            return Err(error.failure(&pod));
+        }
+    }
+    tracing::info!(
+        uid = pod.uid, namespace = pod.namespace, pod = pod.name, ips = ?record.ips,
+        took = ?started.elapsed(), reason = record.reason, "pod enrolled"
+    );
+    let reported = tokio::time::timeout(REPORT_WAIT, agent.reporter.now(false)).await;
+    if reported != Ok(true) {
+        tracing::warn!(
+            uid = pod.uid,
+            "the control plane was not told yet that it is enrolled"
+        );
+    }
+    Ok(Outcome {
+        enrolled: true,
+        reason: record.reason,
+    })
+}
+
+async fn steps(agent: &Arc<Agent>, record: &mut Record, netns: &Netns) -> Result<(), StepError> {
+    record.phase = Phase::Enrolling;
+    agent.state.save(record)?;
+    let dir = agent.pod_dir(&record.pod.uid);
+    let (steering, listeners) = load(&dir, netns, true)
+        .await
+        .map_err(StepError::at("listeners and program"))?;
+    steering
+        .settle()
+        .await
+        .map_err(StepError::at("addresses"))?;
+    record.ips = steering
+        .fill_addresses(&record.ips)
+        .await
+        .map_err(StepError::at("addresses"))?;
+    if !agent.zds.ready(ZTUNNEL_WAIT).await {
+        return Err(HandError::NotConnected.into());
+    }
+    agent.zds.add(handed(record, netns, &listeners)).await?;
+    capture(agent, record, &steering).await?;
+    keep(agent, record.clone(), steering, listeners);
+    Ok(())
+}
+
+/// The steps after ztunnel's acknowledgement.
+async fn capture(
+    agent: &Agent,
+    record: &mut Record,
+    steering: &PodSteering,
+) -> Result<(), StepError> {
+    let before = steering.set_sysctls().map_err(StepError::at("sysctls"))?;
+    if record.sysctls_before.is_empty() {
+        record.sysctls_before = before;
+        // Before the rules: whoever undoes this after a crash restores them.
+        agent.state.save(record)?;
+    }
+    record.ips = steering
+        .route(&record.ips)
+        .await
+        .map_err(StepError::at("rules and routes"))?;
+    steering.attach().map_err(StepError::at("attaching"))?;
+    agent.hook().enrol(steering.cookie())?;
+    record.phase = Phase::Enrolled;
+    agent.state.save(record)?;
+    Ok(())
+}
+
+/// Makes listeners and loads the program; `fresh` throws away what an earlier namespace left.
+pub(super) async fn load(
+    dir: &Path,
+    netns: &Netns,
+    fresh: bool,
+) -> Result<(PodSteering, Arc<Listeners>), SteerError> {
+    let (dir, netns) = (dir.to_owned(), netns.clone());
+    let work = move || {
+        if fresh {
+            program::unpin(&dir)?;
+        }
+        let listeners = Listeners::make(&netns)?;
+        let steering = PodSteering::load(&dir, &netns, &listeners)?;
+        Ok((steering, Arc::new(listeners)))
+    };
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or(Err(SteerError::CutOff))
+}
+
+pub(super) fn handed(record: &Record, netns: &Netns, listeners: &Arc<Listeners>) -> Arc<HandedPod> {
+    Arc::new(HandedPod {
+        uid: record.pod.uid.clone(),
+        info: PodInfo {
+            name: record.pod.name.clone(),
+            namespace: record.pod.namespace.clone(),
+            service_account: record.service_account.clone(),
+        },
+        netns: netns.clone(),
+        listeners: listeners.clone(),
+    })
+}
+
+/// Puts a captured pod into the table and follows its addresses.
+pub(super) fn keep(
+    agent: &Arc<Agent>,
+    record: Record,
+    steering: PodSteering,
+    listeners: Arc<Listeners>,
+) {
+    let stop = CancellationToken::new();
+    let uid = record.pod.uid.clone();
+    let live = Arc::new(Live {
+        steering,
+        listeners,
+        _follower: stop.clone().drop_guard(),
+    });
+    let watched = live.steering.netns().clone();
+    agent.table.put(Entry {
+        record,
+        live: Some(live),
+    });
+    agent.tasks.spawn(
+        "address follower",
+        follow::run(agent.clone(), uid, watched, stop),
+    );
+}
+
+/// Captures a pod again whose un-enrolment has not ended: its proxy and program are still there.
+async fn again(agent: &Arc<Agent>, mut entry: Entry) -> Result<Outcome, Failure> {
+    let pod = entry.record.pod.clone();
+    let Some(live) = entry.live.clone() else {
+        let details = "the agent was restarted while the pod was leaving; try again when its \
+                       captured connections have ended"
+            .to_owned();
+        let msg = format!("pod {}/{} is leaving", pod.namespace, pod.name);
+        return Err(Failure {
+            code: code::TRY_LATER,
+            msg,
+            details,
+        });
+    };
+    if let Err(error) = capture(agent, &mut entry.record, &live.steering).await {
+        undo(agent, &entry.record, live.steering.netns()).await;
+        return Err(error.failure(&pod));
+    }
+    let reason = entry.record.reason.clone();
+    agent.table.put(entry);
+    agent.reporter.changed();
+    tracing::info!(uid = pod.uid, "pod enrolled again");
+    Ok(Outcome {
+        enrolled: true,
+        reason,
+    })
+}
+
+/// Takes back every step, in reverse, whichever were made. Goes on where one fails.
+pub(super) async fn undo(agent: &Agent, record: &Record, netns: &Netns) {
+    let uid = record.pod.uid.as_str();
+    agent.table.take(uid);
+    agent.withdraw(record.cookie);
+    if let Err(error) = program::unpin(&agent.pod_dir(uid)) {
+        tracing::error!(uid, %error, "undoing: the program stays pinned");
+    }
+    if let Err(error) = unroute(netns, &record.sysctls_before).await {
+        tracing::error!(uid, %error, "undoing: rules or sysctls stay in the pod");
+    }
+    agent.zds.delete(uid).await;
+    if let Err(error) = agent.state.remove(uid) {
+        tracing::error!(uid, %error, "undoing: the record stays");
+    }
+    agent.reporter.changed();
+}
+
+fn busy(pod: &PodName) -> Failure {
+    Failure {
+        code: code::TRY_LATER,
+        msg: format!(
+            "another call for pod {}/{} has not ended",
+            pod.namespace, pod.name
+        ),
+        details: String::new(),
+    }
+}
+
+fn unusable(error: &std::io::Error) -> Failure {
+    Failure {
+        code: code::IO,
+        msg: "the pod's network namespace cannot be entered".into(),
+        details: error.to_string(),
+    }
+}

@@ -1,0 +1,84 @@
+//! Which cgroups proxies run in: the connect hook leaves sockets marked 0x539 alone only when
+//! their maker is in one of them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use netio::cgroup::Cgroup;
+
+use crate::steering::hook::Hook;
+
+/// Cgroups that stay believed, counted from the newest. An older ztunnel that drains needs its
+/// entry for as long as it opens connections; every upgrade leaves one behind.
+const KEPT: usize = 16;
+
+/// Admits ztunnels.
+pub struct Proxies {
+    hook: Arc<Mutex<Hook>>,
+    mount: PathBuf,
+    root: PathBuf,
+    /// Cgroup ids by the turn in which they were seen last.
+    seen: Mutex<BTreeMap<u64, u64>>,
+}
+
+impl Proxies {
+    /// For the hook that is attached to the cgroup directory `root`.
+    ///
+    /// # Errors
+    /// When no cgroup2 is mounted.
+    pub fn new(hook: Arc<Mutex<Hook>>, root: &Path) -> std::io::Result<Self> {
+        let mount = Cgroup::mount_point()?;
+        Ok(Self {
+            hook,
+            mount,
+            root: root.to_owned(),
+            seen: Mutex::default(),
+        })
+    }
+
+    /// Believes the cgroup of a process.
+    ///
+    /// # Errors
+    /// A sentence, when it cannot be found: such a ztunnel's own connections would be captured.
+    pub fn admit(&self, pid: i32) -> Result<(), String> {
+        let visible = u32::try_from(pid).ok().filter(|pid| *pid > 0).ok_or(
+            "its process id is not visible: the agent must run in the host's pid namespace",
+        )?;
+        let cgroup = Cgroup::of_pid(&self.mount, visible)
+            .map_err(|error| format!("the cgroup of process {pid} cannot be found: {error}"))?;
+        if self.root.starts_with(cgroup.path()) {
+            tracing::warn!(
+                pid, cgroup = %cgroup.path().display(),
+                "ztunnel has no cgroup of its own: every process there that may set marks can \
+                 escape outbound capture"
+            );
+        }
+        let mut hook = self.hook();
+        hook.add_proxy(cgroup.id())
+            .map_err(|error| error.to_string())?;
+        self.prune(&mut hook, cgroup.id());
+        Ok(())
+    }
+
+    fn prune(&self, hook: &mut Hook, newest: u64) {
+        // Nothing that can panic runs under this lock.
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = seen.values().max().map_or(0, |last| last + 1);
+        seen.insert(newest, turn);
+        while seen.len() > KEPT {
+            let Some((&oldest, _)) = seen.iter().min_by_key(|(_, turn)| **turn) else {
+                return;
+            };
+            seen.remove(&oldest);
+            if let Err(error) = hook.remove_proxy(oldest) {
+                tracing::warn!(%error, "a proxy's cgroup stays believed");
+            }
+        }
+    }
+
+    fn hook(&self) -> MutexGuard<'_, Hook> {
+        // A panic under this lock leaves maps, which are always whole.
+        self.hook.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,139 @@
+//! What a started agent does with what it finds: the records, the pins and the hook's maps of the
+//! agent before it.
+//!
+//! Pinned programs went on steering meanwhile. Captured pods get new listeners, put over the old
+//! ones slot by slot, and ztunnel gets them at its next snapshot; what was cut off in the middle of
+//! an enrolment is undone; what belongs to no living pod is removed.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+
+use super::record::{Phase, Record};
+use super::release::{Gone, drop_steering, leave, open_same};
+use super::table::Entry;
+use super::{Agent, enrol};
+use crate::steering::pod::SteerError;
+use crate::steering::program;
+use crate::zds::Known;
+
+/// Name of the hook's directory beside those of the pods.
+pub const NODE_DIR: &str = "node";
+
+/// Takes over everything. Nothing is served and nothing reported before it ends.
+///
+/// # Errors
+/// When the state directory or bpffs cannot be read: an agent that does not know its pods must not
+/// say that there are none.
+pub async fn all(agent: &Arc<Agent>) -> io::Result<()> {
+    let records = agent.state.load()?;
+    let found = records.len();
+    for record in records {
+        one(agent, record).await;
+    }
+    sweep_pins(agent)?;
+    sweep_hook(agent);
+    let enrolled = agent.table.count(Phase::Enrolled);
+    tracing::info!(
+        found,
+        enrolled,
+        known = agent.table.all().len(),
+        "took over what was pinned"
+    );
+    Ok(())
+}
+
+async fn one(agent: &Arc<Agent>, record: Record) {
+    let uid = record.pod.uid.clone();
+    let netns = match open_same(&record) {
+        Ok(netns) => netns,
+        Err(Gone::Vanished) => {
+            tracing::info!(uid, "the pod went while no agent ran");
+            drop_steering(agent, &record);
+            return;
+        }
+        Err(Gone::Unreachable) => {
+            tracing::warn!(
+                uid, path = ?record.netns,
+                "the pod's namespace cannot be opened from here; it stays as it is until its DEL"
+            );
+            if matches!(record.phase, Phase::Enrolled | Phase::Leaving) {
+                agent.zds.remember(&uid, Known::Kept);
+            }
+            agent.table.put(Entry { record, live: None });
+            return;
+        }
+    };
+    match record.phase {
+        Phase::NotEnrolled => agent.table.put(Entry { record, live: None }),
+        Phase::Enrolling => {
+            tracing::warn!(uid, "an enrolment was cut off, undoing it");
+            enrol::undo(agent, &record, &netns).await;
+        }
+        Phase::Leaving => {
+            agent.zds.remember(&uid, Known::Kept);
+            agent.table.put(Entry { record, live: None });
+            agent.tasks.spawn("leaving pod", leave(agent.clone(), uid));
+        }
+        Phase::Enrolled => {
+            if let Err(error) = captured(agent, record.clone(), netns).await {
+                tracing::error!(
+                    uid, %error, "the pod's capture could not be renewed; it fails closed"
+                );
+                agent.zds.remember(&uid, Known::Kept);
+                agent.table.put(Entry { record, live: None });
+            }
+        }
+    }
+}
+
+/// Renews every part of a pod's capture over what is pinned.
+async fn captured(
+    agent: &Arc<Agent>,
+    mut record: Record,
+    netns: netio::netns::Netns,
+) -> Result<(), SteerError> {
+    let dir = agent.pod_dir(&record.pod.uid);
+    let (steering, listeners) = enrol::load(&dir, &netns, false).await?;
+    steering.set_sysctls()?;
+    record.ips = steering.route(&record.ips).await?;
+    steering.attach()?;
+    agent.hook().enrol(steering.cookie())?;
+    let handed = enrol::handed(&record, &netns, &listeners);
+    agent.zds.remember(&record.pod.uid, Known::Handed(handed));
+    enrol::keep(agent, record, steering, listeners);
+    Ok(())
+}
+
+/// Removes the pins of pods that nobody knows.
+fn sweep_pins(agent: &Agent) -> io::Result<()> {
+    for entry in std::fs::read_dir(&agent.settings.bpffs)? {
+        let entry = entry?;
+        let name = entry.file_name().into_string().unwrap_or_default();
+        let is_pod = entry.file_type()?.is_dir() && name != NODE_DIR;
+        if is_pod && agent.table.get(&name).is_none() {
+            tracing::info!(uid = name, "removing the pins of an unknown pod");
+            if let Err(error) = program::unpin(&entry.path()) {
+                tracing::error!(uid = name, %error, "they stay");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Removes namespaces from the hook that no captured pod has.
+fn sweep_hook(agent: &Agent) {
+    let entries = agent.table.all();
+    let captured = entries
+        .iter()
+        .filter(|entry| entry.record.phase == Phase::Enrolled);
+    let wanted: BTreeSet<u64> = captured.map(|entry| entry.record.cookie).collect();
+    match agent.hook().enrolled() {
+        Ok(found) => {
+            for cookie in found.difference(&wanted) {
+                agent.withdraw(*cookie);
+            }
+        }
+        Err(error) => tracing::error!(%error, "the hook's namespaces cannot be read"),
+    }
+}

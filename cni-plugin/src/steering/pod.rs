@@ -1,0 +1,308 @@
+//! Steering of one pod: the program, the rules, the sysctls and the listeners of its namespace,
+//! as single steps. Every step may be repeated.
+//!
+//! Knows nothing of the order beyond what each step needs; `agent::enrol` has it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use netio::netns::Netns;
+use tokio::time::Instant;
+
+use super::BpfError;
+use super::abi::LISTENERS;
+use super::program::{self, Program};
+use super::routes::{self, Address, RouteError, Sources};
+use super::sysctls::{self, Before, SysctlError};
+
+/// How long an IPv6 address may stay tentative before its pod is steered without it: duplicate
+/// address detection takes 1 s (RFC 4862, RetransTimer) plus a random delay of 1 s.
+const TENTATIVE_WAIT: Duration = Duration::from_secs(3);
+/// Pause between two looks at tentative addresses.
+const TENTATIVE_PAUSE: Duration = Duration::from_millis(50);
+
+/// A step that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum SteerError {
+    /// With BPF.
+    #[error(transparent)]
+    Bpf(#[from] BpfError),
+    /// With rules, routes or addresses.
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    /// With a sysctl.
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
+    /// The namespace could not be entered, or a socket not be made in it.
+    #[error("in the pod's namespace: {0}")]
+    Namespace(#[from] io::Error),
+    /// The pod has no address that can be steered.
+    #[error("the pod has no global IPv4 or IPv6 address")]
+    NoAddress,
+    /// A listener is not of the pod's namespace: bpf_sk_assign would not notice.
+    #[error("a listener is of namespace {found}, the pod's is {wanted}")]
+    ForeignListener {
+        /// Cookie of the pod's namespace.
+        wanted: u64,
+        /// Cookie of the listener's namespace.
+        found: u64,
+    },
+    /// The thread that worked for the step is gone.
+    #[error("the step was cut off")]
+    CutOff,
+}
+
+/// The listeners of a pod, in the order of their slots.
+#[derive(Debug)]
+pub struct Listeners {
+    sockets: [OwnedFd; LISTENERS],
+}
+
+impl Listeners {
+    /// Makes them in the namespace. Blocks for microseconds.
+    ///
+    /// # Errors
+    /// When one cannot be made. A kernel without IPv6 is an error too.
+    pub fn make(netns: &Netns) -> Result<Self, SteerError> {
+        let mut made = Vec::with_capacity(LISTENERS);
+        for slot in 0..LISTENERS {
+            let listener = netio::socket::transparent_listener(netns, family_of(slot))?;
+            made.push(OwnedFd::from(listener));
+        }
+        let sockets = made.try_into().map_err(|_| SteerError::CutOff)?;
+        Ok(Self { sockets })
+    }
+
+    /// By slot.
+    pub fn sockets(&self) -> &[OwnedFd; LISTENERS] {
+        &self.sockets
+    }
+}
+
+/// What steers one pod. Shared by the agent's tasks; the locks are held for system calls only.
+#[derive(Debug)]
+pub struct PodSteering {
+    netns: Netns,
+    cookie: u64,
+    dir: PathBuf,
+    program: Mutex<Program>,
+}
+
+impl PodSteering {
+    /// Loads the pod's program with its pinned maps and puts the listeners into their slots.
+    /// Attaches nothing. Blocks for some milliseconds.
+    ///
+    /// # Errors
+    /// [`SteerError`] naming the step.
+    pub fn load(dir: &Path, netns: &Netns, listeners: &Listeners) -> Result<Self, SteerError> {
+        let cookie = netns.cookie()?;
+        for listener in &listeners.sockets {
+            let found = netio::socket::netns_cookie(listener.as_fd())?;
+            if found != cookie {
+                return Err(SteerError::ForeignListener { wanted: cookie, found });
+            }
+        }
+        let program = Program::load(dir)?;
+        for (slot, listener) in listeners.sockets.iter().enumerate() {
+            program.set_listener(slot, listener)?;
+        }
+        Ok(Self {
+            netns: netns.clone(),
+            cookie,
+            dir: dir.to_owned(),
+            program: Mutex::new(program),
+        })
+    }
+
+    /// The pod's namespace.
+    pub fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    /// Cookie of the pod's namespace.
+    pub fn cookie(&self) -> u64 {
+        self.cookie
+    }
+
+    /// Reads the namespace's addresses and fills the program's map with them. Gives the global
+    /// ones, `preferred` first.
+    ///
+    /// # Errors
+    /// [`SteerError`]; a namespace without a global address is one.
+    pub async fn fill_addresses(&self, preferred: &[IpAddr]) -> Result<Vec<IpAddr>, SteerError> {
+        let addresses = routes::addresses(&self.netns).await?;
+        self.fill(&addresses)?;
+        match global(&addresses, preferred) {
+            ips if ips.is_empty() => Err(SteerError::NoAddress),
+            ips => Ok(ips),
+        }
+    }
+
+    /// The same, and makes rules and routes for the addresses that are no longer tentative.
+    ///
+    /// # Errors
+    /// [`SteerError`]; a namespace without a global address is one.
+    pub async fn route(&self, preferred: &[IpAddr]) -> Result<Vec<IpAddr>, SteerError> {
+        let addresses = routes::addresses(&self.netns).await?;
+        self.fill(&addresses)?;
+        let sources = Sources::choose(&addresses, preferred);
+        if sources == Sources::default() {
+            return Err(SteerError::NoAddress);
+        }
+        routes::install(&self.netns, sources).await?;
+        Ok(global(&addresses, preferred))
+    }
+
+    fn fill(&self, addresses: &[Address]) -> Result<(), SteerError> {
+        let all: BTreeSet<IpAddr> = addresses.iter().map(|address| address.ip).collect();
+        Ok(self.program().set_addresses(&all)?)
+    }
+
+    /// Waits until no global address is tentative, up to 3 s.
+    ///
+    /// # Errors
+    /// [`SteerError`].
+    pub async fn settle(&self) -> Result<(), SteerError> {
+        let deadline = Instant::now() + TENTATIVE_WAIT;
+        loop {
+            let addresses = routes::addresses(&self.netns).await?;
+            let waits = addresses
+                .iter()
+                .any(|address| address.tentative && address.is_global());
+            if !waits || Instant::now() >= deadline {
+                return Ok(());
+            }
+            tokio::time::sleep(TENTATIVE_PAUSE).await;
+        }
+    }
+
+    /// Sets the sysctls; gives what they were before.
+    ///
+    /// # Errors
+    /// [`SteerError`].
+    pub fn set_sysctls(&self) -> Result<Before, SteerError> {
+        Ok(self.netns.enter(sysctls::set)??)
+    }
+
+    /// Inbound connections go to the listeners from now on.
+    ///
+    /// # Errors
+    /// [`SteerError`].
+    pub fn attach(&self) -> Result<(), SteerError> {
+        Ok(self.program().attach(&self.netns)?)
+    }
+
+    /// Inbound connections go to the application from now on.
+    ///
+    /// # Errors
+    /// [`SteerError`].
+    pub fn detach(&self) -> Result<(), SteerError> {
+        Ok(self.program().detach()?)
+    }
+
+    /// What the program did so far, by name.
+    ///
+    /// # Errors
+    /// [`SteerError`].
+    pub fn counters(&self) -> Result<BTreeMap<String, u64>, SteerError> {
+        Ok(self.program().counters()?)
+    }
+
+    /// What is missing of a full capture, one sentence each; empty when all is in place.
+    ///
+    /// # Errors
+    /// [`SteerError`] when it cannot be seen.
+    pub async fn faults(&self, listeners: &Listeners) -> Result<Vec<String>, SteerError> {
+        let mut faults = Vec::new();
+        {
+            let program = self.program();
+            if !program.is_attached() {
+                faults.push("the sk_lookup link is not pinned".to_owned());
+            }
+            let slots = program.slot_cookies()?;
+            for (slot, (found, socket)) in slots.iter().zip(listeners.sockets()).enumerate() {
+                let wanted = netio::socket::cookie(socket.as_fd())?;
+                if *found != Some(wanted) {
+                    faults.push(format!(
+                        "listener slot {slot} does not hold the agent's listener"
+                    ));
+                }
+            }
+        }
+        if !self.netns.enter(sysctls::are_set)? {
+            faults.push("a sysctl was changed".to_owned());
+        }
+        let sources = Sources::choose(&routes::addresses(&self.netns).await?, &[]);
+        let (v4, v6) = routes::installed(&self.netns).await?;
+        if sources.v4.is_some() && !v4 {
+            faults.push("the IPv4 rule or route of the capture mark is gone".to_owned());
+        }
+        if sources.v6.is_some() && !v6 {
+            faults.push("the IPv6 rule or route of the capture mark is gone".to_owned());
+        }
+        Ok(faults)
+    }
+
+    /// Removes program and maps.
+    ///
+    /// # Errors
+    /// [`SteerError`].
+    pub fn unpin(&self) -> Result<(), SteerError> {
+        Ok(program::unpin(&self.dir)?)
+    }
+
+    fn program(&self) -> MutexGuard<'_, Program> {
+        // A panic in the middle of a step leaves maps that the next step completes.
+        self.program.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Removes rules, routes and sysctls from a namespace. What is not there is fine.
+///
+/// # Errors
+/// [`SteerError`].
+pub async fn unroute(netns: &Netns, before: &Before) -> Result<(), SteerError> {
+    routes::remove(netns).await?;
+    netns.enter(|| sysctls::restore(before))??;
+    Ok(())
+}
+
+/// TCP connections of the namespace that still live by the capture rules.
+///
+/// # Errors
+/// [`SteerError`].
+pub fn captured_connections(netns: &Netns) -> Result<usize, SteerError> {
+    Ok(netns.enter(super::captured::count)??)
+}
+
+fn family_of(slot: usize) -> netio::socket::Family {
+    if slot.is_multiple_of(2) {
+        netio::socket::Family::V4
+    } else {
+        netio::socket::Family::V6
+    }
+}
+
+fn global(addresses: &[Address], preferred: &[IpAddr]) -> Vec<IpAddr> {
+    let found: Vec<IpAddr> = addresses
+        .iter()
+        .filter(|address| address.is_global())
+        .map(|a| a.ip)
+        .collect();
+    let mut ips: Vec<IpAddr> = preferred
+        .iter()
+        .filter(|ip| found.contains(ip))
+        .copied()
+        .collect();
+    for ip in found {
+        if !ips.contains(&ip) {
+            ips.push(ip);
+        }
+    }
+    ips
+}

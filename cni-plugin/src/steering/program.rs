@@ -1,0 +1,229 @@
+//! The sk_lookup program of one pod and its maps, all pinned in the pod's directory on bpffs, so
+//! that they outlive the agent.
+//!
+//! Knows no CNI, no ZDS and no rules; [`super::pod`] puts it together with them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::DirBuilder;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use aya::maps::{Array, HashMap};
+use aya::programs::SkLookup;
+use aya::programs::links::FdLink;
+use aya::{Ebpf, EbpfLoader};
+use netio::bpf::SockMap;
+
+use super::BpfError;
+use super::abi::{COUNTERS, LISTENERS, address_key, key_address};
+
+/// Format of the maps; written into map `config`.
+const MAPS_VERSION: u32 = 1;
+/// Most addresses in map `local_addrs` (bpf/steer.bpf.c).
+pub const MAX_ADDRESSES: usize = 64;
+const MAPS: [&str; 5] = ["listeners", "local_addrs", "exempt", "config", "stats"];
+const LINK: &str = "link";
+/// A link before it takes the place of the old one.
+const NEW_LINK: &str = "link_new";
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
+
+/// The loaded program of a pod.
+#[derive(Debug)]
+pub struct Program {
+    dir: PathBuf,
+    ebpf: Ebpf,
+    /// Through a raw call: aya's own type wants values of 4 bytes and cannot read them back.
+    listeners: SockMap,
+}
+
+impl Program {
+    /// Loads the program with the maps that are pinned in `dir`; makes what is not there. Attaches
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`BpfError`] naming the step.
+    pub fn load(dir: &Path) -> Result<Self, BpfError> {
+        make_private_dir(dir)?;
+        let mut loader = EbpfLoader::new();
+        for name in MAPS {
+            loader.map_pin_path(name, dir.join(name));
+        }
+        let mut ebpf = loader
+            .load(OBJECT)
+            .map_err(BpfError::step("loading the object"))?;
+        let mut config: Array<_, u32> = map(&mut ebpf, "config")?;
+        config
+            .set(0, MAPS_VERSION, 0)
+            .map_err(BpfError::step("writing map config"))?;
+        let program = lookup_program(&mut ebpf)?;
+        program
+            .load()
+            .map_err(BpfError::step("loading program steer"))?;
+        let listeners = SockMap::open(&dir.join("listeners"))
+            .map_err(BpfError::step("opening map listeners"))?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            ebpf,
+            listeners,
+        })
+    }
+
+    /// Starts to steer the namespace. An older link gives way only after the new one works.
+    ///
+    /// # Errors
+    /// [`BpfError`]; the old link is then in force.
+    pub fn attach(&mut self, netns: impl AsFd) -> Result<(), BpfError> {
+        let (fresh, link) = (self.dir.join(NEW_LINK), self.dir.join(LINK));
+        remove_pin(&fresh)?;
+        let program = lookup_program(&mut self.ebpf)?;
+        let attached = program
+            .attach(netns)
+            .and_then(|id| program.take_link(id))
+            .map_err(BpfError::step("attaching program steer"))?;
+        let attached: FdLink = attached.into();
+        attached
+            .pin(&fresh)
+            .map_err(BpfError::step("pinning the link"))?;
+        std::fs::rename(&fresh, &link).map_err(BpfError::step("pinning the link"))
+    }
+
+    /// Stops steering; the maps stay.
+    ///
+    /// # Errors
+    /// [`BpfError`].
+    pub fn detach(&self) -> Result<(), BpfError> {
+        remove_pin(&self.dir.join(NEW_LINK))?;
+        remove_pin(&self.dir.join(LINK))
+    }
+
+    /// Whether the link is pinned.
+    pub fn is_attached(&self) -> bool {
+        self.dir.join(LINK).exists()
+    }
+
+    /// Puts a listener into its slot, in one update.
+    ///
+    /// # Errors
+    /// [`BpfError`]; the slot is then as it was.
+    pub fn set_listener(&self, slot: usize, listener: impl AsFd) -> Result<(), BpfError> {
+        self.listeners
+            .set(slot as u32, listener.as_fd())
+            .map_err(BpfError::step("putting a listener into its slot"))
+    }
+
+    /// Cookie of the socket in each of the slots that are in use; None for an empty one.
+    ///
+    /// # Errors
+    /// [`BpfError`].
+    pub fn slot_cookies(&self) -> Result<[Option<u64>; LISTENERS], BpfError> {
+        let mut cookies = [None; LISTENERS];
+        for (slot, cookie) in cookies.iter_mut().enumerate() {
+            *cookie = self
+                .listeners
+                .cookie(slot as u32)
+                .map_err(BpfError::step("reading a listener's slot"))?;
+        }
+        Ok(cookies)
+    }
+
+    /// Makes `wanted` the pod's addresses. New ones are added before old ones go.
+    ///
+    /// # Errors
+    /// [`BpfError`]; more than [`MAX_ADDRESSES`] is one.
+    pub fn set_addresses(&mut self, wanted: &BTreeSet<IpAddr>) -> Result<(), BpfError> {
+        if wanted.len() > MAX_ADDRESSES {
+            let reason = format!("{} addresses, at most {MAX_ADDRESSES}", wanted.len());
+            return Err(BpfError::step("filling map local_addrs")(io::Error::other(
+                reason,
+            )));
+        }
+        let mut map: HashMap<_, [u8; 16], u32> = map(&mut self.ebpf, "local_addrs")?;
+        let known: BTreeSet<IpAddr> = map.keys().flatten().map(key_address).collect();
+        let failed = || BpfError::step("filling map local_addrs");
+        for gone in known.difference(wanted) {
+            map.remove(&address_key(*gone)).map_err(failed())?;
+        }
+        for new in wanted.difference(&known) {
+            map.insert(address_key(*new), 1, 0).map_err(failed())?;
+        }
+        Ok(())
+    }
+
+    /// What the program did so far, by the names of [`COUNTERS`].
+    ///
+    /// # Errors
+    /// [`BpfError`].
+    pub fn counters(&self) -> Result<BTreeMap<String, u64>, BpfError> {
+        let map = self
+            .ebpf
+            .map("stats")
+            .ok_or_else(|| BpfError::missing("map stats"))?;
+        let map: Array<_, u64> =
+            Array::try_from(map).map_err(BpfError::step("opening map stats"))?;
+        let mut counters = BTreeMap::new();
+        for (index, name) in COUNTERS.iter().enumerate() {
+            let value = map
+                .get(&(index as u32), 0)
+                .map_err(BpfError::step("reading map stats"))?;
+            counters.insert((*name).to_owned(), value);
+        }
+        Ok(counters)
+    }
+}
+
+fn lookup_program(ebpf: &mut Ebpf) -> Result<&mut SkLookup, BpfError> {
+    let program = ebpf
+        .program_mut("steer")
+        .ok_or_else(|| BpfError::missing("program steer"))?;
+    program
+        .try_into()
+        .map_err(BpfError::step("opening program steer"))
+}
+
+/// A map of the object under its type.
+pub(super) fn map<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<T, BpfError>
+where
+    T: TryFrom<&'a mut aya::maps::Map, Error = aya::maps::MapError>,
+{
+    let map = ebpf.map_mut(name).ok_or_else(|| BpfError::missing(name))?;
+    T::try_from(map).map_err(BpfError::step("opening a map"))
+}
+
+/// Removes a pod's directory with all that is pinned in it. Its program stops steering.
+///
+/// # Errors
+/// [`BpfError`].
+pub fn unpin(dir: &Path) -> Result<(), BpfError> {
+    // The link first: without it nothing of the rest is in use.
+    remove_pin(&dir.join(NEW_LINK))?;
+    remove_pin(&dir.join(LINK))?;
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(BpfError::step("removing the pod's pins")(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn remove_pin(path: &Path) -> Result<(), BpfError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(BpfError::step("removing a pin")(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn make_private_dir(dir: &Path) -> Result<(), BpfError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(BpfError::step(
+            "making a directory on bpffs (is a bpffs mounted there?)",
+        ))
+}

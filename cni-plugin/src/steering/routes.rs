@@ -1,0 +1,384 @@
+//! Addresses, rules and routes of a pod's network namespace, over rtnetlink.
+//!
+//! A netlink socket belongs to the namespace it was made in, so that only its making happens
+//! inside. Knows no BPF and no pods.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::pin::pin;
+
+use futures::future::{Either, select};
+use futures::{StreamExt, TryStreamExt};
+use netio::netns::Netns;
+use rtnetlink::packet_core::NetlinkPayload;
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
+use rtnetlink::packet_route::route::{RouteScope, RouteType};
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use rtnetlink::{Handle, IpVersion, MulticastGroup, RouteMessageBuilder};
+use tokio::sync::mpsc;
+
+use super::abi::{LOOPBACK_IFINDEX, MARK_CAPTURE, MARK_MASK, TABLE};
+
+/// Changes of addresses that may wait to be looked at: one is enough, since a look reads all.
+const PENDING_CHANGES: usize = 1;
+
+/// What the kernel refused, or the socket lost.
+#[derive(Debug, thiserror::Error)]
+pub enum RouteError {
+    /// No netlink socket in the namespace.
+    #[error("no netlink socket in the pod's namespace: {0}")]
+    Socket(#[from] io::Error),
+    /// A request was refused.
+    #[error("{what}: {source}")]
+    Refused {
+        /// What was asked.
+        what: &'static str,
+        /// The kernel's answer.
+        source: rtnetlink::Error,
+    },
+}
+
+fn refused(what: &'static str) -> impl Fn(rtnetlink::Error) -> RouteError {
+    move |source| RouteError::Refused { what, source }
+}
+
+/// An address of an interface other than lo.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// The address.
+    pub ip: IpAddr,
+    /// Duplicate address detection still runs: it cannot be a route's source yet.
+    pub tentative: bool,
+}
+
+impl Address {
+    /// Whether it is one that other hosts use: not link-local, not loopback.
+    pub fn is_global(&self) -> bool {
+        match self.ip {
+            IpAddr::V4(ip) => !ip.is_link_local() && !ip.is_loopback(),
+            IpAddr::V6(ip) => !ip.is_unicast_link_local() && !ip.is_loopback(),
+        }
+    }
+}
+
+/// The sources of the capture routes: the pod's first address of each family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sources {
+    /// Mandatory for IPv4, else connect() fails with ENETUNREACH.
+    pub v4: Option<Ipv4Addr>,
+    /// The same for IPv6.
+    pub v6: Option<Ipv6Addr>,
+}
+
+impl Sources {
+    /// Those of `addresses`, with `preferred` (what the runtime said) before others.
+    pub fn choose(addresses: &[Address], preferred: &[IpAddr]) -> Self {
+        let usable = |ip: &&IpAddr| {
+            addresses
+                .iter()
+                .any(|address| address.ip == **ip && !address.tentative)
+        };
+        let found = addresses
+            .iter()
+            .filter(|address| address.is_global())
+            .map(|a| &a.ip);
+        let candidates: Vec<IpAddr> = preferred
+            .iter()
+            .chain(found)
+            .filter(usable)
+            .copied()
+            .collect();
+        let v4 = candidates.iter().find_map(|ip| match ip {
+            IpAddr::V4(ip) => Some(*ip),
+            IpAddr::V6(_) => None,
+        });
+        let v6 = candidates.iter().find_map(|ip| match ip {
+            IpAddr::V6(ip) => Some(*ip),
+            IpAddr::V4(_) => None,
+        });
+        Self { v4, v6 }
+    }
+}
+
+/// Runs `work` with a netlink handle of the namespace.
+async fn with_handle<T>(
+    netns: &Netns,
+    work: impl AsyncFnOnce(Handle) -> Result<T, RouteError>,
+) -> Result<T, RouteError> {
+    let (connection, handle, _events) = netns.enter(rtnetlink::new_connection)??;
+    match select(pin!(work(handle)), pin!(connection)).await {
+        Either::Left((result, _)) => result,
+        Either::Right(_) => Err(io::Error::from(io::ErrorKind::BrokenPipe).into()),
+    }
+}
+
+/// All addresses of the namespace but those of lo's own kind.
+///
+/// # Errors
+/// [`RouteError`].
+pub async fn addresses(netns: &Netns) -> Result<Vec<Address>, RouteError> {
+    with_handle(netns, async |handle| {
+        let messages: Vec<AddressMessage> = handle
+            .address()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(refused("listing the addresses"))?;
+        Ok(messages.iter().filter_map(address_of).collect())
+    })
+    .await
+}
+
+fn address_of(message: &AddressMessage) -> Option<Address> {
+    let mut local = None;
+    let mut address = None;
+    for attribute in &message.attributes {
+        match attribute {
+            // On a point-to-point link `Address` is the peer's, `Local` the own.
+            AddressAttribute::Local(ip) => local = Some(*ip),
+            AddressAttribute::Address(ip) => address = Some(*ip),
+            _ => {}
+        }
+    }
+    let ip = local.or(address)?;
+    let tentative = message.header.flags.contains(AddressHeaderFlags::Tentative);
+    (!ip.is_loopback()).then_some(Address { ip, tentative })
+}
+
+/// Makes the route of table 100 and the rule to it, for each family that has a source. What is
+/// there already is kept or corrected.
+///
+/// # Errors
+/// [`RouteError`]; what was made stays, for [`remove`].
+pub async fn install(netns: &Netns, sources: Sources) -> Result<(), RouteError> {
+    with_handle(netns, async |handle| {
+        if let Some(source) = sources.v4 {
+            let route = capture_route_v4(source);
+            let added = handle.route().add(route).replace().execute().await;
+            added.map_err(refused("adding the IPv4 route of table 100"))?;
+            add_rule(&handle, IpVersion::V4).await?;
+        }
+        if let Some(source) = sources.v6 {
+            let route = capture_route_v6(source);
+            let added = handle.route().add(route).replace().execute().await;
+            added.map_err(refused("adding the IPv6 route of table 100"))?;
+            add_rule(&handle, IpVersion::V6).await?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+fn capture_route_v4(source: Ipv4Addr) -> RouteMessage {
+    RouteMessageBuilder::<Ipv4Addr>::new()
+        .destination_prefix(Ipv4Addr::UNSPECIFIED, 0)
+        .output_interface(LOOPBACK_IFINDEX)
+        .table_id(TABLE)
+        .protocol(RouteProtocol::Static)
+        .kind(RouteType::Local)
+        .scope(RouteScope::Host)
+        .pref_source(source)
+        .build()
+}
+
+fn capture_route_v6(source: Ipv6Addr) -> RouteMessage {
+    RouteMessageBuilder::<Ipv6Addr>::new()
+        .destination_prefix(Ipv6Addr::UNSPECIFIED, 0)
+        .output_interface(LOOPBACK_IFINDEX)
+        .table_id(TABLE)
+        .protocol(RouteProtocol::Static)
+        .kind(RouteType::Local)
+        .pref_source(source)
+        .build()
+}
+
+async fn add_rule(handle: &Handle, family: IpVersion) -> Result<(), RouteError> {
+    if !our_rules(handle, &family).await?.is_empty() {
+        return Ok(());
+    }
+    let mut request = handle
+        .rule()
+        .add()
+        .table_id(TABLE)
+        .action(RuleAction::ToTable)
+        .priority(TABLE)
+        .fw_mark(MARK_CAPTURE);
+    request
+        .message_mut()
+        .attributes
+        .push(RuleAttribute::FwMask(MARK_MASK));
+    let added = match family {
+        IpVersion::V4 => request.v4().execute().await,
+        IpVersion::V6 => request.v6().execute().await,
+    };
+    added.map_err(refused("adding the rule of the capture mark"))
+}
+
+async fn our_rules(handle: &Handle, family: &IpVersion) -> Result<Vec<RuleMessage>, RouteError> {
+    let rules: Vec<RuleMessage> = handle
+        .rule()
+        .get(family.clone())
+        .execute()
+        .try_collect()
+        .await
+        .map_err(refused("listing the rules"))?;
+    Ok(rules.into_iter().filter(is_ours).collect())
+}
+
+fn is_ours(rule: &RuleMessage) -> bool {
+    let has = |wanted: RuleAttribute| rule.attributes.contains(&wanted);
+    has(RuleAttribute::Priority(TABLE))
+        && has(RuleAttribute::FwMark(MARK_CAPTURE))
+        && has(RuleAttribute::FwMask(MARK_MASK))
+}
+
+/// Removes rules and routes. What is not there is fine.
+///
+/// # Errors
+/// [`RouteError`] of the first that could not be removed.
+pub async fn remove(netns: &Netns) -> Result<(), RouteError> {
+    with_handle(netns, async |handle| {
+        for family in [IpVersion::V4, IpVersion::V6] {
+            for rule in our_rules(&handle, &family).await? {
+                let removed = handle.rule().del(rule).execute().await;
+                removed.map_err(refused("removing the rule of the capture mark"))?;
+            }
+        }
+        for route in our_routes(&handle).await? {
+            let removed = handle.route().del(route).execute().await;
+            removed.map_err(refused("removing a route of table 100"))?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+async fn our_routes(handle: &Handle) -> Result<Vec<RouteMessage>, RouteError> {
+    let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
+    let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
+    let mut found = Vec::new();
+    for query in [v4, v6] {
+        let routes: Vec<RouteMessage> = handle
+            .route()
+            .get(query)
+            .execute()
+            .try_collect()
+            .await
+            .map_err(refused("listing the routes"))?;
+        found.extend(routes.into_iter().filter(is_capture_route));
+    }
+    Ok(found)
+}
+
+fn is_capture_route(route: &RouteMessage) -> bool {
+    let has = |wanted: RouteAttribute| route.attributes.contains(&wanted);
+    let in_table = u32::from(route.header.table) == TABLE || has(RouteAttribute::Table(TABLE));
+    in_table && route.header.kind == RouteType::Local && has(RouteAttribute::Oif(LOOPBACK_IFINDEX))
+}
+
+/// Which families have both rule and route: (IPv4, IPv6).
+///
+/// # Errors
+/// [`RouteError`].
+pub async fn installed(netns: &Netns) -> Result<(bool, bool), RouteError> {
+    with_handle(netns, async |handle| {
+        let v4_rules = our_rules(&handle, &IpVersion::V4).await?;
+        let v6_rules = our_rules(&handle, &IpVersion::V6).await?;
+        let routes = our_routes(&handle).await?;
+        let routed = |v6: bool| {
+            let is_v6 = |route: &&RouteMessage| {
+                route.header.address_family == rtnetlink::packet_route::AddressFamily::Inet6
+            };
+            routes.iter().any(|route| is_v6(&route) == v6)
+        };
+        Ok((
+            !v4_rules.is_empty() && routed(false),
+            !v6_rules.is_empty() && routed(true),
+        ))
+    })
+    .await
+}
+
+/// Tells of changes of the namespace's addresses.
+pub struct AddressWatch {
+    changes: mpsc::Receiver<()>,
+}
+
+impl AddressWatch {
+    /// Starts to listen. The second value must be run by a task of the caller: it ends when the
+    /// watch is dropped or the socket is lost.
+    ///
+    /// # Errors
+    /// When there is no socket to be had.
+    pub fn new(
+        netns: &Netns,
+    ) -> Result<(Self, impl Future<Output = ()> + Send + use<>), RouteError> {
+        let groups = [MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+        let (connection, handle, mut events) =
+            netns.enter(|| rtnetlink::new_multicast_connection(&groups))??;
+        let (changed, changes) = mpsc::channel(PENDING_CHANGES);
+        let listen = async move {
+            while let Some((message, _)) = events.next().await {
+                let is_change = matches!(
+                    message.payload,
+                    NetlinkPayload::InnerMessage(
+                        RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_)
+                    )
+                );
+                // Full: a look that is still to come will see this change too.
+                if is_change && changed.try_send(()).is_err() && changed.is_closed() {
+                    return;
+                }
+            }
+        };
+        let driver = async move {
+            let _alive = handle;
+            select(pin!(listen), pin!(connection)).await;
+        };
+        Ok((Self { changes }, driver))
+    }
+
+    /// Ends at the next change; false when the socket is lost.
+    pub async fn changed(&mut self) -> bool {
+        self.changes.recv().await.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(ip: &str) -> Address {
+        Address {
+            ip: ip.parse().unwrap(),
+            tentative: false,
+        }
+    }
+
+    #[test]
+    fn the_runtimes_addresses_come_first_and_link_local_never() {
+        let addresses = ["fe80::1", "10.0.0.9", "10.0.0.5", "fd00::9", "fd00::5"]
+            .map(address)
+            .to_vec();
+        let preferred: Vec<IpAddr> = ["10.0.0.5", "fd00::5", "10.9.9.9"]
+            .map(|ip| ip.parse().unwrap())
+            .to_vec();
+        let sources = Sources::choose(&addresses, &preferred);
+        assert_eq!(sources.v4, Some("10.0.0.5".parse().unwrap()));
+        assert_eq!(sources.v6, Some("fd00::5".parse().unwrap()));
+        let sources = Sources::choose(&addresses, &[]);
+        assert_eq!(sources.v4, Some("10.0.0.9".parse().unwrap()));
+        assert_eq!(sources.v6, Some("fd00::9".parse().unwrap()));
+        assert_eq!(Sources::choose(&addresses[..1], &[]), Sources::default());
+    }
+
+    #[test]
+    fn a_tentative_address_is_no_source() {
+        let mut v6 = address("fd00::5");
+        v6.tentative = true;
+        assert_eq!(Sources::choose(&[v6], &[v6.ip]), Sources::default());
+    }
+}

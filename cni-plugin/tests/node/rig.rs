@@ -1,0 +1,199 @@
+//! An agent in this process, with a stand-in for the control plane, over the ground of a test.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use cni_plugin::agent::control::{Asked, Control};
+use cni_plugin::agent::metrics::Metrics;
+use cni_plugin::agent::{self, Settings};
+use cni_plugin::client::{self, Status};
+use cni_plugin::message::{Answer, Failure, PodName, PodStatus, Request};
+use process::grpc::agent::{Described, PodDescription, PodReport};
+use process::tasks::Tasks;
+
+use crate::app::App;
+use crate::ground::{Bpffs, Network, Space, Tree, unique};
+
+/// Answers as a test wants it, and remembers what it was told.
+pub struct FakeControl {
+    pub answer: Mutex<Result<Described, String>>,
+    pub reports: Mutex<Vec<(Vec<PodReport>, bool)>>,
+}
+
+impl FakeControl {
+    pub fn enrolling(enrol: bool) -> Described {
+        Described::Pod(PodDescription {
+            enrol,
+            reason: "as the test wants it".into(),
+            service_account: "web".into(),
+            trust_domain: "cluster.local".into(),
+            labels: Default::default(),
+        })
+    }
+
+    pub fn last_report(&self) -> Vec<PodReport> {
+        self.reports.lock().unwrap().last().map(|(pods, _)| pods.clone()).unwrap_or_default()
+    }
+}
+
+struct SharedControl(Arc<FakeControl>);
+
+impl Control for SharedControl {
+    fn describe<'a>(&'a self, _: &'a PodName) -> Asked<'a, Described> {
+        Box::pin(async { self.0.answer.lock().unwrap().clone() })
+    }
+
+    fn report<'a>(&'a self, pods: &'a [PodReport], wait: bool) -> Asked<'a, bool> {
+        self.0.reports.lock().unwrap().push((pods.to_vec(), wait));
+        Box::pin(async { Ok(true) })
+    }
+}
+
+/// Fields are dropped in this order.
+pub struct Rig {
+    tasks: Tasks,
+    pub control: Arc<FakeControl>,
+    pub bpffs: Bpffs,
+    pub network: Network,
+    pub run: tempfile::TempDir,
+    pub tree: Tree,
+    pub pod: PodName,
+}
+
+impl Rig {
+    pub async fn start() -> Self {
+        let control = Arc::new(FakeControl {
+            answer: Mutex::new(Ok(FakeControl::enrolling(true))),
+            reports: Mutex::default(),
+        });
+        // First: the last user of a tree kills what runs in it, helpers of this test too.
+        let tree = Tree::get();
+        let rig = Self {
+            tasks: Tasks::new(),
+            control,
+            bpffs: Bpffs::mount(),
+            network: Network::new(),
+            run: tempfile::tempdir().unwrap(),
+            tree,
+            pod: PodName {
+                uid: unique(),
+                namespace: "shop".into(),
+                name: "web".into(),
+            },
+        };
+        rig.start_agent().await;
+        rig
+    }
+
+    async fn start_agent(&self) {
+        let settings = Settings {
+            node_name: "node-1".into(),
+            cni_socket: self.cni_socket(),
+            zds_socket: self.zds_socket(),
+            bpffs: self.bpffs.path(),
+            cgroup_root: self.tree.root().to_owned(),
+            state_dir: self.state_dir(),
+        };
+        let control = Box::new(SharedControl(self.control.clone()));
+        agent::start(settings, control, Metrics::default(), &self.tasks).await.unwrap();
+    }
+
+    pub async fn stop_agent(&mut self) {
+        self.tasks.shutdown(Duration::from_secs(2)).await;
+        self.tasks = Tasks::new();
+    }
+
+    pub async fn restart_agent(&mut self) {
+        self.stop_agent().await;
+        self.start_agent().await;
+    }
+
+    pub fn cni_socket(&self) -> PathBuf {
+        self.run.path().join("cni/cni.sock")
+    }
+
+    pub fn zds_socket(&self) -> PathBuf {
+        self.run.path().join("zds/zds.sock")
+    }
+
+    pub fn state_dir(&self) -> PathBuf {
+        self.run.path().join("state")
+    }
+
+    pub fn pins(&self) -> PathBuf {
+        self.bpffs.path().join(&self.pod.uid)
+    }
+
+    pub fn ask(&self, request: &Request, space: Option<&Space>) -> Result<(bool, String), Failure> {
+        let fd = space.map(|space| std::os::fd::AsFd::as_fd(&space.netns));
+        let answer = client::ask(&self.cni_socket(), request, fd, Duration::from_secs(40));
+        match answer.unwrap() {
+            Answer::Done { enrolled, reason } => Ok((enrolled, reason)),
+            Answer::Failed(failure) => Err(failure),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn add_request(&self, ips: &[&str]) -> Request {
+        Request::Add {
+            pod: self.pod.clone(),
+            container_id: "sandbox-1".into(),
+            netns: self.network.pod.path().display().to_string(),
+            ips: ips.iter().map(|ip| ip.parse::<IpAddr>().unwrap()).collect(),
+            timeout_ms: 10_000,
+        }
+    }
+
+    /// CNI ADD of the pod.
+    pub fn add(&self) -> Result<(bool, String), Failure> {
+        let ips = [crate::ground::POD_V4, crate::ground::POD_V6];
+        self.ask(&self.add_request(&ips), Some(&self.network.pod))
+    }
+
+    pub fn del(&self) {
+        self.ask(&Request::Del { container_id: "sandbox-1".into() }, None).unwrap();
+    }
+
+    pub fn check(&self) -> Result<(bool, String), Failure> {
+        self.ask(&Request::Check { container_id: "sandbox-1".into() }, None)
+    }
+
+    pub fn unenrol(&self) -> Result<(bool, String), Failure> {
+        self.ask(&Request::Unenrol { pod: self.pod.clone() }, None)
+    }
+
+    pub fn status(&self) -> Status {
+        client::status(&self.cni_socket(), Duration::from_secs(5)).unwrap()
+    }
+
+    pub fn pod_status(&self) -> Option<PodStatus> {
+        self.status().pods.into_iter().find(|pod| pod.pod == self.pod)
+    }
+
+    pub fn phase(&self) -> String {
+        self.pod_status().map(|pod| pod.phase).unwrap_or_default()
+    }
+
+    /// Waits until a condition holds, ten seconds at most.
+    pub async fn until(&self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
+        for _ in 0..500 {
+            if holds(self) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("{what}: never");
+    }
+
+    /// A program in the pod.
+    pub fn app(&self) -> App {
+        App::start(&self.network.pod.netns, &self.tree.apps)
+    }
+
+    /// A program outside of the node.
+    pub fn outsider(&self) -> App {
+        App::start(&self.network.outside.netns, &self.tree.apps)
+    }
+}
