@@ -134,3 +134,38 @@ pub fn classify(ip: IpAddr) -> AddressClass {
         (false, false) => AddressClass::Ordinary,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(ip: &str, length: u8) -> Option<String> {
+        NetworkCidr::new("", ip.parse().unwrap(), length).map(|range| range.to_string())
+    }
+
+    #[test]
+    fn a_range_has_no_host_bits_and_no_mapped_form() {
+        assert_eq!(range("10.1.2.3", 16).unwrap(), "/10.1.0.0/16");
+        assert_eq!(range("fd00::1:2", 112).unwrap(), "/fd00::1:0/112");
+        assert_eq!(range("::ffff:10.1.2.3", 112).unwrap(), "/10.1.0.0/16");
+        assert_eq!(range("::ffff:10.1.2.3", 128).unwrap(), "/10.1.2.3/32");
+        assert_eq!(range("::ffff:10.1.2.3", 95).unwrap(), "/::fffe:0:0/95");
+    }
+
+    #[test]
+    fn a_prefix_longer_than_the_address_is_none() {
+        assert_eq!(range("10.1.2.3", 33), None);
+        assert_eq!(range("fd00::", 129), None);
+        assert_eq!(range("::ffff:10.1.2.3", 129), None);
+    }
+
+    #[test]
+    fn only_a_whole_prefix_is_a_single_address() {
+        let single = |length| {
+            let range = NetworkCidr::new("n", IpAddr::from([10, 1, 2, 3]), length).unwrap();
+            range.single().map(|address| address.to_string())
+        };
+        assert_eq!(single(32).unwrap(), "n/10.1.2.3");
+        assert_eq!(single(31), None);
+    }
+}

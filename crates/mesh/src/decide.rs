@@ -74,10 +74,10 @@ pub struct HboneRoute {
 /// asked only where weights are drawn.
 ///
 /// In this order: addresses that no proxy connects to; the pod itself; a service with a waypoint
-/// (one drawn if there are several); an endpoint of the service; a workload with a waypoint; a
-/// workload, by its tunnel protocol; the unknown, passed through only when it is certain that the
-/// mesh has nothing there. A service's waypoint that cannot be found or used refuses: going round
-/// it would go round its policies.
+/// (one drawn if there are several); an endpoint of the service. Without a service, or with one
+/// that keeps the original address: a workload with a waypoint; a workload, by its tunnel
+/// protocol; the unknown, passed through only when it is certain that the mesh has nothing there.
+/// A waypoint that cannot be found or used refuses: going round it would go round its policies.
 pub fn outbound(
     snapshot: &Snapshot,
     query: &OutboundQuery<'_>,

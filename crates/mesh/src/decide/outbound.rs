@@ -205,7 +205,9 @@ impl Decision<'_> {
         };
         let (address, uid) = (self.address.clone(), workload.uid.clone());
         self.reasons.push(Reason::Workload { address, uid });
-        if let (None, Some(gateway)) = (&self.service, &workload.waypoint) {
+        // A service that keeps the original address only gives it a name: the workload itself is
+        // addressed, and its waypoint is not gone round.
+        if let Some(gateway) = &workload.waypoint {
             let of = format!("workload {}", workload.uid);
             if !self.is_source(gateway) {
                 return self.waypoint_route(of, gateway);
@@ -291,7 +293,10 @@ impl Decision<'_> {
         address: &NetworkAddress,
         workload: &Arc<Workload>,
     ) -> Result<Waypoint, Stop> {
-        self.same_network(workload)?;
+        if workload.network != self.query.source.network {
+            let (uid, network) = (workload.uid.clone(), workload.network.to_string());
+            return Err(Stop::Refuse(Refusal::OtherNetwork { uid, network }));
+        }
         let unusable = |why| {
             let gateway = gateway.clone();
             Err(Stop::Refuse(Refusal::WaypointUnusable { gateway, why }))
@@ -327,7 +332,6 @@ impl Decision<'_> {
         if workload.uid == self.query.source.uid {
             return self.own_route(target);
         }
-        self.same_network(workload)?;
         match workload.tunnel {
             TunnelProtocol::None => {
                 self.reasons.push(Reason::SpeaksPlain(workload.uid.clone()));
@@ -351,14 +355,6 @@ impl Decision<'_> {
         own_port(target)?;
         self.reasons.push(Reason::ToItself);
         Ok(Route::Plain(target))
-    }
-
-    fn same_network(&self, workload: &Workload) -> Result<(), Stop> {
-        if workload.network == self.query.source.network {
-            return Ok(());
-        }
-        let (uid, network) = (workload.uid.clone(), workload.network.to_string());
-        Err(Stop::Refuse(Refusal::OtherNetwork { uid, network }))
     }
 
     fn choose(

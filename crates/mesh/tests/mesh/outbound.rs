@@ -2,8 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use mesh::address::{HBONE_PORT, NetworkAddress};
 use mesh::decide::{HboneRoute, Missing, Reason, Refusal, Route};
-use mesh::service::{LoadBalancing, LoadBalancingMode, Visibility, WeightedWaypoint};
+use mesh::service::{
+    GatewayAddress, GatewayDestination, LoadBalancing, LoadBalancingMode, Visibility,
+    WeightedWaypoint,
+};
 use mesh::workload::{Health, TunnelProtocol};
 use mesh::{Service, ServiceKey, Workload};
 
@@ -425,6 +429,42 @@ fn a_passthrough_service_keeps_the_address_but_not_round_its_waypoint() {
         send(&s, "20.0.0.9:12345").route,
         waypoint("10.0.9.1:15008", "20.0.0.9:12345", "wp-1")
     );
+}
+
+#[test]
+fn a_passthrough_service_does_not_lead_round_a_workloads_waypoint() {
+    let mut outside = service("outside", &["20.0.0.0/8"]);
+    outside.load_balancing.mode = LoadBalancingMode::Passthrough;
+    let target = Workload {
+        waypoint: Some(gateway("wp")),
+        ..pod("a", &["20.0.0.7"])
+    };
+    let s = world(
+        vec![target, endpoint("wp-1", &["10.0.9.1"], "wp")],
+        vec![outside, service("wp", &[])],
+    );
+    assert_eq!(
+        send(&s, "20.0.0.7:1").route,
+        waypoint("10.0.9.1:15008", "20.0.0.7:1", "wp-1")
+    );
+}
+
+#[test]
+fn a_waypoint_on_another_network_is_refused() {
+    let far = Workload {
+        network: "west".into(),
+        ..pod("wp-1", &["10.0.9.1"])
+    };
+    let mut web = service("web", &["10.96.0.1/32"]);
+    web.waypoint = Some(GatewayAddress {
+        destination: GatewayDestination::Address(NetworkAddress::new("west", ip("10.0.9.1"))),
+        hbone_mtls_port: HBONE_PORT,
+    });
+    let s = world(vec![far], vec![web]);
+    assert!(matches!(
+        send(&s, "10.96.0.1:80").route,
+        Route::Refuse(Refusal::OtherNetwork { .. })
+    ));
 }
 
 #[test]
