@@ -1,7 +1,7 @@
 //! Which of the two back ends this machine gets: io_uring or epoll, and why.
 //!
-//! It asks the kernel by doing the operation, not by version numbers: container runtimes forbid io_uring by
-//! seccomp, distributions by a sysctl. It must not know what the back end is used for.
+//! It asks the kernel by doing the operation, not by version numbers: container runtimes forbid
+//! io_uring by seccomp, distributions by a sysctl. It must not know what the back end is used for.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -136,8 +136,9 @@ fn receive_one_byte(mut ring: IoUring) -> io::Result<()> {
     near.write_all(b"?")?;
     let mut byte = [0u8; 1];
     let entry = opcode::Recv::new(types::Fd(far.as_raw_fd()), byte.as_mut_ptr(), 1).build();
-    // SAFETY: `byte` and `far` outlive the wait below, which returns only after the one operation completed; on an
-    // error of the wait the ring is dropped, and with it the request, before they are.
+    // SAFETY: `byte` and `far` outlive the wait below, which returns only after the one operation
+    // completed; on an error of the wait the ring is dropped, and with it the request, before they
+    // are.
     unsafe { ring.submission().push(&entry) }.map_err(io::Error::other)?;
     let waited = ring.submit_and_wait(1);
     let result = ring
@@ -182,7 +183,7 @@ fn why_forbidden() -> (&'static str, &'static str) {
         ),
         "1" => (
             "the sysctl kernel.io_uring_disabled=1 forbids it to this process",
-            "set kernel.io_uring_disabled=0 on the node or put the process into kernel.io_uring_group",
+            "set kernel.io_uring_disabled=0 or put the process into kernel.io_uring_group",
         ),
         _ => (
             "a seccomp profile or a security module forbids it",
@@ -271,7 +272,8 @@ mod tests {
             len: 4,
             filter: filter.as_mut_ptr(),
         };
-        // SAFETY: the kernel copies the four instructions during the call; the filter binds this thread only.
+        // SAFETY: the kernel copies the four instructions during the call; the filter binds this
+        // thread only.
         unsafe {
             assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
             let mode = libc::SECCOMP_SET_MODE_FILTER;

@@ -1,5 +1,5 @@
-//! The bpf(2) calls that aya 0.14 lacks: sockmap slots with 8-byte values, replacing the program of a link, and
-//! objects of a bpffs as plain descriptors.
+//! The bpf(2) calls that aya 0.14 lacks: sockmap slots with 8-byte values, replacing the program of
+//! a link, and objects of a bpffs as plain descriptors.
 //!
 //! It must not load programs nor know what one decides.
 
@@ -80,7 +80,8 @@ struct MapInfo {
     flags: u32,
 }
 
-/// The first fields of `struct bpf_link_info`, its union as the two words that cgroup and netns links use.
+/// The first fields of `struct bpf_link_info`, its union as the two words that cgroup and netns
+/// links use.
 #[repr(C)]
 #[derive(Default)]
 struct RawLinkInfo {
@@ -123,7 +124,8 @@ pub enum LinkTarget {
     },
 }
 
-/// A BPF_MAP_TYPE_SOCKMAP whose values have 8 bytes, so that user space can read socket cookies back.
+/// A BPF_MAP_TYPE_SOCKMAP whose values have 8 bytes, so that user space can read socket cookies
+/// back.
 #[derive(Debug)]
 pub struct SockMap {
     fd: OwnedFd,
@@ -134,13 +136,14 @@ impl SockMap {
     /// Takes a descriptor after asking the kernel what it is.
     ///
     /// # Errors
-    /// `InvalidInput` when it is no sockmap with 4-byte keys and 8-byte values; EPERM without CAP_BPF.
+    /// `InvalidInput` when it is no sockmap with 4-byte keys and 8-byte values; EPERM without
+    /// CAP_BPF.
     pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
         let mut info = MapInfo::default();
         object_info(fd.as_fd(), &mut info)?;
         if (info.kind, info.key_bytes, info.value_bytes) != (MAP_TYPE_SOCKMAP, 4, 8) {
             let text = format!(
-                "map of type {} with {}-byte keys and {}-byte values is no sockmap with 8-byte values",
+                "map type {}, keys of {} and values of {} bytes: no sockmap with 8-byte values",
                 info.kind, info.key_bytes, info.value_bytes
             );
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
@@ -165,19 +168,22 @@ impl SockMap {
         self.slots
     }
 
-    /// Puts a socket into a slot, replacing what is there in one step. The map does not keep the socket alive.
+    /// Puts a socket into a slot, replacing what is there in one step. The map does not keep the
+    /// socket alive.
     ///
-    /// The caller compares [`crate::socket::netns_cookie`] first: the kernel assigns packets of one namespace to a
-    /// socket of another without a word.
+    /// The caller compares [`crate::socket::netns_cookie`] first: the kernel assigns packets of one
+    /// namespace to a socket of another without a word.
     ///
     /// # Errors
-    /// E2BIG for a slot that is not there, EOPNOTSUPP for a socket that neither listens nor is connected.
+    /// E2BIG for a slot that is not there, EOPNOTSUPP for a socket that neither listens nor is
+    /// connected.
     pub fn set(&self, slot: u32, socket: BorrowedFd<'_>) -> io::Result<()> {
         let value = u64::from(number(socket.as_raw_fd()));
         self.element(Command::MapUpdate, &slot, (&raw const value) as u64)
     }
 
-    /// The cookie of the socket in a slot (compare [`crate::socket::cookie`]); `None` when the slot is empty.
+    /// The cookie of the socket in a slot (compare [`crate::socket::cookie`]); `None` when the slot
+    /// is empty.
     ///
     /// # Errors
     /// EPERM without CAP_BPF.
@@ -213,8 +219,8 @@ impl SockMap {
             flags: BPF_ANY,
             ..Default::default()
         };
-        // SAFETY: from_fd proved that keys have 4 and values 8 bytes; key and value point to a u32 and a u64 (or are
-        // unused by delete) that live in the callers' frames through the call.
+        // SAFETY: from_fd proved that keys have 4 and values 8 bytes; key and value point to a u32
+        // and a u64 (or are unused by delete) that live in the callers' frames through the call.
         unsafe { call(command, &mut arguments) }.map(drop)
     }
 }
@@ -225,8 +231,8 @@ impl AsFd for SockMap {
     }
 }
 
-/// Lets a link run another program of the same type from the next packet on, without a gap (BPF_LINK_UPDATE, Linux
-/// 5.7; netns links 5.7 too).
+/// Lets a link run another program of the same type from the next packet on, without a gap
+/// (BPF_LINK_UPDATE, Linux 5.7; netns links 5.7 too).
 ///
 /// # Errors
 /// EINVAL for a program of another type, ENOLINK when the target is gone.
@@ -264,7 +270,8 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     object_info(link, &mut info)?;
     let target = match info.kind {
         BPF_LINK_TYPE_CGROUP => LinkTarget::Cgroup { id: info.first },
-        // netns_ino is the low word of the union on little-endian machines, the only ones that this is built for.
+        // netns_ino is the low word of the union on little-endian machines, the only ones that this
+        // is built for.
         BPF_LINK_TYPE_NETNS => LinkTarget::Netns {
             ino: (info.first & 0xffff_ffff) as u32,
         },
@@ -293,7 +300,8 @@ pub fn object_get(path: &Path) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Pins an object to a path of a bpffs, whose last part must not hold a dot. It lives until the file is removed.
+/// Pins an object to a path of a bpffs, whose last part must not hold a dot. It lives until the
+/// file is removed.
 ///
 /// # Errors
 /// EEXIST, ENOENT for the directory, EPERM outside of a bpffs.
@@ -319,8 +327,8 @@ fn object_info<T: Info>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> 
         length: u32::try_from(mem::size_of::<T>()).expect("a few words"),
         info: std::ptr::from_mut(info) as u64,
     };
-    // SAFETY: `info` is a structure of integers of the given length that lives through the call; the kernel writes at
-    // most that many bytes.
+    // SAFETY: `info` is a structure of integers of the given length that lives through the call;
+    // the kernel writes at most that many bytes.
     unsafe { call(Command::ObjectInfo, &mut arguments) }.map(drop)
 }
 
@@ -328,7 +336,8 @@ fn object_info<T: Info>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> 
 /// Every pointer in `arguments` must be valid for what `command` reads and writes there.
 unsafe fn call<T>(command: Command, arguments: &mut T) -> io::Result<RawFd> {
     let size = mem::size_of::<T>();
-    // SAFETY: the kernel reads `size` bytes of `arguments`; the pointers inside are the caller's promise.
+    // SAFETY: the kernel reads `size` bytes of `arguments`; the pointers inside are the caller's
+    // promise.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,

@@ -7,9 +7,11 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-/// Bytes that can be handed to the kernel: owned, and at the same place in memory wherever the value moves.
+/// Bytes that can be handed to the kernel: owned, and at the same place in memory wherever the
+/// value moves.
 ///
-/// Sealed: the address of the bytes must survive a move of the buffer, which the compiler cannot check.
+/// Sealed: the address of the bytes must survive a move of the buffer, which the compiler cannot
+/// check.
 pub trait SendBuf: sealed::Stable + Unpin + 'static {
     /// The bytes to send.
     fn bytes(&self) -> &[u8];
@@ -42,8 +44,8 @@ impl SendBuf for &'static [u8] {
 
 /// A worker's stock of equal buffers. A clone is another handle to the same stock.
 ///
-/// It never waits: an empty stock allocates, a full one frees. So it bounds what an idle worker keeps, not what a
-/// busy one uses; that is bounded by the number of connections.
+/// It never waits: an empty stock allocates, a full one frees. So it bounds what an idle worker
+/// keeps, not what a busy one uses; that is bounded by the number of connections.
 #[derive(Debug, Clone)]
 pub struct Pool {
     inner: Rc<Stock>,
@@ -57,7 +59,8 @@ struct Stock {
 }
 
 impl Pool {
-    /// A stock of buffers with `buffer_bytes` capacity each, of which at most `kept_max` are kept unused.
+    /// A stock of buffers with `buffer_bytes` capacity each, of which at most `kept_max` are kept
+    /// unused.
     #[must_use]
     pub fn new(buffer_bytes: usize, kept_max: usize) -> Self {
         let kept = RefCell::new(Vec::new());
@@ -89,7 +92,8 @@ impl Pool {
         kept.unwrap_or_else(|| Vec::with_capacity(self.inner.buffer_bytes))
     }
 
-    /// Gives a buffer back; its contents are forgotten. One that is too small, or more than twice too large, is freed.
+    /// Gives a buffer back; its contents are forgotten. One that is too small, or more than twice
+    /// too large, is freed.
     pub fn put(&self, mut buffer: Vec<u8>) {
         let size = self.inner.buffer_bytes;
         let mut kept = self.inner.kept.borrow_mut();

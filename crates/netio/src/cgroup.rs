@@ -8,8 +8,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How long [`Cgroup::remove`] waits for killed processes to leave; a process that ignores SIGKILL this long sits
-/// in the kernel and is somebody else's problem.
+/// How long [`Cgroup::remove`] waits for killed processes to leave; a process that ignores SIGKILL
+/// this long sits in the kernel and is somebody else's problem.
 const EMPTY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause between two looks; `cgroup.procs` empties within about a millisecond of the kill.
 const EMPTY_PAUSE: Duration = Duration::from_millis(5);
@@ -50,8 +50,8 @@ impl Cgroup {
             let text = format!("{} is not on a cgroup2 file system", path.display());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
-        // On 64-bit kernels the inode number of a kernfs node is its whole id (Linux 5.5), which is what
-        // bpf_get_current_cgroup_id() returns.
+        // On 64-bit kernels the inode number of a kernfs node is its whole id (Linux 5.5), which is
+        // what bpf_get_current_cgroup_id() returns.
         let id = fs::metadata(&path)?.ino();
         Ok(Self { path, id })
     }
@@ -90,7 +90,8 @@ impl Cgroup {
         &self.path
     }
 
-    /// The 64-bit id that `bpf_get_current_cgroup_id()` and `bpf_get_current_ancestor_cgroup_id()` return.
+    /// The 64-bit id that `bpf_get_current_cgroup_id()` and `bpf_get_current_ancestor_cgroup_id()`
+    /// return.
     #[must_use]
     pub fn id(&self) -> u64 {
         self.id
@@ -125,7 +126,8 @@ impl Cgroup {
         fs::write(self.path.join("cgroup.kill"), "1")
     }
 
-    /// Kills what runs in it and below, then removes it and its children. Nothing is done when it is gone.
+    /// Kills what runs in it and below, then removes it and its children. Nothing is done when it
+    /// is gone.
     ///
     /// # Errors
     /// `TimedOut` when processes do not go within 5 s.

@@ -1,6 +1,8 @@
-//! Where a child process starts: in which network namespace, in which cgroup, and whether it outlives its parent.
+//! Where a child process starts: in which network namespace, in which cgroup, and whether it
+//! outlives its parent.
 //!
-//! Works on `std::process::Command`; for tokio's use `as_std_mut()`. It must not know what the program is.
+//! Works on `std::process::Command`; for tokio's use `as_std_mut()`. It must not know what the
+//! program is.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -20,16 +22,18 @@ pub struct Placement<'a> {
     pub netns: Option<&'a Netns>,
     /// Directory of a cgroup2 to start in; `None`: the parent's.
     pub cgroup: Option<&'a Path>,
-    /// Sent to the child when the **thread** that spawned it ends (PR_SET_PDEATHSIG), so spawn from a thread that
-    /// lives as long as the child should.
+    /// Sent to the child when the **thread** that spawned it ends (PR_SET_PDEATHSIG), so spawn from
+    /// a thread that lives as long as the child should.
     pub parent_death_signal: Option<Signal>,
 }
 
 impl Placement<'_> {
-    /// Makes every spawn of `command` start as described. The command holds its own descriptors, so namespace and
-    /// cgroup may be dropped afterwards. Environment, arguments and streams are untouched.
+    /// Makes every spawn of `command` start as described. The command holds its own descriptors, so
+    /// namespace and cgroup may be dropped afterwards. Environment, arguments and streams are
+    /// untouched.
     ///
-    /// The spawn fails with the kernel's answer when the child cannot be put there; the program has not run then.
+    /// The spawn fails with the kernel's answer when the child cannot be put there; the program has
+    /// not run then.
     ///
     /// # Errors
     /// When `cgroup.procs` cannot be opened for writing.
@@ -41,7 +45,8 @@ impl Placement<'_> {
         let prepare = move || {
             if let Some(signal) = signal {
                 nix::sys::prctl::set_pdeathsig(signal)?;
-                // The parent may have gone before the line above; then nobody would send the signal.
+                // The parent may have gone before the line above; then nobody would send the
+                // signal.
                 if nix::unistd::getppid() != parent {
                     return Err(io::Error::from_raw_os_error(libc::ESRCH));
                 }
@@ -55,8 +60,9 @@ impl Placement<'_> {
             }
             Ok(())
         };
-        // SAFETY: between fork and exec only prctl, getppid, write and setns run: plain system calls on descriptors
-        // that the closure owns, no allocation (errors are built from an errno) and no lock.
+        // SAFETY: between fork and exec only prctl, getppid, write and setns run: plain system
+        // calls on descriptors that the closure owns, no allocation (errors are built from an
+        // errno) and no lock.
         unsafe { command.pre_exec(prepare) };
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! A listening TCP socket that several workers, and several processes, accept from.
 //!
-//! Readiness and accept4(2) on both back ends: an accept that sits in a ring could swallow a connection when the
-//! worker stops, and the other holders of the socket would never see it. It must not know whose listener it is.
+//! Readiness and accept4(2) on both back ends: an accept that sits in a ring could swallow a
+//! connection when the worker stops, and the other holders of the socket would never see it. It
+//! must not know whose listener it is.
 
 use std::io;
 use std::net::SocketAddr;
@@ -25,8 +26,8 @@ pub struct TcpListener {
 impl TcpListener {
     /// Takes a listening socket; for a second worker give it a `try_clone()` of the same.
     ///
-    /// Sets TCP_NODELAY and keep-alive on it, which accepted sockets inherit, and O_NONBLOCK, which all holders of
-    /// the socket share.
+    /// Sets TCP_NODELAY and keep-alive on it, which accepted sockets inherit, and O_NONBLOCK, which
+    /// all holders of the socket share.
     ///
     /// # Errors
     /// When it is no TCP socket, or outside of an executor's descriptors and memory.
@@ -41,8 +42,8 @@ impl TcpListener {
         Ok(Self { fd, local })
     }
 
-    /// The address that the listener itself is bound to. An accepted connection whose local address is this one was
-    /// not redirected here but meant the listener.
+    /// The address that the listener itself is bound to. An accepted connection whose local address
+    /// is this one was not redirected here but meant the listener.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.local
@@ -51,8 +52,9 @@ impl TcpListener {
     /// Waits for the next connection. Dropping the future loses none.
     ///
     /// # Errors
-    /// EMFILE, ENFILE, ENOBUFS, ENOMEM: there is no room now; pause before the next call, or it spins. Errors of the
-    /// connection itself (accept(2): ECONNABORTED and the network ones) are passed over.
+    /// EMFILE, ENFILE, ENOBUFS, ENOMEM: there is no room now; pause before the next call, or it
+    /// spins. Errors of the connection itself (accept(2): ECONNABORTED and the network ones) are
+    /// passed over.
     pub async fn accept(&self) -> io::Result<TcpStream> {
         loop {
             let mut guard = self.fd.readable().await?;

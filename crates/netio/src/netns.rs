@@ -1,7 +1,7 @@
 //! Network namespaces: open, check, enter, make and remove them.
 //!
-//! A [`Netns`] holds a descriptor that was proven to be a network namespace, so a descriptor that a stranger handed
-//! over is checked once, here. It must not know why somebody wants to enter one.
+//! A [`Netns`] holds a descriptor that was proven to be a network namespace, so a descriptor that a
+//! stranger handed over is checked once, here. It must not know why somebody wants to enter one.
 
 mod named;
 
@@ -60,7 +60,8 @@ impl From<NetnsError> for io::Error {
 pub struct NetnsId {
     /// Device number of nsfs.
     pub dev: u64,
-    /// Inode number; also what `readlink /proc/PID/ns/net` shows. Reused after the namespace is gone.
+    /// Inode number; also what `readlink /proc/PID/ns/net` shows. Reused after the namespace is
+    /// gone.
     pub ino: u64,
 }
 
@@ -75,7 +76,8 @@ impl Netns {
     /// Takes a descriptor after proving that it is a network namespace.
     ///
     /// # Errors
-    /// [`NetnsError::NotNsfs`] and [`NetnsError::NotNetwork`] for anything else; the descriptor is closed then.
+    /// [`NetnsError::NotNsfs`] and [`NetnsError::NotNetwork`] for anything else; the descriptor is
+    /// closed then.
     pub fn from_fd(fd: OwnedFd) -> Result<Self, NetnsError> {
         check_kind(fd.as_fd())?;
         let stat = nix::sys::stat::fstat(&fd).map_err(|e| NetnsError::Inspect(e.into()))?;
@@ -135,8 +137,8 @@ impl Netns {
         self.id
     }
 
-    /// The kernel's cookie of the namespace (SO_NETNS_COOKIE, Linux 5.14): never reused while the machine runs,
-    /// and what a BPF program sees.
+    /// The kernel's cookie of the namespace (SO_NETNS_COOKIE, Linux 5.14): never reused while the
+    /// machine runs, and what a BPF program sees.
     ///
     /// # Errors
     /// When no socket can be made inside, or the kernel is older.
@@ -146,14 +148,16 @@ impl Netns {
         crate::socket::netns_cookie(socket.as_fd())
     }
 
-    /// Runs `inside` with the calling thread in this namespace and comes back, also when `inside` panics.
+    /// Runs `inside` with the calling thread in this namespace and comes back, also when `inside`
+    /// panics.
     ///
-    /// Only the calling thread moves. Sockets that `inside` makes stay in this namespace for their whole life.
-    /// When coming back fails the process aborts: a worker that silently stays in a foreign namespace would serve
-    /// one client with another's addresses.
+    /// Only the calling thread moves. Sockets that `inside` makes stay in this namespace for their
+    /// whole life. When coming back fails the process aborts: a worker that silently stays in a
+    /// foreign namespace would serve one client with another's addresses.
     ///
     /// # Errors
-    /// When the own namespace cannot be opened or setns(2) refuses (CAP_SYS_ADMIN); `inside` has not run then.
+    /// When the own namespace cannot be opened or setns(2) refuses (CAP_SYS_ADMIN); `inside` has
+    /// not run then.
     pub fn enter<R>(&self, inside: impl FnOnce() -> R) -> io::Result<R> {
         let home = File::open("/proc/thread-self/ns/net")?;
         setns(&*self.fd, CloneFlags::CLONE_NEWNET)?;
@@ -196,8 +200,8 @@ fn check_kind(fd: BorrowedFd<'_>) -> Result<(), NetnsError> {
             magic: fs.filesystem_type().0,
         });
     }
-    // SAFETY: NS_GET_NSTYPE takes no argument and touches no memory of ours; the descriptor is borrowed, so it is
-    // open, and it lies on nsfs, where this number means nothing else.
+    // SAFETY: NS_GET_NSTYPE takes no argument and touches no memory of ours; the descriptor is
+    // borrowed, so it is open, and it lies on nsfs, where this number means nothing else.
     let flag = unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_NSTYPE) };
     match flag {
         -1 => Err(NetnsError::Inspect(io::Error::last_os_error())),

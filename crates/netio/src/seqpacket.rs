@@ -1,8 +1,8 @@
-//! Messages with descriptors over a unix SOCK_SEQPACKET socket: a listener, a connection for tokio, and a blocking one
-//! for short-lived programs.
+//! Messages with descriptors over a unix SOCK_SEQPACKET socket: a listener, a connection for tokio,
+//! and a blocking one for short-lived programs.
 //!
-//! Every message and every number of descriptors has a bound that the receiver names. It must not know what a message
-//! says.
+//! Every message and every number of descriptors has a bound that the receiver names. It must not
+//! know what a message says.
 
 mod blocking;
 mod wire;
@@ -23,7 +23,8 @@ pub use wire::{Message, RecvError};
 
 /// Connections that may wait for [`Listener::accept`]: a handful of local programs connects.
 const BACKLOG: i32 = 128;
-/// Only the owner of the directory reaches the socket, and only the owner of the socket may connect.
+/// Only the owner of the directory reaches the socket, and only the owner of the socket may
+/// connect.
 const DIRECTORY_MODE: u32 = 0o700;
 const SOCKET_MODE: u32 = 0o600;
 
@@ -45,13 +46,13 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Listens at `path`. A missing directory is made with mode 0700; the socket gets 0600 from the start. A socket
-    /// that a dead process left there is replaced, a living one is not. The file stays when the listener is dropped,
-    /// because by then a successor may have put its own there.
+    /// Listens at `path`. A missing directory is made with mode 0700; the socket gets 0600 from the
+    /// start. A socket that a dead process left there is replaced, a living one is not. The file
+    /// stays when the listener is dropped, because by then a successor may have put its own there.
     ///
     /// # Errors
-    /// `AddrInUse` when a process listens there; `PermissionDenied` when others may write the directory;
-    /// `InvalidInput` for a path of more than 107 bytes.
+    /// `AddrInUse` when a process listens there; `PermissionDenied` when others may write the
+    /// directory; `InvalidInput` for a path of more than 107 bytes.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -59,7 +60,8 @@ impl Listener {
         prepare_directory(path)?;
         let address = sys::UnixAddr::new(path)?;
         let socket = seqpacket_socket()?;
-        // The mode of the unbound socket becomes the mode of the file, so there is no moment with another one.
+        // The mode of the unbound socket becomes the mode of the file, so there is no moment with
+        // another one.
         nix::sys::stat::fchmod(
             &socket,
             nix::sys::stat::Mode::from_bits_truncate(SOCKET_MODE),
@@ -98,8 +100,8 @@ impl Listener {
     }
 }
 
-/// A connection on a tokio runtime. `Send + Sync`; sends and receives may run side by side, and dropping their futures
-/// loses no message.
+/// A connection on a tokio runtime. `Send + Sync`; sends and receives may run side by side, and
+/// dropping their futures loses no message.
 #[derive(Debug)]
 pub struct Conn {
     fd: AsyncFd<OwnedFd>,
@@ -109,7 +111,8 @@ impl Conn {
     /// Connects to a listener at `path`.
     ///
     /// # Errors
-    /// `NotFound` and `ConnectionRefused` when nobody listens; `WouldBlock` when its queue is full: try again later.
+    /// `NotFound` and `ConnectionRefused` when nobody listens; `WouldBlock` when its queue is full:
+    /// try again later.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -144,8 +147,9 @@ impl Conn {
     /// Sends one message, whole, with copies of up to [`MAX_FDS`] descriptors.
     ///
     /// # Errors
-    /// `InvalidInput` for an empty message (it would read as the end) and for too many descriptors; EMSGSIZE when it
-    /// does not fit the send buffer (net.core.wmem_default, 208 KiB); EPIPE when the peer is gone.
+    /// `InvalidInput` for an empty message (it would read as the end) and for too many descriptors;
+    /// EMSGSIZE when it does not fit the send buffer (net.core.wmem_default, 208 KiB); EPIPE when
+    /// the peer is gone.
     pub async fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         loop {
             let mut guard = self.fd.writable().await?;
@@ -156,11 +160,12 @@ impl Conn {
         }
     }
 
-    /// Receives the next message of at most `max_bytes` with at most `max_fds` descriptors; `None` when the peer has
-    /// closed. The descriptors are close-on-exec.
+    /// Receives the next message of at most `max_bytes` with at most `max_fds` descriptors; `None`
+    /// when the peer has closed. The descriptors are close-on-exec.
     ///
     /// # Errors
-    /// [`RecvError`]; the descriptors of a refused message are closed. The next message can still be received.
+    /// [`RecvError`]; the descriptors of a refused message are closed. The next message can still
+    /// be received.
     pub async fn recv(
         &self,
         max_bytes: usize,
@@ -220,7 +225,8 @@ fn prepare_directory(path: &Path) -> io::Result<()> {
         .mode(DIRECTORY_MODE)
         .create(directory)?;
     let metadata = std::fs::metadata(directory)?;
-    // Who may write the directory may put another socket in place of ours (a sticky directory forbids that).
+    // Who may write the directory may put another socket in place of ours (a sticky directory
+    // forbids that).
     if metadata.mode() & 0o022 != 0 && metadata.mode() & 0o1000 == 0 {
         let text = format!(
             "{} may be written by others than its owner",

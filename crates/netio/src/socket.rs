@@ -1,8 +1,8 @@
-//! Making sockets with the options that transparent capture needs, inside a given network namespace, and checking
-//! sockets that somebody else made.
+//! Making sockets with the options that transparent capture needs, inside a given network
+//! namespace, and checking sockets that somebody else made.
 //!
-//! Marks, interfaces and addresses come from the caller or are constants named after what they do to packets. It must
-//! not know whose traffic a socket carries.
+//! Marks, interfaces and addresses come from the caller or are constants named after what they do
+//! to packets. It must not know whose traffic a socket carries.
 
 mod connect;
 pub(crate) mod option;
@@ -19,7 +19,8 @@ use crate::netns::Netns;
 pub use connect::{ConnectError, Source, Upstream, connect};
 pub use option::{cookie, has_transparent, mark, netns_cookie};
 
-/// Mark of sockets that leave a captured namespace by its real interface: routing and capture leave them alone.
+/// Mark of sockets that leave a captured namespace by its real interface: routing and capture leave
+/// them alone.
 pub const MARK_UPSTREAM: u32 = 0x539;
 /// Mark that routes to the loopback interface of a captured namespace.
 pub const MARK_TO_LOOPBACK: u32 = 0x53a;
@@ -28,11 +29,13 @@ pub const MARK_MASK: u32 = 0xfff;
 /// Every namespace has it under this name.
 pub const LOOPBACK_INTERFACE: &str = "lo";
 
-/// Connections that may wait for accept(2), in connections; the kernel caps it at net.core.somaxconn (4096 by
-/// default since Linux 5.4). A full queue drops SYNs, which clients send again after a second.
+/// Connections that may wait for accept(2), in connections; the kernel caps it at
+/// net.core.somaxconn (4096 by default since Linux 5.4). A full queue drops SYNs, which clients
+/// send again after a second.
 pub const LISTEN_BACKLOG: i32 = 4096;
 
-/// Idle time before the first keep-alive probe. Shorter than the 5 to 15 minutes after which common firewalls forget.
+/// Idle time before the first keep-alive probe. Shorter than the 5 to 15 minutes after which common
+/// firewalls forget.
 pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(180);
 /// Time between probes.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(180);
@@ -69,12 +72,13 @@ impl Family {
 
 /// A listener inside `netns` that redirected connections are assigned to, whatever port they meant.
 ///
-/// Bound to port 0 of the family's loopback address; transparent, so that a foreign local address may be accepted;
-/// SO_REUSEADDR, which accepted sockets inherit: without it they would occupy the original port and the application
-/// could not bind it again; IPv6 only for IPv6. Non-blocking. NODELAY and keep-alive are inherited by what it accepts.
+/// Bound to port 0 of the family's loopback address; transparent, so that a foreign local address
+/// may be accepted; SO_REUSEADDR, which accepted sockets inherit: without it they would occupy the
+/// original port and the application could not bind it again; IPv6 only for IPv6. Non-blocking.
+/// NODELAY and keep-alive are inherited by what it accepts.
 ///
 /// # Errors
-/// Needs CAP_SYS_ADMIN (to enter) and CAP_NET_ADMIN (transparent); EADDRNOTAVAIL when `lo` is down.
+/// Needs CAP_SYS_ADMIN (to enter) and CAP_NET_ADMIN (transparent).
 pub fn transparent_listener(netns: &Netns, family: Family) -> io::Result<TcpListener> {
     let socket = netns.enter(|| stream_socket(family))??;
     option::set_transparent(&socket, family)?;
@@ -92,8 +96,9 @@ pub fn transparent_listener(netns: &Netns, family: Family) -> io::Result<TcpList
     Ok(socket.into())
 }
 
-/// A listener in the calling thread's namespace that a successor process may share (SO_REUSEPORT, SO_REUSEADDR):
-/// both bind, and the kernel spreads new connections over them. `[::]` takes IPv4 too. Non-blocking.
+/// A listener in the calling thread's namespace that a successor process may share (SO_REUSEPORT,
+/// SO_REUSEADDR): both bind, and the kernel spreads new connections over them. `[::]` takes IPv4
+/// too. Non-blocking.
 ///
 /// # Errors
 /// EADDRINUSE when a holder of the port did not set SO_REUSEPORT or belongs to another user.
@@ -135,7 +140,8 @@ pub enum ListenerError {
     Inspect(#[source] io::Error),
 }
 
-/// Takes a descriptor from outside as a TCP listener of the namespace with this cookie, after checking both.
+/// Takes a descriptor from outside as a TCP listener of the namespace with this cookie, after
+/// checking both.
 ///
 /// # Errors
 /// [`ListenerError`] names what it is instead.
@@ -175,7 +181,8 @@ pub fn is_listening_tcp_socket_of(fd: BorrowedFd<'_>, netns_cookie: u64) -> bool
     check_listener(fd, netns_cookie).is_ok()
 }
 
-/// TCP_NODELAY (a relay must not add Nagle's wait to an application that did its own batching) and keep-alive.
+/// TCP_NODELAY (a relay must not add Nagle's wait to an application that did its own batching) and
+/// keep-alive.
 pub(crate) fn set_stream_options(fd: BorrowedFd<'_>) -> io::Result<()> {
     let socket = SockRef::from(&fd);
     socket.set_tcp_nodelay(true)?;

@@ -1,10 +1,11 @@
 //! A connected TCP socket with owned buffers, alike on both back ends.
 //!
-//! A direct non-blocking call comes first where data or room is likely; what has to wait waits in the ring (io_uring)
-//! or for readiness (epoll). It must not know what the bytes mean nor relay them.
+//! A direct non-blocking call comes first where data or room is likely; what has to wait waits in
+//! the ring (io_uring) or for readiness (epoll). It must not know what the bytes mean nor relay
+//! them.
 //!
-//! Sockets stay in blocking mode: the calls carry MSG_DONTWAIT themselves, and a ring answers EAGAIN for an O_NONBLOCK
-//! socket instead of waiting.
+//! Sockets stay in blocking mode: the calls carry MSG_DONTWAIT themselves, and a ring answers
+//! EAGAIN for an O_NONBLOCK socket instead of waiting.
 
 mod direct;
 mod epoll;
@@ -23,25 +24,26 @@ use tokio::io::unix::AsyncFd;
 
 use crate::Backend;
 use crate::buffer::{Pool, SendBuf};
-use crate::executor::{self, yield_to_others};
+use crate::executor::{self, yield_now};
 use crate::readiness::register;
 use crate::socket::{option, set_stream_options};
 
 use ring::RingSocket;
 
-/// Calls that succeeded at once before the stream lets other tasks run: a peer that always has data must not keep
-/// the worker to itself. With 256 KiB buffers this is 8 MiB, about 4 ms of a core.
+/// Calls that succeeded at once before the stream lets other tasks run: a peer that always has data
+/// must not keep the worker to itself. With 256 KiB buffers this is 8 MiB, about 4 ms of a core.
 const DIRECT_CALLS_MAX: u32 = 32;
 
 /// What a stream waits for.
 pub(crate) const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
 
-/// A connected TCP socket. All methods take `&self`: one task reads, another writes, a third may end both. At most
-/// one task reads and one writes at a time; `Rc` shares it between them.
+/// A connected TCP socket. All methods take `&self`: one task reads, another writes, a third may
+/// end both. At most one task reads and one writes at a time; `Rc` shares it between them.
 ///
-/// **Ending a pending read or write**: [`TcpStream::shutdown_both`] or [`TcpStream::reset`] from any task of the
-/// thread. A read that is dropped (a timeout, `select!`) loses nothing on either back end: its operation stays with the stream, and
-/// the next read takes its result. A write that is dropped leaves unknown how much was sent: end the stream then.
+/// **Ending a pending read or write**: [`TcpStream::shutdown_both`] or [`TcpStream::reset`] from
+/// any task of the thread. A read that is dropped (a timeout, `select!`) loses nothing on either
+/// back end: its operation stays with the stream, and the next read takes its result. A write that
+/// is dropped leaves unknown how much was sent: end the stream then.
 ///
 /// Dropping the stream closes it in the kernel, also with operations in flight.
 #[derive(Debug)]
@@ -98,7 +100,8 @@ impl TcpStream {
         Self::new(executor::current(), stream.into(), peer)
     }
 
-    /// A socket from accept4(2), which has inherited its options from the listener and is in blocking mode.
+    /// A socket from accept4(2), which has inherited its options from the listener and is in
+    /// blocking mode.
     pub(crate) fn accepted(socket: Socket, peer: Option<SocketAddr>) -> io::Result<Self> {
         let io = match executor::current() {
             Backend::IoUring => Io::Ring(RingSocket::new(socket.into())),
@@ -107,7 +110,8 @@ impl TcpStream {
         Ok(Self::with(io, peer))
     }
 
-    /// A socket whose connect is done. The registration that waited for it is kept where it is of use.
+    /// A socket whose connect is done. The registration that waited for it is kept where it is of
+    /// use.
     pub(crate) fn connected(
         backend: Backend,
         socket: AsyncFd<OwnedFd>,
@@ -140,13 +144,16 @@ impl TcpStream {
         }
     }
 
-    /// Reads into the spare capacity of `buffer`, behind what it holds already, and gives it back with the number of
-    /// new bytes; 0 is the end of the stream. Waits for the first bytes, not for a full buffer.
+    /// Reads into the spare capacity of `buffer`, behind what it holds already, and gives it back
+    /// with the number of new bytes; 0 is the end of the stream. Waits for the first bytes, not for
+    /// a full buffer.
     ///
-    /// After a read that was dropped, the new bytes are appended to this buffer, which may grow for it.
+    /// After a read that was dropped, the new bytes are appended to this buffer, which may grow for
+    /// it.
     ///
     /// # Errors
-    /// `InvalidInput` without spare capacity; else the kernel's answer, for instance ECONNRESET. The buffer is as it was.
+    /// `InvalidInput` without spare capacity; else the kernel's answer, for instance ECONNRESET.
+    /// The buffer is as it was.
     pub async fn read(&self, mut buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
         if buffer.len() == buffer.capacity() {
             return (Err(io::Error::from(io::ErrorKind::InvalidInput)), buffer);
@@ -173,10 +180,12 @@ impl TcpStream {
         (result, buffer)
     }
 
-    /// [`TcpStream::read`] that holds no buffer while it waits: one is taken from `pool` when data is there, with
-    /// `headroom` zero bytes in front of the data, and goes back there when nothing came.
+    /// [`TcpStream::read`] that holds no buffer while it waits: one is taken from `pool` when data
+    /// is there, with `headroom` zero bytes in front of the data, and goes back there when nothing
+    /// came.
     ///
-    /// Of the two it is the one for connections that are mostly idle; `read` costs one system call less on a busy one.
+    /// Of the two it is the one for connections that are mostly idle; `read` costs one system call
+    /// less on a busy one.
     ///
     /// # Errors
     /// As [`TcpStream::read`].
@@ -207,8 +216,8 @@ impl TcpStream {
         }
     }
 
-    /// Waits until a read would not wait: data, the end of the stream or an error. Holds no buffer. May be dropped.
-    /// Seldom it is wrong, and the next read waits after all.
+    /// Waits until a read would not wait: data, the end of the stream or an error. Holds no buffer.
+    /// May be dropped. Seldom it is wrong, and the next read waits after all.
     ///
     /// # Errors
     /// When the executor is shutting down.
@@ -250,7 +259,8 @@ impl TcpStream {
         }
     }
 
-    /// Sends FIN after what was written; reading goes on. Nothing happens when the connection is gone already.
+    /// Sends FIN after what was written; reading goes on. Nothing happens when the connection is
+    /// gone already.
     ///
     /// # Errors
     /// None that a caller could act on; kept for unforeseen answers of the kernel.
@@ -283,7 +293,8 @@ impl TcpStream {
         SockRef::from(self).set_linger(Some(Duration::ZERO))
     }
 
-    /// The local address; of a redirected connection that was accepted, the destination that its client meant.
+    /// The local address; of a redirected connection that was accepted, the destination that its
+    /// client meant.
     ///
     /// # Errors
     /// When the kernel cannot say (after [`TcpStream::reset`] it may be unspecified).
@@ -367,7 +378,7 @@ impl TcpStream {
             self.direct_calls.set(calls);
         } else {
             self.direct_calls.set(0);
-            yield_to_others().await;
+            yield_now().await;
         }
     }
 }

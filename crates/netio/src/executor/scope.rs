@@ -1,4 +1,5 @@
-//! The owner of local tasks: none outlives it, there are never more than its bound, finished ones are freed at once.
+//! The owner of local tasks: none outlives it, there are never more than its bound, finished ones
+//! are freed at once.
 //!
 //! It must not know what its tasks do, nor restart them.
 
@@ -10,7 +11,8 @@ use slab::Slab;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-/// The scope holds as many tasks as it may, or it is gone. The caller refuses what it wanted to start.
+/// The scope holds as many tasks as it may, or it is gone. The caller refuses what it wanted to
+/// start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no further task: the limit of {limit} is reached")]
 pub struct ScopeFull {
@@ -20,7 +22,8 @@ pub struct ScopeFull {
 
 /// Owner of the tasks that are spawned through it. Dropping it aborts them.
 ///
-/// An aborted task is dropped at its next turn, between two awaits. Sockets that only it held are closed then.
+/// An aborted task is dropped at its next turn, between two awaits. Sockets that only it held are
+/// closed then.
 #[derive(Debug)]
 pub struct Scope {
     inner: Rc<Inner>,
@@ -128,7 +131,8 @@ impl Spawner {
 
 impl Inner {
     fn abort_all(&self) {
-        // Aborting must not run while the slab is borrowed: it may drop a task, and its guard borrows the slab.
+        // Aborting must not run while the slab is borrowed: it may drop a task, and its guard
+        // borrows the slab.
         let handles: Vec<AbortHandle> = self
             .tasks
             .borrow()

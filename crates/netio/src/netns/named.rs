@@ -1,4 +1,5 @@
-//! Named namespaces under [`NETNS_DIRECTORY`], in the layout of `ip netns`, so that `ip netns exec` finds them.
+//! Named namespaces under [`NETNS_DIRECTORY`], in the layout of `ip netns`, so that `ip netns exec`
+//! finds them.
 //!
 //! It must not decide when a namespace is removed: the caller owns the name.
 
@@ -26,13 +27,14 @@ pub fn path_of(name: &str) -> PathBuf {
     Path::new(NETNS_DIRECTORY).join(name)
 }
 
-/// Makes a namespace and binds it to a name. It outlives the process: the caller has to [`delete`] it.
+/// Makes a namespace and binds it to a name. It outlives the process: the caller has to [`delete`]
+/// it.
 ///
 /// Nothing in it is configured; `lo` is down.
 ///
 /// # Errors
-/// `AlreadyExists` when the name is taken, `InvalidInput` for a name that is no file name; else the kernel's
-/// answer, and the name is not left behind.
+/// `AlreadyExists` when the name is taken, `InvalidInput` for a name that is no file name; else the
+/// kernel's answer, and the name is not left behind.
 pub fn create(name: &str) -> io::Result<Netns> {
     check_name(name)?;
     let _lock = prepare_directory()?;
@@ -67,7 +69,8 @@ pub fn delete(name: &str) -> io::Result<()> {
     check_name(name)?;
     let path = path_of(name);
     match umount2(&path, MntFlags::MNT_DETACH) {
-        // EINVAL: the file is there but nothing is mounted on it (left behind by a crash between the two steps).
+        // EINVAL: the file is there but nothing is mounted on it (left behind by a crash between
+        // the two steps).
         Ok(()) | Err(Errno::EINVAL) => fs::remove_file(&path),
         Err(errno) => Err(errno.into()),
     }
@@ -106,9 +109,9 @@ fn check_name(name: &str) -> io::Result<()> {
     ))
 }
 
-/// Makes the directory a shared mount of its own, as `ip netns add` does: other mount namespaces must see a
-/// binding come and go, or a namespace would stay alive in each of them. The lock (also ip's) makes two first
-/// callers take turns.
+/// Makes the directory a shared mount of its own, as `ip netns add` does: other mount namespaces
+/// must see a binding come and go, or a namespace would stay alive in each of them. The lock (also
+/// ip's) makes two first callers take turns.
 fn prepare_directory() -> io::Result<Flock<File>> {
     fs::DirBuilder::new()
         .recursive(true)

@@ -1,4 +1,5 @@
-//! The connection for a program that makes one request and ends: no runtime, every call with a timeout.
+//! The connection for a program that makes one request and ends: no runtime, every call with a
+//! timeout.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,11 +17,12 @@ pub struct BlockingConn {
 }
 
 impl BlockingConn {
-    /// Connects to a listener at `path`. `timeout` bounds the connect and then each single send and receive.
+    /// Connects to a listener at `path`. `timeout` bounds the connect and then each single send and
+    /// receive.
     ///
     /// # Errors
-    /// `NotFound` and `ConnectionRefused` when nobody listens; `TimedOut` when its queue stays full; `InvalidInput`
-    /// for a timeout of zero.
+    /// `NotFound` and `ConnectionRefused` when nobody listens; `TimedOut` when its queue stays
+    /// full; `InvalidInput` for a timeout of zero.
     pub fn connect(path: &Path, timeout: Duration) -> io::Result<Self> {
         let socket = Socket::new(Domain::UNIX, Type::SEQPACKET.cloexec(), None)?;
         let conn = Self { fd: socket.into() };

@@ -1,5 +1,5 @@
-//! One message by sendmsg(2) and recvmsg(2), with SCM_RIGHTS. Shared by the async and the blocking connection; waits
-//! only when the descriptor is in blocking mode.
+//! One message by sendmsg(2) and recvmsg(2), with SCM_RIGHTS. Shared by the async and the blocking
+//! connection; waits only when the descriptor is in blocking mode.
 
 use std::io;
 use std::mem;
@@ -34,7 +34,8 @@ pub enum RecvError {
         /// How many came.
         found: usize,
     },
-    /// The kernel dropped descriptors (MSG_CTRUNC), mostly because the process has no room for more.
+    /// The kernel dropped descriptors (MSG_CTRUNC), mostly because the process has no room for
+    /// more.
     #[error("descriptors of the message were lost: the process is at its limit of open files")]
     FdsLost,
     /// The kernel's answer.
@@ -42,7 +43,8 @@ pub enum RecvError {
     Io(#[from] io::Error),
 }
 
-/// Room for one control message with the most descriptors that the kernel delivers, aligned for its header.
+/// Room for one control message with the most descriptors that the kernel delivers, aligned for its
+/// header.
 #[repr(C)]
 union Control {
     _align: libc::cmsghdr,
@@ -68,8 +70,8 @@ pub(super) fn send(fd: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> 
     if !fds.is_empty() {
         put_rights(&mut header, &mut control, fds);
     }
-    // SAFETY: the header names `vector`, `bytes` and `control`, which all live through the call; the kernel only reads
-    // them.
+    // SAFETY: the header names `vector`, `bytes` and `control`, which all live through the call;
+    // the kernel only reads them.
     let sent = unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const header, libc::MSG_NOSIGNAL) };
     // SOCK_SEQPACKET sends a message whole or not at all.
     if sent < 0 {
@@ -95,7 +97,8 @@ pub(super) fn receive(
     let mut header = header(&mut vector);
     header.msg_control = (&raw mut control).cast();
     header.msg_controllen = CONTROL_BYTES;
-    // SAFETY: the header names `vector`, the capacity of `bytes` and `control`, which all live through the call.
+    // SAFETY: the header names `vector`, the capacity of `bytes` and `control`, which all live
+    // through the call.
     let count = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC) };
     let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
     // Own them first: whatever is refused below, they are closed by dropping.
@@ -115,14 +118,16 @@ pub(super) fn receive(
     if count == 0 {
         return Ok(None);
     }
-    // SAFETY: the kernel has written `count` bytes, at most `max_bytes`, which is within the capacity.
+    // SAFETY: the kernel has written `count` bytes, at most `max_bytes`, which is within the
+    // capacity.
     unsafe { bytes.set_len(count) };
     bytes.shrink_to_fit();
     Ok(Some(Message { bytes, fds }))
 }
 
 fn header(vector: &mut libc::iovec) -> libc::msghdr {
-    // SAFETY: msghdr holds integers and pointers, for which all zero is a value: no name, no control data.
+    // SAFETY: msghdr holds integers and pointers, for which all zero is a value: no name, no
+    // control data.
     let mut header: libc::msghdr = unsafe { mem::zeroed() };
     header.msg_iov = vector;
     header.msg_iovlen = 1;
@@ -134,9 +139,9 @@ fn put_rights(header: &mut libc::msghdr, control: &mut Control, fds: &[BorrowedF
     header.msg_control = std::ptr::from_mut(control).cast();
     // SAFETY: CMSG_SPACE only computes.
     header.msg_controllen = unsafe { libc::CMSG_SPACE(length) } as usize;
-    // SAFETY: the control buffer is aligned for a cmsghdr and has room for MAX_FDS descriptors, of which there are at
-    // most that many; the first header and its data lie within msg_controllen. BorrowedFd is a RawFd in memory, and
-    // only its number is copied.
+    // SAFETY: the control buffer is aligned for a cmsghdr and has room for MAX_FDS descriptors, of
+    // which there are at most that many; the first header and its data lie within msg_controllen.
+    // BorrowedFd is a RawFd in memory, and only its number is copied.
     unsafe {
         let first = libc::CMSG_FIRSTHDR(header);
         (*first).cmsg_level = libc::SOL_SOCKET;
@@ -151,9 +156,9 @@ fn put_rights(header: &mut libc::msghdr, control: &mut Control, fds: &[BorrowedF
 
 fn take_rights(header: &libc::msghdr) -> Vec<OwnedFd> {
     let mut fds = Vec::new();
-    // SAFETY: the kernel filled the control buffer that `header` names and set msg_controllen to what it wrote; the
-    // CMSG macros stay within that. Each number is a descriptor that the kernel made for this process in this call, so
-    // nobody else owns it.
+    // SAFETY: the kernel filled the control buffer that `header` names and set msg_controllen to
+    // what it wrote; the CMSG macros stay within that. Each number is a descriptor that the kernel
+    // made for this process in this call, so nobody else owns it.
     unsafe {
         let mut message = libc::CMSG_FIRSTHDR(header);
         while !message.is_null() {

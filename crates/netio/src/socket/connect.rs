@@ -11,25 +11,27 @@ use rand::Rng;
 use socket2::{SockRef, Socket};
 use tokio::time::Instant;
 
-use crate::executor::{self, yield_to_others};
+use crate::executor::{self, yield_now};
 use crate::netns::Netns;
 use crate::readiness::register;
 use crate::stream::{BOTH, TcpStream};
 
 use super::{Family, option, set_stream_options, stream_socket};
 
-/// Source ports for connections that carry a client's address. Above the kernel's default ephemeral range (32768 to
-/// 60999), so a client's own connections to the same address, which end on sockets in the same namespace, cannot
-/// meet them: with ports that the kernel chose, 7.7 % of 1500 connections from one client hung; with these, none.
+/// Source ports for connections that carry a client's address. Above the kernel's default ephemeral
+/// range (32768 to 60999), so a client's own connections to the same address, which end on sockets
+/// in the same namespace, cannot meet them: with ports that the kernel chose, 7.7 % of 1500
+/// connections from one client hung; with these, none.
 pub const SPOOFED_PORTS: RangeInclusive<u16> = 61000..=65535;
 /// Where to look when all of [`SPOOFED_PORTS`] are in use towards one address.
 pub const SPOOFED_PORTS_BEYOND: RangeInclusive<u16> = 1024..=60999;
-/// Ports of [`SPOOFED_PORTS_BEYOND`] that one connect tries at most: each costs about 5 µs of this thread.
+/// Ports of [`SPOOFED_PORTS_BEYOND`] that one connect tries at most: each costs about 5 µs of this
+/// thread.
 const BEYOND_TRIES: usize = 4096;
 /// Ports tried between two turns of the other tasks.
 const TRIES_PER_TURN: usize = 64;
-/// A connect over loopback takes under a millisecond; one that takes this long met a socket with the same four
-/// numbers, and another port helps.
+/// A connect over loopback takes under a millisecond; one that takes this long met a socket with
+/// the same four numbers, and another port helps.
 const COLLISION_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// How the kernel chooses the source of a connection.
@@ -37,8 +39,9 @@ const COLLISION_TIMEOUT: Duration = Duration::from_millis(200);
 pub enum Source<'a> {
     /// The kernel's choice: the namespace's own address and an ephemeral port.
     Own,
-    /// This address, though the namespace does not own it: the socket is transparent, bound to `interface` and to an
-    /// explicit port. When it equals the destination's address it is the namespace's own, and `Own` is done instead.
+    /// This address, though the namespace does not own it: the socket is transparent, bound to
+    /// `interface` and to an explicit port. When it equals the destination's address it is the
+    /// namespace's own, and `Own` is done instead.
     Spoofed {
         /// The source address.
         ip: IpAddr,
@@ -151,12 +154,13 @@ async fn start_on_a_free_port(upstream: &Upstream<'_>) -> Result<Socket, Connect
     let beyond = from_random_start(SPOOFED_PORTS_BEYOND).filter(|port| !live(*port));
     for (tries, port) in preferred.chain(beyond.take(BEYOND_TRIES)).enumerate() {
         if tries % TRIES_PER_TURN == TRIES_PER_TURN - 1 {
-            yield_to_others().await;
+            yield_now().await;
         }
         let socket = upstream.socket()?;
         option::set_transparent(&socket, Family::of(upstream.destination))?;
         socket.bind_device(Some(interface.as_bytes()))?;
-        // Without it the port would be one client's alone, not one client's towards one destination.
+        // Without it the port would be one client's alone, not one client's towards one
+        // destination.
         socket.set_reuse_address(true)?;
         let started = socket
             .bind(&SocketAddr::new(ip, port).into())

@@ -86,8 +86,8 @@ impl Number for i32 {}
 fn get<T: Number>(fd: BorrowedFd<'_>, level: i32, name: i32) -> io::Result<T> {
     let mut value = T::default();
     let mut length = socklen::<T>();
-    // SAFETY: the pointer and the length describe `value`, an integer that any bytes may fill; it lives through the
-    // call, and the kernel writes at most `length` bytes.
+    // SAFETY: the pointer and the length describe `value`, an integer that any bytes may fill; it
+    // lives through the call, and the kernel writes at most `length` bytes.
     let result = unsafe {
         libc::getsockopt(
             fd.as_raw_fd(),

@@ -7,8 +7,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 /// Receives into the spare capacity of `buffer`, behind what it holds.
 pub(super) fn receive(fd: BorrowedFd<'_>, buffer: &mut Vec<u8>) -> io::Result<usize> {
     let spare = buffer.spare_capacity_mut();
-    // SAFETY: pointer and length describe the spare capacity, which `buffer` owns through the call; the kernel only
-    // writes there.
+    // SAFETY: pointer and length describe the spare capacity, which `buffer` owns through the call;
+    // the kernel only writes there.
     let count = unsafe {
         libc::recv(
             fd.as_raw_fd(),
@@ -27,7 +27,8 @@ pub(super) fn receive(fd: BorrowedFd<'_>, buffer: &mut Vec<u8>) -> io::Result<us
 /// Sends what fits into the socket's send buffer.
 pub(super) fn send(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-    // SAFETY: pointer and length describe `bytes`, which lives through the call; the kernel only reads there.
+    // SAFETY: pointer and length describe `bytes`, which lives through the call; the kernel only
+    // reads there.
     let count = unsafe { libc::send(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) };
     usize::try_from(count).map_err(|_| io::Error::last_os_error())
 }

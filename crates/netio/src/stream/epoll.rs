@@ -24,7 +24,8 @@ pub(super) async fn read(
         let room = buffer.capacity() - buffer.len();
         match direct::receive(fd.as_fd(), &mut buffer) {
             Ok(count) => {
-                // epoll(7): a stream that did not fill the buffer is drained, the next edge will come.
+                // epoll(7): a stream that did not fill the buffer is drained, the next edge will
+                // come.
                 if 0 < count && count < room {
                     guard.clear_ready();
                 }
@@ -36,8 +37,8 @@ pub(super) async fn read(
     }
 }
 
-/// One call without waiting. The readiness is looked at before the call, so that clearing it afterwards cannot forget
-/// an edge that came in between.
+/// One call without waiting. The readiness is looked at before the call, so that clearing it
+/// afterwards cannot forget an edge that came in between.
 pub(super) fn receive_now(fd: &AsyncFd<OwnedFd>, buffer: &mut Vec<u8>) -> io::Result<usize> {
     let mut cx = Context::from_waker(Waker::noop());
     let ready = match pin!(fd.readable()).poll(&mut cx) {

@@ -1,8 +1,9 @@
 //! The io_uring back end: receive, send and poll as ring entries through tokio-uring.
 //!
-//! tokio-uring cannot cancel. So a receive that its caller dropped stays with the socket and its bytes go to the next
-//! read; each entry holds the descriptor until it completes, so that its number cannot come to mean another file; and
-//! the owner ends what is in flight before it lets go. Nothing here knows of epoll.
+//! tokio-uring cannot cancel. So a receive that its caller dropped stays with the socket and its
+//! bytes go to the next read; each entry holds the descriptor until it completes, so that its
+//! number cannot come to mean another file; and the owner ends what is in flight before it lets go.
+//! Nothing here knows of epoll.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -10,7 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 
 use io_uring::{cqueue, opcode, squeue, types};
 use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
@@ -22,8 +23,14 @@ const POLL_READABLE: u32 = (libc::POLLIN | libc::POLLRDHUP) as u32;
 
 pub(super) struct RingSocket {
     fd: Rc<OwnedFd>,
-    reading: RefCell<Option<InFlight<Vec<u8>>>>,
+    reading: RefCell<Option<Receive>>,
     polling: RefCell<Option<InFlight<()>>>,
+}
+
+/// A receive that somebody started and nobody has taken yet.
+enum Receive {
+    InFlight(InFlight<Vec<u8>>),
+    Done((io::Result<usize>, Vec<u8>)),
 }
 
 type InFlight<T> = InFlightOneshot<Held<T>, Finish<T>>;
@@ -86,13 +93,17 @@ impl RingSocket {
         let mut waiting = Some(buffer);
         if !self.is_reading() {
             let buffer = waiting.take().expect("it was put there above");
-            *self.reading.borrow_mut() = Some(self.receive(buffer));
+            *self.reading.borrow_mut() = Some(Receive::InFlight(self.receive(buffer)));
         }
-        let (result, mut buffer) = poll_fn(|cx| poll_slot(&self.reading, cx)).await;
+        self.received().await;
+        let Some(Receive::Done((result, mut buffer))) = self.reading.take() else {
+            unreachable!("two tasks read from one stream");
+        };
         let before = buffer.len();
         if let Ok(count) = result {
-            // SAFETY: the entry named the spare capacity of this buffer, nobody has touched it since, and the kernel
-            // has written `count` bytes, at most the spare length, behind the old end.
+            // SAFETY: the entry named the spare capacity of this buffer, nobody has touched it
+            // since, and the kernel has written `count` bytes, at most the spare length, behind the
+            // old end.
             unsafe { buffer.set_len(before + count) };
         }
         match waiting {
@@ -106,14 +117,39 @@ impl RingSocket {
     }
 
     pub(super) async fn readable(&self) -> io::Result<()> {
+        if self.is_reading() {
+            // It takes the data before a poll could see it.
+            self.received().await;
+            return Ok(());
+        }
         if self.polling.borrow().is_none() {
             let entry = opcode::PollAdd::new(self.target(), POLL_READABLE).build();
             *self.polling.borrow_mut() = Some(self.submit((), entry));
         }
-        poll_fn(|cx| poll_slot(&self.polling, cx))
-            .await
-            .0
-            .map(|_events| ())
+        poll_fn(|cx| {
+            let mut slot = self.polling.borrow_mut();
+            let Some(operation) = slot.as_mut() else {
+                // Another waiter has seen it.
+                return Poll::Ready(Ok(()));
+            };
+            let (result, ()) = std::task::ready!(Pin::new(operation).poll(cx));
+            *slot = None;
+            Poll::Ready(result.map(|_events| ()))
+        })
+        .await
+    }
+
+    /// Waits until the receive that is on its way is done, and leaves its result where it is.
+    async fn received(&self) {
+        poll_fn(|cx| {
+            let mut slot = self.reading.borrow_mut();
+            if let Some(Receive::InFlight(operation)) = slot.as_mut() {
+                let output = std::task::ready!(Pin::new(operation).poll(cx));
+                *slot = Some(Receive::Done(output));
+            }
+            Poll::Ready(())
+        })
+        .await;
     }
 
     pub(super) async fn write_all<B: SendBuf>(
@@ -148,8 +184,8 @@ impl RingSocket {
         self.submit(buffer, entry)
     }
 
-    /// `entry` must name memory of `data` only. The operation owns `data` until it completes, also when its future is
-    /// dropped: tokio-uring keeps it then.
+    /// `entry` must name memory of `data` only. The operation owns `data` until it completes, also
+    /// when its future is dropped: tokio-uring keeps it then.
     fn submit<T: 'static>(&self, data: T, entry: squeue::Entry) -> InFlight<T> {
         let held = Held {
             socket: Rc::clone(&self.fd),
@@ -161,21 +197,6 @@ impl RingSocket {
     fn target(&self) -> types::Fd {
         types::Fd(self.fd.as_raw_fd())
     }
-}
-
-fn poll_slot<T: Unpin + 'static>(
-    slot: &RefCell<Option<InFlight<T>>>,
-    cx: &mut Context<'_>,
-) -> Poll<(io::Result<usize>, T)> {
-    let mut slot = slot.borrow_mut();
-    let Some(operation) = slot.as_mut() else {
-        // A second task waited for the same operation, and the first one took its result.
-        let text = "two tasks wait for the same direction of a stream";
-        unreachable!("{text}");
-    };
-    let output = std::task::ready!(Pin::new(operation).poll(cx));
-    *slot = None;
-    Poll::Ready(output)
 }
 
 /// An entry's length is 32 bits; a longer rest is sent or received by the next entry.
