@@ -84,3 +84,29 @@ pub fn tcp(socket: TcpStream) -> (Rc<TcpStream>, End) {
     let socket = Rc::new(socket);
     (Rc::clone(&socket), End::Tcp(socket))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::worker::accept::Accepted;
+    use crate::{inbound, outbound};
+
+    /// Most that the future of one connection may take, in bytes. A worker with 16,384 of them
+    /// then holds 16 MiB.
+    const CONNECTION_FUTURE_BYTES: usize = 1_024;
+
+    fn size<F>(_: impl FnOnce(Rc<Worker>, Accepted) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn the_future_of_a_connection_is_small() {
+        for (flow, bytes) in [
+            ("outbound", size(outbound::serve)),
+            ("plaintext", size(inbound::plaintext::serve)),
+            ("tunnel", size(inbound::tunnel::serve)),
+        ] {
+            assert!(bytes <= CONNECTION_FUTURE_BYTES, "{flow}: {bytes} bytes");
+        }
+    }
+}

@@ -161,8 +161,7 @@ impl Tunnel {
     /// The last holder of a stream let it go.
     fn release(self: &Rc<Self>, id: StreamId, state: &State) {
         let was_there = self.streams.borrow_mut().remove(&id).is_some();
-        if state.reset_code().is_none() {
-            // Also for streams that ended whole: then it only forgets them.
+        if state.reset_code().is_none() && !state.is_complete() {
             self.connection.borrow_mut().reset(id, ErrorCode::CANCEL);
         }
         if was_there && self.streams.borrow().is_empty() {

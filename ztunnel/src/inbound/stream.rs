@@ -97,3 +97,18 @@ fn refuse(worker: &Worker, connection: &Connection, stream: &TunnelStream, why: 
     let _ = stream.respond(&ConnectResponse::of(why.status()));
     flow::record_refusal(worker, connection, why as &dyn Refusal);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<F>(_: impl FnOnce(Rc<Worker>, Asked, TunnelStream) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn the_future_of_a_stream_is_small() {
+        let bytes = size(serve);
+        assert!(bytes <= 1_024, "{bytes} bytes");
+    }
+}

@@ -20,6 +20,8 @@ pub struct State {
     write: Signal,
     response: RefCell<Option<ConnectResponse>>,
     finished: Cell<bool>,
+    /// Whether we have finished our direction.
+    finish_sent: Cell<bool>,
     reset: Cell<Option<ErrorCode>>,
 }
 
@@ -45,6 +47,11 @@ impl State {
     pub(super) fn reset(&self, code: ErrorCode) {
         self.reset.set(Some(code));
         self.wake();
+    }
+
+    /// Both directions ended orderly: what is still on its way out must not be cut off.
+    pub(super) fn is_complete(&self) -> bool {
+        self.finished.get() && self.finish_sent.get()
     }
 
     pub(super) fn reset_code(&self) -> Option<ErrorCode> {
@@ -176,6 +183,7 @@ impl TunnelStream {
 
     /// Half-close: nothing is written after what was written.
     pub fn finish(&self) {
+        self.state.finish_sent.set(true);
         self.tunnel.connection.borrow_mut().finish(self.id);
         self.tunnel.pump();
     }

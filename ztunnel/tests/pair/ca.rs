@@ -1,0 +1,70 @@
+//! A certificate authority for the tests: signs what the proxies ask for, and makes what a hostile
+//! peer would show.
+
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use hbone::tls::Credentials;
+use process::certs::{AskError, Authority, Question};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
+};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+/// A root and its key.
+#[derive(Clone)]
+pub struct Ca {
+    issuer: Arc<Issuer<'static, KeyPair>>,
+    root: rcgen::Certificate,
+}
+
+impl Ca {
+    pub fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let root = params.self_signed(&key).unwrap();
+        Self {
+            issuer: Arc::new(Issuer::new(params, key)),
+            root,
+        }
+    }
+
+    pub fn root(&self) -> CertificateDer<'static> {
+        self.root.der().clone()
+    }
+
+    /// A certificate of `spiffe_id`, changed by `edit` before it is signed.
+    pub fn credentials(
+        &self,
+        spiffe_id: &str,
+        edit: impl FnOnce(&mut CertificateParams),
+    ) -> Credentials {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::URI(spiffe_id.try_into().unwrap())];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        edit(&mut params);
+        let leaf = params.signed_by(&key, &*self.issuer).unwrap();
+        Credentials {
+            chain: vec![leaf.der().clone()],
+            key: PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+            roots: vec![self.root()],
+        }
+    }
+}
+
+impl Authority for Ca {
+    fn sign(&self, question: Question) -> BoxFuture<'_, Result<Vec<String>, AskError>> {
+        async move {
+            let mut request = CertificateSigningRequestParams::from_pem(&question.csr_pem).unwrap();
+            request.params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+            let leaf = request.signed_by(&*self.issuer).unwrap();
+            Ok(vec![leaf.pem(), self.root.pem()])
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,16 @@
+//! Two proxies and the pods they serve, in network namespaces: what an application sees.
+//!
+//! Needs root. There is no steering here: a pod's listeners are bound to the one port of the tests
+//! with transparent sockets, which the kernel's own rules lead the connections to.
+
+mod app;
+mod ca;
+mod hostile;
+mod journal;
+mod net;
+mod policy;
+mod raw;
+mod relay;
+mod stop;
+mod world;
+mod zds;

@@ -1,0 +1,234 @@
+//! Namespaces on one bridge, with the rules that a captured pod has.
+
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use netio::netns::{self, Netns};
+use socket2::{Domain, Socket, Type};
+
+/// The port of every application in these tests.
+pub const PORT: u16 = 8080;
+
+/// How long an application waits for a byte, a connection or an end.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Namespaces of one test.
+pub struct Net {
+    prefix: String,
+    names: Vec<String>,
+}
+
+/// A pod's namespace.
+pub struct PodNet {
+    pub netns: Netns,
+    pub v4: Ipv4Addr,
+    pub v6: Ipv6Addr,
+}
+
+impl Net {
+    /// A hub with a bridge.
+    pub fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let prefix = format!("zt-{}-{number}", std::process::id());
+        let mut net = Self {
+            prefix,
+            names: Vec::new(),
+        };
+        net.make("hub");
+        net.ip(
+            "hub",
+            &[],
+            "link add br0 type bridge\nlink set br0 up\nlink set lo up\n",
+        );
+        net
+    }
+
+    /// A pod with the addresses 10.99.0.`host` and fd99::`host`.
+    pub fn pod(&mut self, name: &str, host: u8) -> PodNet {
+        let netns = self.make(name);
+        let pod = self.full(name);
+        let (v4, v6) = (
+            Ipv4Addr::new(10, 99, 0, host),
+            Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, host.into()),
+        );
+        let port = format!(
+            "link add p{host} type veth peer name eth0 netns {pod}\n\
+             link set p{host} master br0\nlink set p{host} up\n"
+        );
+        self.ip("hub", &[], &port);
+        let inside = format!(
+            "link set lo up\nlink set eth0 up\naddr add {v4}/24 dev eth0\n\
+             addr add {v6}/64 dev eth0 nodad\n\
+             route add default via 10.99.0.254\n\
+             route add local default dev lo table 100 src {v4}\n\
+             rule add pref 100 fwmark 0x53a/0xfff lookup 100\n"
+        );
+        self.ip(name, &[], &inside);
+        let inside6 = format!(
+            "route add default via fd99::fe\n\
+             route add local default dev lo table 100 src {v6}\n\
+             rule add pref 100 fwmark 0x53a/0xfff lookup 100\n"
+        );
+        self.ip(name, &["-6"], &inside6);
+        netns
+            .enter(|| {
+                std::fs::write("/proc/sys/net/ipv4/tcp_fwmark_accept", "1").unwrap();
+                std::fs::write("/proc/sys/net/ipv4/fwmark_reflect", "1").unwrap();
+                std::fs::write("/proc/sys/net/ipv6/fwmark_reflect", "1").unwrap();
+            })
+            .unwrap();
+        PodNet { netns, v4, v6 }
+    }
+
+    fn full(&self, name: &str) -> String {
+        format!("{}-{name}", self.prefix)
+    }
+
+    fn make(&mut self, name: &str) -> Netns {
+        let name = self.full(name);
+        let netns = netns::create(&name).expect("root may make network namespaces");
+        self.names.push(name);
+        netns
+    }
+
+    fn ip(&self, name: &str, options: &[&str], batch: &str) {
+        let mut child = Command::new("ip")
+            .args(options)
+            .args(["-n", &self.full(name), "-batch", "-"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(batch.as_bytes())
+            .unwrap();
+        assert!(
+            child.wait().unwrap().success(),
+            "ip -batch in {name}:\n{batch}"
+        );
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        for name in &self.names {
+            let _ = netns::delete(name);
+        }
+    }
+}
+
+/// Where a listener takes connections.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Everywhere in its namespace.
+    Any,
+    /// From outside only.
+    Eth0,
+    /// From the namespace itself and from its proxy only.
+    Lo,
+}
+
+impl PodNet {
+    pub fn address(&self, ipv6: bool) -> SocketAddr {
+        let ip = if ipv6 {
+            IpAddr::V6(self.v6)
+        } else {
+            IpAddr::V4(self.v4)
+        };
+        SocketAddr::new(ip, PORT)
+    }
+
+    /// Listens on all addresses of the namespace, and on those of others that are led into it.
+    pub fn listen(&self, ipv6: bool, port: u16, side: Side) -> TcpListener {
+        let make = || {
+            let domain = if ipv6 { Domain::IPV6 } else { Domain::IPV4 };
+            let socket = Socket::new(domain, Type::STREAM, None)?;
+            let any: IpAddr = if ipv6 {
+                socket.set_only_v6(true)?;
+                socket.set_ip_transparent_v6(true)?;
+                Ipv6Addr::UNSPECIFIED.into()
+            } else {
+                socket.set_ip_transparent_v4(true)?;
+                Ipv4Addr::UNSPECIFIED.into()
+            };
+            socket.set_reuse_address(true)?;
+            // A second agent's worth of listeners comes while the first still listens.
+            socket.set_reuse_port(true)?;
+            match side {
+                Side::Any => {}
+                Side::Eth0 => socket.bind_device(Some(b"eth0"))?,
+                Side::Lo => socket.bind_device(Some(b"lo"))?,
+            }
+            socket.bind(&SocketAddr::new(any, port).into())?;
+            socket.listen(128)?;
+            Ok::<_, std::io::Error>(socket)
+        };
+        self.netns.enter(make).unwrap().unwrap().into()
+    }
+
+    /// Whether the tests' proxies take what comes to its applications from outside.
+    pub fn is_captured_inbound(&self) -> bool {
+        self.v4.octets()[3] == 2
+    }
+
+    /// An application's listener; its accepts give up after [`PATIENCE`].
+    ///
+    /// Beside a listener of the proxy on the same port it must be bound to `lo`: of two sockets
+    /// with SO_REUSEPORT the kernel takes the first that fits, not the one that fits best.
+    pub fn serve(&self, ipv6: bool) -> TcpListener {
+        let side = if self.is_captured_inbound() {
+            Side::Lo
+        } else {
+            Side::Any
+        };
+        let listener = self.listen(ipv6, PORT, side);
+        let fd: OwnedFd = listener.into();
+        let socket = Socket::from(fd);
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.into()
+    }
+
+    /// An application connects, and the connection is led to its proxy.
+    pub fn connect(&self, to: SocketAddr) -> TcpStream {
+        self.connect_marked(to, 0x53a)
+    }
+
+    /// An application of a pod that is not captured connects.
+    pub fn connect_plainly(&self, to: SocketAddr) -> TcpStream {
+        self.connect_marked(to, 0)
+    }
+
+    /// Fails unless a connection that is not captured here is reset at the other end: after it was
+    /// made, or so soon that the connect fails already.
+    pub fn expect_plain_reset(&self, to: SocketAddr) {
+        match self.try_connect(to, 0) {
+            Ok(client) => crate::app::expect_reset(&client),
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
+        }
+    }
+
+    fn connect_marked(&self, to: SocketAddr, mark: u32) -> TcpStream {
+        self.try_connect(to, mark).unwrap()
+    }
+
+    fn try_connect(&self, to: SocketAddr, mark: u32) -> std::io::Result<TcpStream> {
+        let make = || {
+            let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+            if mark != 0 {
+                socket.set_mark(mark)?;
+            }
+            socket.connect_timeout(&to.into(), PATIENCE)?;
+            socket.set_read_timeout(Some(PATIENCE))?;
+            socket.set_write_timeout(Some(PATIENCE))?;
+            Ok::<_, std::io::Error>(socket)
+        };
+        self.netns.enter(make).unwrap().map(Into::into)
+    }
+}

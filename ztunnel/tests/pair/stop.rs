@@ -1,0 +1,87 @@
+//! The end of a proxy and of a pod.
+
+use std::time::Duration;
+
+use ztunnel::pod::PodUid;
+
+use crate::app::{accept, expect_reset, receive, send, talk};
+use crate::journal::line;
+use crate::world::on_both_back_ends;
+
+#[test]
+fn a_connection_may_end_by_itself_while_the_proxy_drains() {
+    on_both_back_ends(|world| {
+        let listener = world.server.serve(false);
+        let client = world.client.connect(world.server.address(false));
+        let server = accept(&listener);
+        talk(&client, &server, b"before");
+        let ended = std::thread::scope(|scope| {
+            let talking = scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(100));
+                talk(&client, &server, b"while it drains");
+                send(&client, b"last");
+                let upwards = receive(&server);
+                send(&server, b"words");
+                (upwards, receive(&client))
+            });
+            world.stop();
+            talking.join().unwrap()
+        });
+        assert_eq!(ended, (b"last".to_vec(), b"words".to_vec()));
+    });
+}
+
+#[test]
+fn what_has_not_ended_at_the_deadline_is_reset() {
+    on_both_back_ends(|world| {
+        let listener = world.server.serve(false);
+        let client = world.client.connect(world.server.address(false));
+        let server = accept(&listener);
+        talk(&client, &server, b"before");
+        world.stop();
+        expect_reset(&client);
+        expect_reset(&server);
+        let source = format!("src.addr={}", client.local_addr().unwrap());
+        line(&["connection failed", &source, "the drain deadline is over"]);
+    });
+}
+
+#[test]
+fn connections_of_a_pod_that_is_gone_end_and_those_of_others_do_not() {
+    on_both_back_ends(|mut world| {
+        let other = world.near_pod("other", 7);
+        let listener = world.server.serve(false);
+        let to = world.server.address(false);
+        let client = world.client.connect(to);
+        let server = accept(&listener);
+        let other_client = other.connect(to);
+        let other_server = accept(&listener);
+        talk(&client, &server, b"word");
+        let gone = PodUid("uid-client".into());
+        world
+            .runtime
+            .block_on(world.near.proxy.pods.delete(&gone))
+            .unwrap();
+        expect_reset(&client);
+        expect_reset(&server);
+        talk(&other_client, &other_server, b"word");
+        world.stop();
+    });
+}
+
+#[test]
+fn live_connections_are_shown() {
+    on_both_back_ends(|world| {
+        let listener = world.server.serve(false);
+        let client = world.client.connect(world.server.address(false));
+        let server = accept(&listener);
+        talk(&client, &server, b"word");
+        let near = world.runtime.block_on(world.near.proxy.workers.dump());
+        let far = world.runtime.block_on(world.far.proxy.workers.dump());
+        assert_eq!((near.len(), far.len()), (1, 1));
+        assert_eq!(near[0].pod, PodUid("uid-client".into()));
+        assert_eq!(far[0].direction, ztunnel::connection::Direction::Inbound);
+        drop((client, server));
+        world.stop();
+    });
+}

@@ -1,0 +1,314 @@
+//! Two nodes, each with a proxy; the pods `client` on one and `server` on the other; both back ends.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh::policy::PolicyKey;
+use mesh::service::{LoadBalancing, PortMapping, ServiceKey};
+use mesh::snapshot::Snapshot;
+use mesh::workload::{TunnelProtocol, WorkloadUid};
+use mesh::{Identity, NetworkCidr, Policy, Service, Workload};
+use netio::Backend;
+use netio::socket::Family;
+use process::certs::{CertManager, DEFAULT_TTL};
+use process::clock::SystemClock;
+use process::tasks::Tasks;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use ztunnel::config::DataPath;
+use ztunnel::metrics::Metrics;
+use ztunnel::pod::{self, Pod, PodUid, Role};
+use ztunnel::proxy::{Parts, Proxy};
+
+use crate::ca::Ca;
+use crate::journal;
+use crate::net::{Net, PORT, PodNet, Side};
+
+/// Roles and families in the order of the listeners.
+pub const PLACES: [(Role, Family); 6] = [
+    (Role::Outbound, Family::V4),
+    (Role::Outbound, Family::V6),
+    (Role::Inbound, Family::V4),
+    (Role::Inbound, Family::V6),
+    (Role::Hbone, Family::V4),
+    (Role::Hbone, Family::V6),
+];
+
+/// A node: one proxy.
+pub struct Node {
+    pub proxy: Proxy,
+    tasks: Tasks,
+}
+
+/// Everything of one test.
+pub struct World {
+    pub runtime: Runtime,
+    pub net: Net,
+    pub ca: Ca,
+    pub snapshots: watch::Sender<Arc<Snapshot>>,
+    pub client: PodNet,
+    pub server: PodNet,
+    /// Serves the client pods.
+    pub near: Node,
+    /// Serves the server pods.
+    pub far: Node,
+}
+
+/// Runs a test on both back ends.
+pub fn on_both_back_ends(test: impl Fn(World)) {
+    for backend in [Backend::Epoll, Backend::IoUring] {
+        eprintln!("back end {backend}");
+        test(World::new(backend));
+    }
+}
+
+impl World {
+    pub fn new(backend: Backend) -> Self {
+        journal::open();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let mut net = Net::new();
+        let (client, server) = (net.pod("client", 1), net.pod("server", 2));
+        let mut snapshot = Snapshot::new();
+        snapshot.insert_workload(workload("client", &client, TunnelProtocol::Hbone));
+        snapshot.insert_workload(workload("server", &server, TunnelProtocol::Hbone));
+        snapshot.set_addresses_synced();
+        snapshot.set_policies_synced();
+        let snapshots = watch::Sender::new(Arc::new(snapshot));
+        let ca = Ca::new();
+        let _context = runtime.enter();
+        let node = || Node::start(backend, snapshots.subscribe(), &ca);
+        let (mut near, mut far) = (node(), node());
+        runtime.block_on(async {
+            near.add("client", &client).await;
+            far.add("server", &server).await;
+        });
+        drop(_context);
+        Self {
+            runtime,
+            net,
+            ca,
+            snapshots,
+            client,
+            server,
+            near,
+            far,
+        }
+    }
+
+    /// One pod more on the client's node.
+    pub fn near_pod(&mut self, name: &str, host: u8) -> PodNet {
+        let pod = self.net.pod(name, host);
+        self.push(|s| s.insert_workload(workload(name, &pod, TunnelProtocol::Hbone)));
+        self.runtime.block_on(self.near.add(name, &pod));
+        pod
+    }
+
+    /// Pushes a changed snapshot to both nodes.
+    pub fn push(&self, change: impl FnOnce(&mut Snapshot)) {
+        self.snapshots
+            .send_modify(|snapshot| change(Arc::make_mut(snapshot)));
+        self.settle();
+    }
+
+    /// Workers take a push at their next turn.
+    pub fn settle(&self) {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+
+    /// Pushes a policy.
+    pub fn push_policy(&self, policy: Policy) {
+        self.push(|snapshot| snapshot.insert_policy(policy));
+    }
+
+    /// Drains both proxies, one after the other.
+    pub fn stop(self) {
+        let Self {
+            runtime, near, far, ..
+        } = self;
+        runtime.block_on(async {
+            near.stop().await;
+            far.stop().await;
+        });
+    }
+}
+
+impl Node {
+    pub fn start(backend: Backend, snapshots: watch::Receiver<Arc<Snapshot>>, ca: &Ca) -> Self {
+        let tasks = Tasks::new();
+        let authority = Arc::new(ca.clone());
+        let certificates =
+            CertManager::start(&tasks, authority, Arc::new(SystemClock), DEFAULT_TTL);
+        let parts = Parts {
+            backend,
+            workers: 2,
+            config: config(),
+            snapshots,
+            certificates,
+            metrics: Metrics::default(),
+        };
+        Self {
+            proxy: Proxy::start(parts, &tasks).unwrap(),
+            tasks,
+        }
+    }
+
+    pub async fn add(&mut self, name: &str, net: &PodNet) {
+        self.proxy.pods.add(pod(name, net)).await.unwrap();
+    }
+
+    pub fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+
+    /// Drains.
+    pub async fn stop(self) {
+        let Self { proxy, tasks } = self;
+        let Proxy {
+            pods,
+            workers,
+            mut threads,
+            ..
+        } = proxy;
+        workers.drain().await;
+        while let Some(ended) = threads.next().await {
+            ended.unwrap();
+        }
+        drop(pods);
+        let drained = tasks.shutdown(Duration::from_secs(5)).await;
+        assert!(drained.stuck.is_empty(), "{drained:?}");
+    }
+}
+
+pub fn config() -> DataPath {
+    DataPath {
+        network: "".into(),
+        cluster: "Kubernetes".into(),
+        trust_domain: "cluster.local".into(),
+        drain_deadline: Duration::from_millis(500),
+    }
+}
+
+/// Six listeners as an agent would hand them, and the server's own port left free.
+pub fn listeners(net: &PodNet) -> Vec<OwnedFd> {
+    let listen = |(role, family)| {
+        let ipv6 = family == Family::V6;
+        let (port, side) = match role {
+            // The tests' clients connect to PORT everywhere; a server pod makes no connections.
+            Role::Outbound if net.is_captured_inbound() => (PORT + 1, Side::Any),
+            Role::Outbound => (PORT, Side::Any),
+            Role::Inbound => (PORT, Side::Eth0),
+            Role::Hbone => (15008, Side::Any),
+        };
+        net.listen(ipv6, port, side).into()
+    };
+    PLACES.into_iter().map(listen).collect()
+}
+
+fn pod(name: &str, net: &PodNet) -> Pod {
+    Pod {
+        uid: PodUid(format!("uid-{name}").into()),
+        name: name.into(),
+        namespace: "shop".into(),
+        identity: identity(name),
+        workload: uid(name),
+        netns: net.netns.clone(),
+        listeners: pod::check_listeners(&net.netns, &PLACES, listeners(net)).unwrap(),
+    }
+}
+
+/// Each pod has a service account of its name.
+pub fn identity(name: &str) -> Identity {
+    Identity::new("cluster.local", "shop", name).unwrap()
+}
+
+pub fn uid(name: &str) -> WorkloadUid {
+    WorkloadUid(format!("Kubernetes//Pod/shop/{name}").into())
+}
+
+pub fn workload(name: &str, net: &PodNet, tunnel: TunnelProtocol) -> Workload {
+    workload_at(name, &[net.v4.into(), net.v6.into()], tunnel)
+}
+
+pub fn workload_at(name: &str, addresses: &[IpAddr], tunnel: TunnelProtocol) -> Workload {
+    let empty: Arc<str> = "".into();
+    Workload {
+        uid: uid(name),
+        name: name.into(),
+        namespace: "shop".into(),
+        addresses: addresses.to_vec(),
+        hostname: empty.clone(),
+        network: empty.clone(),
+        tunnel,
+        trust_domain: "cluster.local".into(),
+        service_account: name.into(),
+        waypoint: None,
+        network_gateway: None,
+        node: empty.clone(),
+        canonical_name: name.into(),
+        canonical_revision: "latest".into(),
+        kind: mesh::workload::WorkloadKind::Pod,
+        workload_name: name.into(),
+        native_tunnel: false,
+        application_tunnel: None,
+        services: BTreeMap::new(),
+        policies: Vec::new(),
+        health: mesh::workload::Health::Healthy,
+        cluster: "Kubernetes".into(),
+        locality: mesh::workload::Locality::default(),
+        network_mode: mesh::workload::NetworkMode::Standard,
+        capacity: 1,
+    }
+}
+
+/// The service `web` at 10.96.0.10.
+pub fn service() -> (Service, SocketAddr) {
+    let address = SocketAddr::new([10, 96, 0, 10].into(), PORT);
+    let port = PortMapping {
+        service_port: PORT,
+        target_port: PORT,
+        protocol: mesh::service::AppProtocol::Unknown,
+    };
+    let service = Service {
+        key: service_key(),
+        name: "web".into(),
+        addresses: vec![NetworkCidr::new("", address.ip(), 32).unwrap()],
+        ports: vec![port],
+        subject_alt_names: Vec::new(),
+        waypoint: None,
+        weighted_waypoints: Vec::new(),
+        load_balancing: LoadBalancing::default(),
+        ip_families: mesh::service::IpFamilies::Automatic,
+        canonical: false,
+        ingress_use_waypoint: false,
+        visibility: mesh::service::Visibility::Public,
+    };
+    (service, address)
+}
+
+pub fn service_key() -> ServiceKey {
+    ServiceKey {
+        namespace: "shop".into(),
+        hostname: "web.shop.svc.cluster.local".into(),
+    }
+}
+
+/// An endpoint of [`service`].
+pub fn endpoint_of_service(mut workload: Workload) -> Workload {
+    let (service, _) = service();
+    workload.services.insert(service.key, service.ports);
+    workload
+}
+
+pub fn policy_key(name: &str) -> PolicyKey {
+    PolicyKey {
+        namespace: "shop".into(),
+        name: name.into(),
+    }
+}
