@@ -21,6 +21,10 @@ const TCPDUMP_WITHIN: Duration = Duration::from_secs(10);
 /// A packet that is on the wire is in the file after this; immediate mode needs about 1 ms.
 const SETTLE: Duration = Duration::from_millis(200);
 
+/// ICMPv6 types of neighbour discovery: router and neighbour solicitation and advertisement,
+/// redirect (RFC 4861, section 4).
+const NEIGHBOUR_DISCOVERY: std::ops::RangeInclusive<u8> = 133..=137;
+
 /// A running recording.
 #[derive(Debug)]
 pub struct Capture {
@@ -43,13 +47,25 @@ pub struct Segment {
     pub payload: Vec<u8>,
 }
 
+/// An IP packet that is not TCP.
+#[derive(Clone, Debug)]
+pub struct Other {
+    /// Sender.
+    pub source: IpAddr,
+    /// Receiver.
+    pub destination: IpAddr,
+    /// What it is, in a word or two.
+    pub what: String,
+}
+
 /// What went over a link, read back.
 #[derive(Clone, Debug, Default)]
 pub struct Recording {
     /// All TCP segments in the order of the capture.
     pub segments: Vec<Segment>,
-    /// Sender and receiver of every IP packet that is not TCP.
-    pub others: Vec<(IpAddr, IpAddr)>,
+    /// Every IP packet that is not TCP, but for neighbour discovery (RFC 4861), which is to IPv6
+    /// what ARP is to IPv4: it carries no data of anybody and belongs to the link.
+    pub others: Vec<Other>,
 }
 
 impl Capture {
@@ -99,8 +115,8 @@ impl Recording {
             others: self
                 .others
                 .iter()
-                .filter(|(a, b)| wanted(a, b))
-                .copied()
+                .filter(|other| wanted(&other.source, &other.destination))
+                .cloned()
                 .collect(),
         }
     }
@@ -113,9 +129,18 @@ impl Recording {
 
     /// Whether there was traffic and all of it was TCP from or to this port.
     pub fn only_port(&self, port: u16) -> bool {
-        let right =
-            |segment: &Segment| segment.source.port() == port || segment.destination.port() == port;
-        !self.segments.is_empty() && self.others.is_empty() && self.segments.iter().all(right)
+        !self.segments.is_empty() && self.strange_to(port).is_none()
+    }
+
+    /// The first packet that is not TCP from or to this port, in words.
+    pub fn strange_to(&self, port: u16) -> Option<String> {
+        let wrong = |segment: &&Segment| {
+            segment.source.port() != port && segment.destination.port() != port
+        };
+        let segment = self.segments.iter().find(wrong);
+        let segment = segment.map(|s| format!("TCP from {} to {}", s.source, s.destination));
+        let other = self.others.first();
+        segment.or(other.map(|o| format!("{} from {} to {}", o.what, o.source, o.destination)))
     }
 
     /// Bytes of TCP payload.
@@ -216,7 +241,20 @@ fn add(recording: &mut Recording, frame: &[u8]) {
             sequence: tcp.sequence_number(),
             payload: tcp.payload().to_vec(),
         }),
-        _ => recording.others.push((source, destination)),
+        Some(TransportSlice::Icmpv6(icmp)) if NEIGHBOUR_DISCOVERY.contains(&icmp.type_u8()) => {}
+        other => {
+            let what = match other {
+                Some(TransportSlice::Udp(udp)) => format!("UDP port {}", udp.destination_port()),
+                Some(TransportSlice::Icmpv4(icmp)) => format!("ICMP type {}", icmp.type_u8()),
+                Some(TransportSlice::Icmpv6(icmp)) => format!("ICMPv6 type {}", icmp.type_u8()),
+                _ => "an unknown protocol".to_owned(),
+            };
+            recording.others.push(Other {
+                source,
+                destination,
+                what,
+            });
+        }
     }
 }
 

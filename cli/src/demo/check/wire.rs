@@ -70,16 +70,14 @@ fn judge(
 ) {
     let of_pods = pods(all);
     let occurrences = all.occurrences(marker.as_bytes());
-    let ports: Vec<String> = of_pods.opened_ports().iter().map(u16::to_string).collect();
     let kib = of_pods.payload_bytes() / 1024;
-    found.find(
-        Claim::WireEncrypted,
-        of_pods.only_port(HBONE_PORT) && kib > 0 && occurrences == 0,
-        format!(
-            "{place}: {kib} KiB, port {} only, marker seen {occurrences} times",
-            ports.join(", ")
-        ),
-    );
+    let strange = of_pods.strange_to(HBONE_PORT);
+    let seen = match &strange {
+        None => format!("{kib} KiB, port {HBONE_PORT} only, marker seen {occurrences} times"),
+        Some(strange) => format!("{strange}, marker seen {occurrences} times"),
+    };
+    let ok = strange.is_none() && kib > 0 && occurrences == 0;
+    found.find(Claim::WireEncrypted, ok, format!("{place}: {seen}"));
 }
 
 /// `identities_ok`: both sides' records of the client's connections to the web pods, at least
