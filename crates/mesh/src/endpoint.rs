@@ -109,7 +109,7 @@ pub fn choose(
     for workload in snapshot.endpoints(&query.service.key) {
         none.known += 1;
         match query.admit(workload) {
-            Ok(port) => usable.push((workload, port)),
+            Ok(candidate) => usable.push(candidate),
             Err(Unusable::Tried) => none.tried += 1,
             Err(Unusable::Health) => none.unhealthy += 1,
             Err(Unusable::Capacity) => none.without_capacity += 1,
@@ -120,10 +120,11 @@ pub fn choose(
     }
     for v6 in [query.family_of.is_ipv6(), !query.family_of.is_ipv6()] {
         let mut of_family = Vec::with_capacity(usable.len());
-        of_family.extend(usable.iter().filter_map(|(workload, port)| {
-            let ip = query.usable_address(workload, v6)?;
-            Some((*workload, SocketAddr::new(ip, *port)))
-        }));
+        of_family.extend(
+            usable
+                .iter()
+                .filter_map(|candidate| candidate.of_family(v6)),
+        );
         retain_preferred(query, &mut of_family);
         if let Some((workload, address)) = draw(&of_family, |(w, _)| w.capacity, entropy) {
             let (workload, address) = ((*workload).clone(), *address);
@@ -185,29 +186,48 @@ enum Unusable {
     Network,
 }
 
+/// An endpoint that may be drawn.
+struct Candidate<'a> {
+    workload: &'a Arc<Workload>,
+    /// The first usable address of IPv4 and of IPv6; one of them at least.
+    addresses: [Option<IpAddr>; 2],
+    port: u16,
+}
+
+impl<'a> Candidate<'a> {
+    fn of_family(&self, v6: bool) -> Option<(&'a Arc<Workload>, SocketAddr)> {
+        let ip = self.addresses[usize::from(v6)]?;
+        Some((self.workload, SocketAddr::new(ip, self.port)))
+    }
+}
+
 impl EndpointQuery<'_> {
-    /// The target port, if the endpoint may be drawn at all.
-    fn admit(&self, workload: &Workload) -> Result<u16, Unusable> {
+    /// The candidate, if the endpoint may be drawn at all.
+    fn admit<'a>(&self, workload: &'a Arc<Workload>) -> Result<Candidate<'a>, Unusable> {
         let wants_healthy = self.service.load_balancing.health == HealthPolicy::OnlyHealthy;
         if self.tried.contains(&workload.uid) {
-            Err(Unusable::Tried)
-        } else if wants_healthy && workload.health != Health::Healthy {
-            Err(Unusable::Health)
-        } else if workload.capacity == 0 {
-            Err(Unusable::Capacity)
-        } else if workload.network != self.source.network {
-            Err(Unusable::Network)
-        } else if [false, true]
-            .iter()
-            .all(|v6| self.usable_address(workload, *v6).is_none())
-        {
-            Err(Unusable::Address)
-        } else {
-            let unmapped = self.unmapped_port.then_some(self.port);
-            target_port(self.service, workload, self.port)
-                .or(unmapped)
-                .ok_or(Unusable::Port)
+            return Err(Unusable::Tried);
         }
+        if wants_healthy && workload.health != Health::Healthy {
+            return Err(Unusable::Health);
+        }
+        if workload.capacity == 0 {
+            return Err(Unusable::Capacity);
+        }
+        if workload.network != self.source.network {
+            return Err(Unusable::Network);
+        }
+        let addresses = [false, true].map(|v6| self.usable_address(workload, v6));
+        if addresses == [None, None] {
+            return Err(Unusable::Address);
+        }
+        let unmapped = self.unmapped_port.then_some(self.port);
+        let port = target_port(self.service, workload, self.port).or(unmapped);
+        Ok(Candidate {
+            workload,
+            addresses,
+            port: port.ok_or(Unusable::Port)?,
+        })
     }
 
     /// The first address of a family that a proxy may connect to, if the service has the family.
@@ -218,11 +238,8 @@ impl EndpointQuery<'_> {
             IpFamilies::Ipv6Only => v6,
         };
         let usable = |ip: &IpAddr| ip.is_ipv6() == v6 && classify(*ip) == AddressClass::Ordinary;
-        workload
-            .addresses
-            .iter()
-            .copied()
-            .find(|ip| offered && usable(ip))
+        let mut addresses = workload.addresses.iter().copied();
+        addresses.find(|ip| offered && usable(ip))
     }
 }
 
