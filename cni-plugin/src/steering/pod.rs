@@ -104,7 +104,10 @@ impl PodSteering {
         for listener in &listeners.sockets {
             let found = netio::socket::netns_cookie(listener.as_fd())?;
             if found != cookie {
-                return Err(SteerError::ForeignListener { wanted: cookie, found });
+                return Err(SteerError::ForeignListener {
+                    wanted: cookie,
+                    found,
+                });
             }
         }
         let program = Program::load(dir)?;

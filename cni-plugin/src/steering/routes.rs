@@ -24,6 +24,11 @@ use super::abi::{LOOPBACK_IFINDEX, MARK_CAPTURE, MARK_MASK, TABLE};
 /// Changes of addresses that may wait to be looked at: one is enough, since a look reads all.
 const PENDING_CHANGES: usize = 1;
 
+/// Metric of the IPv6 capture route: named, since 0 would become the kernel's 1024.
+const CAPTURE_METRIC: u32 = 1;
+/// Metric of the routes that block, worse than any other.
+const BLOCKING_METRIC: u32 = u32::MAX;
+
 /// What the kernel refused, or the socket lost.
 #[derive(Debug, thiserror::Error)]
 pub enum RouteError {
@@ -148,28 +153,45 @@ fn address_of(message: &AddressMessage) -> Option<Address> {
     (!ip.is_loopback()).then_some(Address { ip, tentative })
 }
 
-/// Makes the route of table 100 and the rule to it, for each family that has a source. What is
-/// there already is kept or corrected.
+/// Makes the routes of table 100 and the rules to it. What is there already is kept or corrected.
+///
+/// Beside the capture route of a family stands an unreachable one of the worst metric: the kernel
+/// removes the first together with its source address, and without the second the marked packets
+/// would leave by the main table, past the proxy.
 ///
 /// # Errors
-/// [`RouteError`]; what was made stays, for [`remove`].
+/// [`RouteError`]; what was made stays, for [`remove`]. A family without a source is no error when
+/// its kernel part is missing or disabled.
 pub async fn install(netns: &Netns, sources: Sources) -> Result<(), RouteError> {
     with_handle(netns, async |handle| {
-        if let Some(source) = sources.v4 {
-            let route = capture_route_v4(source);
-            let added = handle.route().add(route).replace().execute().await;
-            added.map_err(refused("adding the IPv4 route of table 100"))?;
-            add_rule(&handle, IpVersion::V4).await?;
+        let v4 = sources.v4.map(capture_route_v4);
+        install_family(&handle, IpVersion::V4, v4, blocking_route_v4()).await?;
+        let v6 = sources.v6.map(capture_route_v6);
+        let has_v6 = v6.is_some();
+        match install_family(&handle, IpVersion::V6, v6, blocking_route_v6()).await {
+            Err(error) if !has_v6 => {
+                tracing::debug!(%error, "no IPv6 in the pod's namespace");
+                Ok(())
+            }
+            result => result,
         }
-        if let Some(source) = sources.v6 {
-            let route = capture_route_v6(source);
-            let added = handle.route().add(route).replace().execute().await;
-            added.map_err(refused("adding the IPv6 route of table 100"))?;
-            add_rule(&handle, IpVersion::V6).await?;
-        }
-        Ok(())
     })
     .await
+}
+
+async fn install_family(
+    handle: &Handle,
+    family: IpVersion,
+    capture: Option<RouteMessage>,
+    blocking: RouteMessage,
+) -> Result<(), RouteError> {
+    let added = handle.route().add(blocking).replace().execute().await;
+    added.map_err(refused("adding the unreachable route of table 100"))?;
+    if let Some(route) = capture {
+        let added = handle.route().add(route).replace().execute().await;
+        added.map_err(refused("adding the capture route of table 100"))?;
+    }
+    add_rule(handle, family).await
 }
 
 fn capture_route_v4(source: Ipv4Addr) -> RouteMessage {
@@ -191,7 +213,28 @@ fn capture_route_v6(source: Ipv6Addr) -> RouteMessage {
         .table_id(TABLE)
         .protocol(RouteProtocol::Static)
         .kind(RouteType::Local)
+        .priority(CAPTURE_METRIC)
         .pref_source(source)
+        .build()
+}
+
+fn blocking_route_v4() -> RouteMessage {
+    RouteMessageBuilder::<Ipv4Addr>::new()
+        .destination_prefix(Ipv4Addr::UNSPECIFIED, 0)
+        .table_id(TABLE)
+        .protocol(RouteProtocol::Static)
+        .kind(RouteType::Unreachable)
+        .priority(BLOCKING_METRIC)
+        .build()
+}
+
+fn blocking_route_v6() -> RouteMessage {
+    RouteMessageBuilder::<Ipv6Addr>::new()
+        .destination_prefix(Ipv6Addr::UNSPECIFIED, 0)
+        .table_id(TABLE)
+        .protocol(RouteProtocol::Static)
+        .kind(RouteType::Unreachable)
+        .priority(BLOCKING_METRIC)
         .build()
 }
 
@@ -268,15 +311,24 @@ async fn our_routes(handle: &Handle) -> Result<Vec<RouteMessage>, RouteError> {
             .try_collect()
             .await
             .map_err(refused("listing the routes"))?;
-        found.extend(routes.into_iter().filter(is_capture_route));
+        let in_table = |route: &RouteMessage| {
+            u32::from(route.header.table) == TABLE
+                || route.attributes.contains(&RouteAttribute::Table(TABLE))
+        };
+        let ours = |route: &RouteMessage| is_capture_route(route) || is_blocking_route(route);
+        found.extend(routes.into_iter().filter(in_table).filter(ours));
     }
     Ok(found)
 }
 
 fn is_capture_route(route: &RouteMessage) -> bool {
-    let has = |wanted: RouteAttribute| route.attributes.contains(&wanted);
-    let in_table = u32::from(route.header.table) == TABLE || has(RouteAttribute::Table(TABLE));
-    in_table && route.header.kind == RouteType::Local && has(RouteAttribute::Oif(LOOPBACK_IFINDEX))
+    let lo = RouteAttribute::Oif(LOOPBACK_IFINDEX);
+    route.header.kind == RouteType::Local && route.attributes.contains(&lo)
+}
+
+fn is_blocking_route(route: &RouteMessage) -> bool {
+    let metric = RouteAttribute::Priority(BLOCKING_METRIC);
+    route.header.kind == RouteType::Unreachable && route.attributes.contains(&metric)
 }
 
 /// Which families have both rule and route: (IPv4, IPv6).
@@ -292,7 +344,9 @@ pub async fn installed(netns: &Netns) -> Result<(bool, bool), RouteError> {
             let is_v6 = |route: &&RouteMessage| {
                 route.header.address_family == rtnetlink::packet_route::AddressFamily::Inet6
             };
-            routes.iter().any(|route| is_v6(&route) == v6)
+            routes
+                .iter()
+                .any(|route| is_v6(&route) == v6 && is_capture_route(route))
         };
         Ok((
             !v4_rules.is_empty() && routed(false),

@@ -19,13 +19,24 @@ impl App {
     pub fn start(netns: &Netns, cgroup: &Path) -> Self {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/node/app.py");
         let mut command = Command::new("/usr/bin/python3");
-        command.args(["-u", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let place = Placement { netns: Some(netns), cgroup: Some(cgroup), ..Default::default() };
+        command
+            .args(["-u", script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let place = Placement {
+            netns: Some(netns),
+            cgroup: Some(cgroup),
+            ..Default::default()
+        };
         place.apply(&mut command).unwrap();
         let mut child = command.spawn().unwrap();
         let orders = child.stdin.take().unwrap();
         let answers = BufReader::new(child.stdout.take().unwrap());
-        Self { child, orders, answers }
+        Self {
+            child,
+            orders,
+            answers,
+        }
     }
 
     pub fn ask(&mut self, order: Value) -> Value {
@@ -62,7 +73,10 @@ impl App {
     /// The kind of error that the program met.
     pub fn dial_error(&mut self, addr: &str, port: u16) -> String {
         let answer = self.ask(json!({"do": "dial", "addr": addr, "port": port, "timeout": 2}));
-        answer["error"].as_str().unwrap_or_else(|| panic!("no error: {answer}")).to_owned()
+        answer["error"]
+            .as_str()
+            .unwrap_or_else(|| panic!("no error: {answer}"))
+            .to_owned()
     }
 
     /// 100,000 bytes there and back.
@@ -105,6 +119,11 @@ impl Dialled {
 
     /// The peer's address that the server saw.
     pub fn seen_as(&self) -> &str {
-        self.greeting.strip_prefix("peer=").unwrap().split('|').next().unwrap()
+        self.greeting
+            .strip_prefix("peer=")
+            .unwrap()
+            .split('|')
+            .next()
+            .unwrap()
     }
 }

@@ -13,9 +13,10 @@ async fn outbound_connections_of_both_families_go_through_the_proxy_with_the_pod
     let ztunnel = Ztunnel::connect(&rig.zds_socket()).await;
     rig.add().unwrap();
     let (mut app, mut outside) = (rig.app(), rig.outsider());
-    for (role, server, pod) in
-        [(Role::OutboundV4, OUTSIDE_V4, POD_V4), (Role::OutboundV6, OUTSIDE_V6, POD_V6)]
-    {
+    for (role, server, pod) in [
+        (Role::OutboundV4, OUTSIDE_V4, POD_V4),
+        (Role::OutboundV6, OUTSIDE_V6, POD_V6),
+    ] {
         outside.listen(server, 7000);
         let dialled = app.dial(server, 7000);
         assert_eq!(dialled.mark, 0x53a);
@@ -24,14 +25,21 @@ async fn outbound_connections_of_both_families_go_through_the_proxy_with_the_pod
         let accepted = ztunnel.accepted();
         assert_eq!(accepted.len(), 1, "{accepted:?}");
         assert_eq!(accepted[0].role, role);
-        assert_eq!(accepted[0].local, format!("{}:7000", bracketed(server)).parse().unwrap());
+        assert_eq!(
+            accepted[0].local,
+            format!("{}:7000", bracketed(server)).parse().unwrap()
+        );
         assert_eq!(accepted[0].peer.ip().to_string(), pod);
     }
     ztunnel.stop().await;
 }
 
 fn bracketed(ip: &str) -> String {
-    if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() }
+    if ip.contains(':') {
+        format!("[{ip}]")
+    } else {
+        ip.to_owned()
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -40,9 +48,10 @@ async fn inbound_connections_reach_the_application_once_and_with_the_clients_add
     let ztunnel = Ztunnel::connect(&rig.zds_socket()).await;
     rig.add().unwrap();
     let (mut app, mut outside) = (rig.app(), rig.outsider());
-    for (role, pod, client) in
-        [(Role::InboundV4, POD_V4, OUTSIDE_V4), (Role::InboundV6, POD_V6, OUTSIDE_V6)]
-    {
+    for (role, pod, client) in [
+        (Role::InboundV4, POD_V4, OUTSIDE_V4),
+        (Role::InboundV6, POD_V6, OUTSIDE_V6),
+    ] {
         app.listen(pod, 8080);
         let dialled = outside.dial(pod, 8080);
         assert_eq!(dialled.seen_as(), client);
@@ -60,7 +69,10 @@ async fn a_proxy_that_does_not_bind_to_lo_is_captured_again() {
     // The reason for SO_BINDTODEVICE: inet_iif() of a packet looped to the pod's own address is
     // eth0, so that it looks like one from the network.
     let rig = Rig::start().await;
-    let manners = Manners { unbound_once: true, ..Manners::default() };
+    let manners = Manners {
+        unbound_once: true,
+        ..Manners::default()
+    };
     let ztunnel = Ztunnel::with(&rig.zds_socket(), manners).await;
     rig.add().unwrap();
     let (mut app, mut outside) = (rig.app(), rig.outsider());
@@ -189,13 +201,20 @@ async fn an_application_can_bind_its_port_while_captured_connections_of_it_live(
     for (port, reuse) in [(8080, true), (8080, false), (7000, true), (7000, false)] {
         let order = json!({"do": "bind", "addr": "0.0.0.0", "port": port, "reuse": reuse});
         let answer = app.ask(order);
-        assert!(answer.get("error").is_none(), "port {port}, reuse {reuse}: {answer}");
+        assert!(
+            answer.get("error").is_none(),
+            "port {port}, reuse {reuse}: {answer}"
+        );
     }
     outside.ping(inbound.id);
     app.ping(outbound.id);
     app.listen("0.0.0.0", 9090);
     let taken = json!({"do": "bind", "addr": "0.0.0.0", "port": 9090, "reuse": false});
-    assert_eq!(app.ask(taken)["error"], "OSError", "a living listener's port stays taken");
+    assert_eq!(
+        app.ask(taken)["error"],
+        "OSError",
+        "a living listener's port stays taken"
+    );
     ztunnel.stop().await;
 }
 
@@ -206,11 +225,19 @@ async fn the_rst_of_a_closed_port_comes_back_through_the_proxy() {
     rig.add().unwrap();
     let mut outside = rig.outsider();
     for pod in [POD_V4, POD_V6] {
-        assert_eq!(outside.dial_error(pod, 8099), "ConnectionResetError", "{pod}");
+        assert_eq!(
+            outside.dial_error(pod, 8099),
+            "ConnectionResetError",
+            "{pod}"
+        );
     }
     let mut app = rig.app();
     for closed in [OUTSIDE_V4, OUTSIDE_V6] {
-        assert_eq!(app.dial_error(closed, 9), "ConnectionResetError", "{closed}");
+        assert_eq!(
+            app.dial_error(closed, 9),
+            "ConnectionResetError",
+            "{closed}"
+        );
     }
     ztunnel.stop().await;
 }
@@ -225,7 +252,9 @@ async fn capture_works_under_every_reverse_path_filter() {
     outside.listen(OUTSIDE_V4, 7000);
     for filter in ["0", "1", "2"] {
         for interface in ["all", "eth0", "lo"] {
-            rig.network.pod.sysctl(&format!("net/ipv4/conf/{interface}/rp_filter"), filter);
+            rig.network
+                .pod
+                .sysctl(&format!("net/ipv4/conf/{interface}/rp_filter"), filter);
         }
         let out = app.dial(OUTSIDE_V4, 7000);
         app.ping(out.id);

@@ -3,8 +3,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use netio::cgroup::Cgroup;
 use netio::netns::{self, Netns};
@@ -13,19 +13,29 @@ use nix::mount::{MntFlags, MsFlags};
 /// A name that no other test of this machine uses at the moment.
 pub fn unique() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    format!("cni{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+    format!(
+        "cni{}-{}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    )
 }
 
 pub fn ip(batch: &str) {
     for line in batch.lines().map(str::trim).filter(|line| !line.is_empty()) {
-        let output = Command::new("ip").args(line.split_whitespace()).output().unwrap();
+        let output = Command::new("ip")
+            .args(line.split_whitespace())
+            .output()
+            .unwrap();
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "ip {line}: {error}");
     }
 }
 
 pub fn ip_text(line: &str) -> String {
-    let output = Command::new("ip").args(line.split_whitespace()).output().unwrap();
+    let output = Command::new("ip")
+        .args(line.split_whitespace())
+        .output()
+        .unwrap();
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -50,14 +60,24 @@ impl Tree {
         let mut shared = SHARED.lock().unwrap_or_else(|error| error.into_inner());
         let shared = shared.get_or_insert_with(|| {
             let mount = Cgroup::mount_point().unwrap();
-            let home = Cgroup::of_pid(&mount, std::process::id()).unwrap().path().to_owned();
+            let home = Cgroup::of_pid(&mount, std::process::id())
+                .unwrap()
+                .path()
+                .to_owned();
             let base = Cgroup::create(mount.join(unique())).unwrap();
             Cgroup::create(base.path().join("apps")).unwrap();
             enter(Cgroup::create(base.path().join("ztunnel")).unwrap().path());
-            Shared { base, home, users: 0 }
+            Shared {
+                base,
+                home,
+                users: 0,
+            }
         });
         shared.users += 1;
-        Self { base: shared.base.clone(), apps: shared.base.path().join("apps") }
+        Self {
+            base: shared.base.clone(),
+            apps: shared.base.path().join("apps"),
+        }
     }
 
     pub fn root(&self) -> &Path {
@@ -110,12 +130,20 @@ impl Space {
 
     pub fn sysctl(&self, key: &str, value: &str) {
         let path = Path::new("/proc/sys").join(key);
-        self.netns.enter(|| std::fs::write(path, value)).unwrap().unwrap();
+        self.netns
+            .enter(|| std::fs::write(path, value))
+            .unwrap()
+            .unwrap();
     }
 
     pub fn read_sysctl(&self, key: &str) -> String {
         let path = Path::new("/proc/sys").join(key);
-        self.netns.enter(|| std::fs::read_to_string(path)).unwrap().unwrap().trim().to_owned()
+        self.netns
+            .enter(|| std::fs::read_to_string(path))
+            .unwrap()
+            .unwrap()
+            .trim()
+            .to_owned()
     }
 }
 

@@ -34,7 +34,12 @@ impl FakeControl {
     }
 
     pub fn last_report(&self) -> Vec<PodReport> {
-        self.reports.lock().unwrap().last().map(|(pods, _)| pods.clone()).unwrap_or_default()
+        self.reports
+            .lock()
+            .unwrap()
+            .last()
+            .map(|(pods, _)| pods.clone())
+            .unwrap_or_default()
     }
 }
 
@@ -97,7 +102,9 @@ impl Rig {
             state_dir: self.state_dir(),
         };
         let control = Box::new(SharedControl(self.control.clone()));
-        agent::start(settings, control, Metrics::default(), &self.tasks).await.unwrap();
+        agent::start(settings, control, Metrics::default(), &self.tasks)
+            .await
+            .unwrap();
     }
 
     pub async fn stop_agent(&mut self) {
@@ -153,15 +160,31 @@ impl Rig {
     }
 
     pub fn del(&self) {
-        self.ask(&Request::Del { container_id: "sandbox-1".into() }, None).unwrap();
+        self.ask(
+            &Request::Del {
+                container_id: "sandbox-1".into(),
+            },
+            None,
+        )
+        .unwrap();
     }
 
     pub fn check(&self) -> Result<(bool, String), Failure> {
-        self.ask(&Request::Check { container_id: "sandbox-1".into() }, None)
+        self.ask(
+            &Request::Check {
+                container_id: "sandbox-1".into(),
+            },
+            None,
+        )
     }
 
     pub fn unenrol(&self) -> Result<(bool, String), Failure> {
-        self.ask(&Request::Unenrol { pod: self.pod.clone() }, None)
+        self.ask(
+            &Request::Unenrol {
+                pod: self.pod.clone(),
+            },
+            None,
+        )
     }
 
     pub fn status(&self) -> Status {
@@ -169,7 +192,10 @@ impl Rig {
     }
 
     pub fn pod_status(&self) -> Option<PodStatus> {
-        self.status().pods.into_iter().find(|pod| pod.pod == self.pod)
+        self.status()
+            .pods
+            .into_iter()
+            .find(|pod| pod.pod == self.pod)
     }
 
     pub fn phase(&self) -> String {

@@ -64,7 +64,9 @@ impl Ztunnel {
         *shared.manners.lock().unwrap() = manners;
         let tasks = Tasks::new();
         let conn = Conn::connect(socket).unwrap();
-        let hello = encode::zds_hello(&Hello { accepts_listeners: true });
+        let hello = encode::zds_hello(&Hello {
+            accepts_listeners: true,
+        });
         conn.send(&hello, &[]).await.unwrap();
         let ztunnel = Self { shared, tasks };
         let (shared, tasks) = (ztunnel.shared.clone(), ztunnel.tasks.clone());
@@ -75,7 +77,9 @@ impl Ztunnel {
                 () = obey(&shared, &tasks, conn) => {}
             }
         });
-        ztunnel.until(|requests| requests.contains(&Request::SnapshotSent)).await;
+        ztunnel
+            .until(|requests| requests.contains(&Request::SnapshotSent))
+            .await;
         ztunnel
     }
 
@@ -87,7 +91,10 @@ impl Ztunnel {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        panic!("never came; so far {:?}", self.shared.requests.lock().unwrap());
+        panic!(
+            "never came; so far {:?}",
+            self.shared.requests.lock().unwrap()
+        );
     }
 
     pub fn requests(&self) -> Vec<Request> {
@@ -96,7 +103,13 @@ impl Ztunnel {
 
     pub fn added(&self, uid: &str) -> usize {
         let is = |request: &&Request| matches!(request, Request::Add(add) if add.uid == uid);
-        self.shared.requests.lock().unwrap().iter().filter(is).count()
+        self.shared
+            .requests
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(is)
+            .count()
     }
 
     /// What was accepted since the last call.
@@ -131,7 +144,11 @@ async fn obey(shared: &Arc<Shared>, tasks: &Tasks, conn: Conn) {
             }
             Request::Keep { .. } | Request::SnapshotSent => None,
         };
-        if conn.send(&encode::zds_ack(&Ack { error }), &[]).await.is_err() {
+        if conn
+            .send(&encode::zds_ack(&Ack { error }), &[])
+            .await
+            .is_err()
+        {
             return;
         }
     }
@@ -182,7 +199,9 @@ async fn relay(mut client: TcpStream, accepted: Accepted, netns: Netns, unbound:
             let text = format!("peer={}|{} hbone={}\n", peer.ip(), peer.port(), local);
             let _ = client.write_all(text.as_bytes()).await;
         }
-        Err(_) => SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap(),
+        Err(_) => SockRef::from(&client)
+            .set_linger(Some(Duration::ZERO))
+            .unwrap(),
     }
 }
 
