@@ -107,6 +107,8 @@ pub struct Subscription {
     /// client knows that it has everything.
     answered: bool,
     acked: u64,
+    /// Whether the last response was refused: its changes may not be in force at the client.
+    rejected: bool,
     responses: u64,
 }
 
@@ -137,6 +139,7 @@ impl Subscription {
             in_flight: None,
             answered: false,
             acked: 0,
+            rejected: false,
             responses: 0,
         };
         subscription.change_names(request)?;
@@ -163,6 +166,7 @@ impl Subscription {
         let Some(in_flight) = self.in_flight.take_if(|f| answers(f)) else {
             return Ok(Answer::Other);
         };
+        self.rejected = request.error_detail.is_some();
         match &request.error_detail {
             None => {
                 self.acked = in_flight.revision;
@@ -223,7 +227,10 @@ impl Subscription {
         }
         self.has = Has::Sent(target);
         if changed.is_empty() && removed.is_empty() && self.answered {
-            self.acked = published.revision;
+            // Nothing of this revision is missing at the client, unless it refused some of it.
+            if !self.rejected {
+                self.acked = published.revision;
+            }
             return None;
         }
         self.answered = true;

@@ -23,17 +23,18 @@ pub async fn follow(mut directory: Directory, engine: EngineHandle, stop: Cancel
     // Kept until the end: dropping it ends the watch.
     let _watcher = watcher(directory.path(), sign.clone());
     loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = signs.recv() => tokio::time::sleep(SETTLE).await,
-            () = tokio::time::sleep(RESCAN) => {}
-        }
-        // A sign from here on is about something that this look may miss.
+        // A sign from here on is about something that this look may miss; the first look is for
+        // what changed before there was a watch.
         while signs.try_recv().is_ok() {}
         match directory.read_changed() {
             Ok(None) => {}
             Ok(Some(files)) => engine.files(Ok(files)).await,
             Err(error) => engine.files(Err(error.to_string())).await,
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = signs.recv() => tokio::time::sleep(SETTLE).await,
+            () = tokio::time::sleep(RESCAN) => {}
         }
     }
 }

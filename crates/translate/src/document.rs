@@ -95,12 +95,23 @@ fn split(text: &str) -> Vec<(usize, &str)> {
         offset += line.len();
     }
     parts.push((first_line, &text[start..]));
-    let content = |text: &str| {
-        let mut lines = text.lines().map(str::trim);
-        lines.any(|l| !l.is_empty() && !l.starts_with('#') && !l.starts_with('%'))
-    };
-    parts.retain(|(_, text)| content(text));
     parts
+        .into_iter()
+        .filter_map(|(line, text)| from_content(line, text))
+        .collect()
+}
+
+/// A part from its first line with content on, None when it has only blank lines and comments.
+fn from_content(first_line: usize, text: &str) -> Option<(usize, &str)> {
+    let mut offset = 0;
+    for (index, line) in text.split_inclusive('\n').enumerate() {
+        let content = line.trim();
+        if !content.is_empty() && !content.starts_with('#') {
+            return Some((first_line + index, &text[offset..]));
+        }
+        offset += line.len();
+    }
+    None
 }
 
 /// Why not: line, sentence, and of which object.
@@ -219,13 +230,29 @@ fn located(line: usize, error: &serde_norway::Error) -> (usize, Reason) {
         None => (line, text),
         Some(at) => {
             let suffix = format!(" at line {} column {}", at.line(), at.column());
-            let reason = text.replace(&suffix, "");
+            let reason = in_file(line, &text.replace(&suffix, ""));
             (
                 line + at.line().saturating_sub(1),
                 format!("{reason} (column {})", at.column()),
             )
         }
     }
+}
+
+/// The sentence with the lines that it names itself ("while parsing ... at line 4") as lines of
+/// the file, too.
+fn in_file(first_line: usize, text: &str) -> Reason {
+    let mut parts = text.split(" at line ");
+    let mut reason = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let digits = part
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(part.len());
+        let (number, rest) = part.split_at(digits);
+        let number: usize = number.parse().unwrap_or(1);
+        reason += &format!(" at line {}{rest}", first_line + number.saturating_sub(1));
+    }
+    reason
 }
 
 fn object(given: &Given<'_>) -> Result<Object, Refused> {

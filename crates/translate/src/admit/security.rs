@@ -73,6 +73,17 @@ fn selector(selector: Option<&Selector>) -> Result<Labels, Reason> {
     }
 }
 
+/// An empty text would be compared with identities that are not there.
+fn no_empty_value(lists: &[&Vec<String>]) -> Result<(), Reason> {
+    match lists
+        .iter()
+        .any(|values| values.iter().any(String::is_empty))
+    {
+        true => Err("a source has an empty value".to_owned()),
+        false => Ok(()),
+    }
+}
+
 /// An empty source or operation would match anything, which its author can hardly mean.
 fn rule(rule: &RuleSpec) -> Result<(), Reason> {
     for from in &rule.from {
@@ -91,6 +102,14 @@ fn rule(rule: &RuleSpec) -> Result<(), Reason> {
     }
     for from in &rule.from {
         let source = &from.source;
+        no_empty_value(&[
+            &source.principals,
+            &source.not_principals,
+            &source.request_principals,
+            &source.not_request_principals,
+            &source.namespaces,
+            &source.not_namespaces,
+        ])?;
         let blocks = source.ip_blocks.iter().chain(&source.not_ip_blocks);
         for block in blocks
             .chain(&source.remote_ip_blocks)
