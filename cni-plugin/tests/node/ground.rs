@@ -161,7 +161,7 @@ pub const OUTSIDE_V6: &str = "fd88::2";
 
 /// A node that routes between a pod and a machine outside.
 pub struct Network {
-    pub node: Space,
+    _node: Space,
     pub pod: Space,
     pub outside: Space,
 }
@@ -192,7 +192,11 @@ impl Network {
              -n {o} route add default via 10.88.0.1
              -n {o} -6 route add default via fd88::1"
         ));
-        Self { node, pod, outside }
+        Self {
+            _node: node,
+            pod,
+            outside,
+        }
     }
 }
 

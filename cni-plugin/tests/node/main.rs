@@ -1,7 +1,10 @@
 //! The node agent and the plugin on this machine's kernel: real namespaces, cgroups, BPF.
 
+#![allow(clippy::unwrap_used)] // All of this is test code, though not all of it is in a #[test].
+
 mod app;
 mod captured;
+mod commands;
 mod ground;
 mod lifecycle;
 mod plugin;
