@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
-use world::{Interrupt, Removed, World};
+use world::{Interrupt, Leftovers, Removed, World};
 
 pub use error::DemoError;
 pub use mesh::Mesh;
@@ -28,6 +28,9 @@ pub use report::{BackEnd, Claim, Finding, Measurement, Report};
 
 /// Time that processes get to end by themselves when the world is taken down.
 const STOP_GRACE: Duration = Duration::from_secs(10);
+
+/// `--down` without an id. No run id looks like it.
+const ALL_WORLDS: &str = "all";
 
 /// Which back ends of ztunnel run the scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -47,9 +50,10 @@ pub struct Options {
     /// Leave the (last) world up and say how to enter a pod.
     #[arg(long)]
     keep: bool,
-    /// Remove what --keep or a crash left, and do nothing else.
-    #[arg(long, conflicts_with = "keep")]
-    down: bool,
+    /// Remove what --keep or a crash left, all or the one with this id, and do nothing else.
+    #[arg(long, value_name = "ID", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = ALL_WORLDS, conflicts_with = "keep")]
+    down: Option<String>,
     /// Which back ends of ztunnel run the scenario.
     #[arg(long, value_enum, default_value = "both")]
     io: Io,
@@ -70,11 +74,11 @@ impl Io {
 
 /// Runs the command; `Ok(false)` when the demo showed something that should not be.
 pub fn run(options: &Options, interrupt: &Interrupt) -> Result<bool, DemoError> {
-    if options.down {
-        return down();
+    if let Some(id) = &options.down {
+        return down(id);
     }
     let start = Instant::now();
-    world::remove_leftovers(false)?;
+    world::remove_leftovers(Leftovers::Abandoned)?;
     let progress = progress::for_terminal();
     let mut report = Report::default();
     let names = options.io.names();
@@ -108,9 +112,9 @@ fn one_back_end(
     progress: &dyn Progress,
     ending: &Ending,
 ) -> Result<BackEnd, DemoError> {
-    progress.chapter(io);
     let start = Instant::now();
     let world = World::with_interrupt(interrupt.clone())?;
+    progress.chapter(io, &world.id());
     let directory = world.directory().to_owned();
     let shown = Mesh::up(world, io, progress).and_then(|mesh| {
         let up = start.elapsed();
@@ -135,8 +139,13 @@ fn one_back_end(
     Ok(back_end)
 }
 
-fn down() -> Result<bool, DemoError> {
-    let removed = world::remove_leftovers(true)?;
+fn down(id: &str) -> Result<bool, DemoError> {
+    let which = if id == ALL_WORLDS {
+        Leftovers::All
+    } else {
+        Leftovers::One(id)
+    };
+    let removed = world::remove_leftovers(which)?;
     if removed.is_empty() {
         println!("no world is there");
     }
@@ -146,7 +155,10 @@ fn down() -> Result<bool, DemoError> {
             Removed::InUse(id, pid) => println!("{id}: in use by process {pid}, left alone"),
         }
     }
-    Ok(true)
+    // What was asked for is still there: not done.
+    Ok(!removed
+        .iter()
+        .any(|world| matches!(world, Removed::InUse(..))))
 }
 
 fn beside(report: &Path, name: &str) -> PathBuf {

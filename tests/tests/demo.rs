@@ -9,10 +9,10 @@ use cli::demo::mesh::{WEB_V4, tunnelled};
 use cli::demo::servers::HTTP_PORT;
 use cli::demo::{BackEnd, Claim, Mesh, Silent};
 use scenarios::{Scenario, run, scenario};
-use world::World;
+use world::{Leftovers, World};
 
 fn main() -> ExitCode {
-    let left = world::remove_leftovers(false);
+    let left = world::remove_leftovers(Leftovers::Abandoned);
     assert!(left.is_ok(), "{left:?}");
     let codes = ["io_uring", "epoll"].map(|io| run(|| Bed::up(io), scenarios(io)));
     let failed = codes.iter().any(|code| *code != ExitCode::SUCCESS);

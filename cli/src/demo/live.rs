@@ -46,20 +46,7 @@ impl Live {
 
     /// Waits until the connection is over.
     pub fn wait_over(&self, within: Duration) -> Result<(), WorldError> {
-        // The process's own wait would take its end for a failure.
-        let end = std::time::Instant::now() + within;
-        while !self.is_over() {
-            if std::time::Instant::now() >= end {
-                let what = format!("the connection of {} to be closed", self.0.name());
-                return Err(WorldError::TimedOut {
-                    what,
-                    after: within,
-                    detail: String::new(),
-                });
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        Ok(())
+        self.0.wait_end(within).map(drop)
     }
 
     /// Whether more echoes come from now on.

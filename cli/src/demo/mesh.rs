@@ -135,19 +135,21 @@ impl Mesh {
             world,
             ..
         } = self;
-        let netns = pods.client.place().netns().display().to_string();
+        let client = pods.client.place().name().to_owned();
         let kept = world.keep()?;
         // The handles' drop would end the processes.
         std::mem::forget((servers, nodes, culvertd));
         Ok(format!(
             "The world {id} stays up.\n\
-             \x20 in the client:  nsenter --net={netns} curl -s http://{WEB_V4}/\n\
-             \x20 pods and nodes: ls /run/netns/{id}-*\n\
-             \x20 logs:           {logs}/logs\n\
-             \x20 manifests:      {logs}/manifests (edit them)\n\
+             \x20 in the client:  {enter} {client} curl -s http://{WEB_V4}/\n\
+             \x20 a shell there:  {enter} {client}\n\
+             \x20 pods and nodes: {enter}\n\
+             \x20 logs:           {directory}/logs\n\
+             \x20 manifests:      {directory}/manifests (edit them)\n\
              \x20 remove it:      culvert demo --down",
             id = kept.id,
-            logs = kept.directory.display(),
+            enter = kept.enter.display(),
+            directory = kept.directory.display(),
         ))
     }
 

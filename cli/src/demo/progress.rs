@@ -1,6 +1,6 @@
 //! What a person sees while the demo works: a spinner on a terminal, plain lines elsewhere.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -10,8 +10,8 @@ const TICK: Duration = Duration::from_millis(120);
 
 /// Where the steps are told.
 pub trait Progress {
-    /// A new part of the demo begins.
-    fn chapter(&self, name: &str);
+    /// A new part of the demo begins, in the world with this run id.
+    fn chapter(&self, name: &str, world: &str);
     /// What is done now.
     fn step(&self, what: &str);
     /// Nothing more comes: leaves the terminal clean.
@@ -42,13 +42,13 @@ pub(crate) fn for_terminal() -> Box<dyn Progress> {
 }
 
 impl Progress for Silent {
-    fn chapter(&self, _name: &str) {}
+    fn chapter(&self, _name: &str, _world: &str) {}
     fn step(&self, _what: &str) {}
     fn done(&self) {}
 }
 
 impl Progress for Spinner {
-    fn chapter(&self, name: &str) {
+    fn chapter(&self, name: &str, _world: &str) {
         self.0.set_prefix(name.to_owned());
     }
 
@@ -61,13 +61,24 @@ impl Progress for Spinner {
     }
 }
 
+impl Lines {
+    fn line(&self, what: &str) {
+        // Nobody reads any more (a closed pipe): no reason to stop.
+        let _ = writeln!(
+            std::io::stderr(),
+            "{:5.1}s {what}",
+            self.0.elapsed().as_secs_f64()
+        );
+    }
+}
+
 impl Progress for Lines {
-    fn chapter(&self, name: &str) {
-        eprintln!("{:5.1}s == {name}", self.0.elapsed().as_secs_f64());
+    fn chapter(&self, name: &str, world: &str) {
+        self.line(&format!("== {name}, world {world}"));
     }
 
     fn step(&self, what: &str) {
-        eprintln!("{:5.1}s {what}", self.0.elapsed().as_secs_f64());
+        self.line(what);
     }
 
     fn done(&self) {}

@@ -27,6 +27,6 @@ pub use interrupt::Interrupt;
 pub use place::Place;
 pub use process::Process;
 pub use program::{Output, Program};
-pub use state::{Removed, remove_leftovers};
+pub use state::{Leftovers, Removed, remove_leftovers};
 pub use topology::{Host, Node, Pod, PodName};
 pub use world::{Kept, World};

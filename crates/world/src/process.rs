@@ -116,6 +116,12 @@ impl Process {
         })
     }
 
+    /// Waits until it ends by itself.
+    pub fn wait_end(&self, within: Duration) -> Result<ExitStatus, WorldError> {
+        let what = format!("{} to end", self.name);
+        self.interrupt.wait_for(&what, within, || Ok(self.ended()))
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) -> Result<(), WorldError> {
         if self.ended().is_some() {

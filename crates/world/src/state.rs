@@ -126,9 +126,19 @@ impl Recorder {
     }
 }
 
-/// Removes every world on this machine whose owner is gone, and, when `kept_too`, those that were
-/// kept on purpose. A world whose owner runs is left alone.
-pub fn remove_leftovers(kept_too: bool) -> Result<Vec<Removed>, WorldError> {
+/// Which worlds on this machine to remove. One whose owner runs is left alone, unless it was kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leftovers<'a> {
+    /// Those whose owner is gone, but for those that were kept on purpose.
+    Abandoned,
+    /// Those, and all that were kept.
+    All,
+    /// The one with this run id.
+    One(&'a str),
+}
+
+/// Removes worlds that nobody uses, and says which.
+pub fn remove_leftovers(which: Leftovers<'_>) -> Result<Vec<Removed>, WorldError> {
     let entries = match fs::read_dir(WORLDS) {
         Ok(entries) => entries,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -141,7 +151,12 @@ pub fn remove_leftovers(kept_too: bool) -> Result<Vec<Removed>, WorldError> {
         let Ok(bytes) = fs::read(&file) else { continue };
         let state: State = serde_json::from_slice(&bytes)
             .map_err(|e| WorldError::Unreadable(format!("{}: {e}", file.display())))?;
-        if state.kept && !kept_too {
+        let wanted = match which {
+            Leftovers::Abandoned => !state.kept,
+            Leftovers::All => true,
+            Leftovers::One(id) => state.id == id,
+        };
+        if !wanted {
             continue;
         }
         if !state.kept && runs(&state.owner) {

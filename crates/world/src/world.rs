@@ -1,6 +1,7 @@
 //! A world: its id, its router, and its end.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -48,6 +49,9 @@ pub struct Kept {
     pub id: String,
     /// Its directory with logs and captures.
     pub directory: PathBuf,
+    /// A script: `enter NAME [COMMAND...]` runs a shell or a command in a pod or node, in its
+    /// namespace and its cgroup.
+    pub enter: PathBuf,
     state: State,
 }
 
@@ -137,15 +141,21 @@ impl World {
         format!("to-{name}")
     }
 
-    /// Leaves it standing; only [`crate::remove_leftovers`] removes it then. The handles of its
+    /// Leaves it standing; only [`crate::remove_leftovers`] or [`Kept::remove`] removes it then. The handles of its
     /// processes must be forgotten by the caller, since dropping them ends the processes.
     pub fn keep(mut self) -> Result<Kept, WorldError> {
+        let state = self.recorder.state();
+        let directory = self.directory().to_owned();
+        let enter = directory.join("enter");
+        fs::write(&enter, enter_script(&state))
+            .and_then(|()| fs::set_permissions(&enter, fs::Permissions::from_mode(0o755)))
+            .map_err(WorldError::io("write the script that enters pods"))?;
         self.recorder.keep()?;
         self.standing = false;
-        let state = self.recorder.state();
         Ok(Kept {
-            id: self.id(),
-            directory: self.directory().to_owned(),
+            id: state.id.clone(),
+            directory,
+            enter,
             state,
         })
     }
@@ -187,6 +197,23 @@ impl Drop for World {
             eprintln!("the world {} could not be removed: {e}", self.id());
         }
     }
+}
+
+/// A pod's programs belong into its cgroup too: hooks of the node look there.
+fn enter_script(state: &State) -> String {
+    let (id, cgroup) = (&state.id, state.cgroup.display());
+    format!(
+        "#!/bin/sh\n\
+         # enter NAME [COMMAND...]: a shell or a command in a pod or node of the world {id}.\n\
+         name=$1\n\
+         [ $# -gt 0 ] || {{ ls /run/netns | sed -n s/^{id}-//p; exit 2; }}\n\
+         shift\n\
+         [ $# -gt 0 ] || set -- \"${{SHELL:-/bin/sh}}\"\n\
+         for place in {cgroup}/$name {cgroup}/*/pods/$name; do\n\
+         \x20   [ ! -d \"$place\" ] || echo $$ > \"$place/cgroup.procs\" || exit\n\
+         done\n\
+         exec nsenter --net=/run/netns/{id}-$name \"$@\"\n"
+    )
 }
 
 fn next(count: u8) -> Result<u8, WorldError> {

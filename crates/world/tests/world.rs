@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use world::capture::Capture;
-use world::{Interrupt, Program, Removed, World, WorldError, remove_leftovers};
+use world::{Interrupt, Leftovers, Program, Removed, World, WorldError, remove_leftovers};
 
 fn leftovers(id: &str) -> Vec<String> {
     let names = |directory: &str| -> Vec<String> {
@@ -158,7 +158,7 @@ fn a_kept_world_stands_until_it_is_removed() {
     let kept = world.keep().unwrap();
     assert!(sleep.ended().is_none());
     assert!(
-        remove_leftovers(false)
+        remove_leftovers(Leftovers::Abandoned)
             .unwrap()
             .iter()
             .all(|removed| !names(removed, &id))
@@ -203,7 +203,7 @@ fn a_world_whose_process_crashed_is_removed_by_its_record() {
         Vec::<String>::new(),
         "the crash left nothing, it proves nothing"
     );
-    let removed = remove_leftovers(false).unwrap();
+    let removed = remove_leftovers(Leftovers::Abandoned).unwrap();
     assert!(
         removed.contains(&Removed::Gone(id.to_owned())),
         "{removed:?}"

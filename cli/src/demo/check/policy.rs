@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use world::WorldError;
+
 use crate::demo::access_log::records;
 use crate::demo::live::{Live, exchange};
 use crate::demo::manifest::{NO_INTRUDER, NO_INTRUDER_NAME};
@@ -39,26 +41,22 @@ pub fn push_closes_and_denies(mesh: &Mesh) -> Result<BackEnd, DemoError> {
     let allowed = open(&mesh.pods.client, "live")?;
     let denied = open(&mesh.pods.intruder, "live")?;
 
-    let start = Instant::now();
     mesh.manifests.put(POLICY_FILE, NO_INTRUDER)?;
-    let mut found = closed_exactly(&allowed, &denied)?;
-    found.measure(
-        "policy_push_closed_after",
-        start.elapsed().as_secs_f64() * 1000.0,
-        "ms",
-    );
+    let mut found = closed_exactly(&allowed, &denied);
     found.extend(denies(mesh)?);
     mesh.manifests.remove(POLICY_FILE)?;
     Ok(found)
 }
 
-fn closed_exactly(allowed: &[Live], denied: &[Live]) -> Result<BackEnd, DemoError> {
-    let end = Instant::now() + CLOSED_WITHIN;
+fn closed_exactly(allowed: &[Live], denied: &[Live]) -> BackEnd {
+    let start = Instant::now();
+    let end = start + CLOSED_WITHIN;
     let mut closed = 0;
     for live in denied {
         let over = live.wait_over(end.saturating_duration_since(Instant::now()));
         closed += usize::from(over.is_ok());
     }
+    let took = start.elapsed();
     let go_on = allowed.iter().filter(|live| live.goes_on()).count();
     let mut found = BackEnd::default();
     found.find(
@@ -70,7 +68,12 @@ fn closed_exactly(allowed: &[Live], denied: &[Live]) -> Result<BackEnd, DemoErro
             allowed.len()
         ),
     );
-    Ok(found)
+    found.measure(
+        "policy_push_closed_after",
+        took.as_secs_f64() * 1000.0,
+        "ms",
+    );
+    found
 }
 
 /// `policy_denies`: a new connection of the intruder is refused, the client's is not, and the
@@ -78,12 +81,15 @@ fn closed_exactly(allowed: &[Live], denied: &[Live]) -> Result<BackEnd, DemoErro
 fn denies(mesh: &Mesh) -> Result<BackEnd, DemoError> {
     let (reached, _) = exchange(&mesh.programs, &mesh.pods.intruder, WEB_V4)?;
     let (client, _) = exchange(&mesh.programs, &mesh.pods.client, WEB_V4)?;
-    let end = Instant::now() + LOGGED_WITHIN;
-    let mut named = refusals(mesh);
-    while named == 0 && Instant::now() < end {
-        std::thread::sleep(Duration::from_millis(20));
-        named = refusals(mesh);
-    }
+    let logged = || Ok(Some(refusals(mesh)).filter(|count| *count > 0));
+    let named = match mesh
+        .world
+        .interrupt()
+        .wait_for("the record", LOGGED_WITHIN, logged)
+    {
+        Err(WorldError::TimedOut { .. }) => 0,
+        other => other?,
+    };
     let seen = match (reached, client, named) {
         (true, _, _) => "the intruder was served".to_owned(),
         (_, false, _) => "the client was refused too".to_owned(),
