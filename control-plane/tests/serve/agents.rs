@@ -128,25 +128,17 @@ async fn a_report_that_waits_is_answered_when_every_proxy_has_acknowledged() {
     stream.take().await;
     let mut agent = AgentServiceClient::new(culvertd.as_node("node-a").await);
     let pods = vec![report("client", &["10.244.1.2"], true)];
-    let asked = tokio::spawn(async move {
-        agent
-            .report_pods(ReportPodsRequest {
-                pods,
-                wait_for_acks: true,
-            })
-            .await
+    let asked = agent.report_pods(ReportPodsRequest {
+        pods,
+        wait_for_acks: true,
     });
-    let response = stream.next().await.unwrap();
-    assert!(!asked.is_finished(), "answered before the proxy did");
+    let mut asked = std::pin::pin!(asked);
+    let response = tokio::select! {
+        answer = &mut asked => panic!("answered before the proxy did: {answer:?}"),
+        response = stream.next() => response.unwrap(),
+    };
     stream.ack(&response).await;
-    assert!(
-        soon("the answer", asked)
-            .await
-            .unwrap()
-            .unwrap()
-            .into_inner()
-            .acked
-    );
+    assert!(soon("the answer", asked).await.unwrap().into_inner().acked);
     culvertd.stop().await;
 }
 

@@ -1,8 +1,11 @@
 //! culvertd in this process, asked over TLS as nodes ask it.
 
+#![allow(clippy::unwrap_used)] // The helpers are tests too.
+
 mod agents;
 mod certificates;
 mod discovery;
 mod harness;
+mod own_clients;
 mod source;
 mod tokens;

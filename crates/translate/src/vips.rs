@@ -96,10 +96,9 @@ impl Range {
             return None;
         }
         let start = fnv1a(name) % self.count;
-        let free = (0..self.count)
+        (0..self.count)
             .map(|step| self.at(start + step))
-            .find(|ip| taken.insert(*ip));
-        free
+            .find(|ip| taken.insert(*ip))
     }
 }
 

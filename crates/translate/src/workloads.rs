@@ -1,7 +1,7 @@
 //! Pods and bare endpoint addresses to workloads.
 //!
-//! A pod is a workload once it is bound to a node and has an address; it is advertised as HBONE only
-//! when its node reports it captured, so that nobody tunnels into nothing.
+//! A pod is a workload once it is bound to a node and has an address; it is advertised as HBONE
+//! only when its node reports it captured, so that nobody tunnels into nothing.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -1,5 +1,7 @@
 //! What policies come to: not their form but whom they let in.
 
+#![allow(clippy::unwrap_used)] // The helpers are tests too.
+
 use std::net::IpAddr;
 
 use mesh::Identity;
@@ -293,7 +295,8 @@ fn policy_rules(spec: &str) -> usize {
 #[test]
 fn a_deny_rule_denies_by_what_l4_can_see_of_it() {
     let mixed = policy(
-        "{action: DENY, rules: [{from: [{source: {namespaces: [a]}}], to: [{operation: {methods: [GET]}}]}]}",
+        "{action: DENY, rules: [{from: [{source: {namespaces: [a]}}], \
+         to: [{operation: {methods: [GET]}}]}]}",
     );
     assert!(matches(&mixed, "a/b", "1.1.1.1", 80) && !matches(&mixed, "b/b", "1.1.1.1", 80));
     let one =
@@ -429,7 +432,12 @@ proptest! {
         namespace in "[ab]",
         port in prop::sample::select(vec![80u16, 81]),
     ) {
-        let l4 = ["namespaces: [a]", "notNamespaces: [b]", "principals: ['*']", "ipBlocks: [1.0.0.0/8]"][l4];
+        let l4 = [
+            "namespaces: [a]",
+            "notNamespaces: [b]",
+            "principals: ['*']",
+            "ipBlocks: [1.0.0.0/8]",
+        ][l4];
         let l7 = [
             "to: [{operation: {methods: [GET]}}]",
             "to: [{operation: {hosts: [x]}}]",

@@ -1,5 +1,7 @@
 //! Small manifests to the mesh that they are.
 
+#![allow(clippy::unwrap_used)] // The helpers are tests too.
+
 use std::net::IpAddr;
 
 use mesh::service::{
