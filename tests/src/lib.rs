@@ -8,12 +8,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::time::Instant;
 
+/// What a scenario does with the bed.
+type Run<B> = Box<dyn FnOnce(&mut B) -> anyhow::Result<()>>;
+
 /// A scenario on a shared bed.
 pub struct Scenario<B> {
     /// A sentence: what is true when it passes.
     pub name: String,
     /// Panics or gives an error when it is not true.
-    pub run: Box<dyn FnOnce(&mut B) -> anyhow::Result<()>>,
+    pub run: Run<B>,
 }
 
 /// A scenario from its name and what it does.

@@ -81,6 +81,30 @@ impl ControlPlane {
         Ok(control)
     }
 
+    /// A second one on another machine, with a copy of the state: the same root and tokens.
+    pub fn copy_to(&self, host: &Host) -> Result<Self, WorldError> {
+        let name = format!("culvertd-{}", host.place().name());
+        let state = host.place().recorder.directory().join(name);
+        let what = format!("copy {} to {}", self.state.display(), state.display());
+        let copy = || {
+            fs::DirBuilder::new().mode(0o700).create(&state)?;
+            for entry in fs::read_dir(&self.state)? {
+                let entry = entry?;
+                if entry.file_type()?.is_file() {
+                    // Copies the mode too: the keys stay 0600.
+                    fs::copy(entry.path(), state.join(entry.file_name()))?;
+                }
+            }
+            Ok(())
+        };
+        copy().map_err(WorldError::io(what))?;
+        Ok(ControlPlane {
+            binaries: self.binaries.clone(),
+            host: host.clone(),
+            state,
+        })
+    }
+
     /// Starts serving a directory of manifests and waits until it is ready.
     pub fn serve(&self, manifests: &Path, more: &[&str]) -> Result<Process, WorldError> {
         let address = self.host.ipv4().to_string();

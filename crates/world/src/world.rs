@@ -141,8 +141,9 @@ impl World {
         format!("to-{name}")
     }
 
-    /// Leaves it standing; only [`crate::remove_leftovers`] or [`Kept::remove`] removes it then. The handles of its
-    /// processes must be forgotten by the caller, since dropping them ends the processes.
+    /// Leaves it standing; only [`crate::remove_leftovers`] or [`Kept::remove`] removes it then.
+    /// The handles of its processes must be forgotten by the caller, since dropping them ends the
+    /// processes.
     pub fn keep(mut self) -> Result<Kept, WorldError> {
         let state = self.recorder.state();
         let directory = self.directory().to_owned();
