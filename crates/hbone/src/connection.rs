@@ -108,6 +108,7 @@ impl Connection {
 
     /// The transport gave EOF or an error.
     pub fn handle_eof(&mut self, now: Mono) {
+        self.session.abandon();
         if self.is_established() {
             self.codec.receive_eof(now, false);
         } else {

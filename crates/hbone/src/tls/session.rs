@@ -130,6 +130,12 @@ impl Session {
         self.key_updates
     }
 
+    /// The transport is gone: nothing can be sent any more.
+    pub(crate) fn abandon(&mut self) {
+        self.failed = true;
+        self.pending = Vec::new();
+    }
+
     /// Whether close_notify may be sent and was not.
     pub(crate) fn can_say_goodbye(&self) -> bool {
         self.established && !self.failed && !self.said_goodbye
@@ -162,7 +168,8 @@ impl Session {
         // First what makes a record that was cut off whole; it is the only one that is copied.
         while !self.waiting.is_empty() && taken < received.len() {
             let more = self.missing().min(received.len() - taken);
-            self.waiting.extend_from_slice(&received[taken..taken + more]);
+            self.waiting
+                .extend_from_slice(&received[taken..taken + more]);
             taken += more;
             if self.missing() > 0 {
                 continue;
@@ -309,14 +316,11 @@ impl Session {
         }
     }
 
-    /// The alert that an error left behind, for the peer.
+    /// The alert that an error left behind, and what was queued before it. The engine gives these out
+    /// before it looks at any byte; another look at the bad ones would be another error.
     fn flush_alert(&mut self, bytes: &mut [u8]) {
-        // One alert and what was queued before it; more would be no alert.
-        for _ in 0..4 {
-            let turn = self.turn(bytes, &mut |_| {});
-            if turn.idle || turn.error.is_some() || turn.discard > 0 {
-                break;
-            }
+        while self.engine.common().wants_write() {
+            self.turn(bytes, &mut |_| {});
         }
     }
 

@@ -52,7 +52,10 @@ pub struct Sum {
 
 impl Sum {
     pub fn new() -> Self {
-        Self { context: Context::new(&SHA256), bytes: 0 }
+        Self {
+            context: Context::new(&SHA256),
+            bytes: 0,
+        }
     }
 
     pub fn add(&mut self, data: &[u8]) {
@@ -64,10 +67,4 @@ impl Sum {
         let digest = self.context.clone().finish();
         digest.as_ref().iter().map(|b| format!("{b:02x}")).collect()
     }
-}
-
-pub fn hash(data: &[u8]) -> String {
-    let mut sum = Sum::new();
-    sum.add(data);
-    sum.hex()
 }

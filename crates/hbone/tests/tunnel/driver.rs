@@ -26,7 +26,13 @@ pub struct Plan {
 
 impl Plan {
     pub fn of(seed: u64, bytes: usize) -> Self {
-        Self { seed, bytes, stalled_until: Mono::default(), reset_after: None, keep_open: false }
+        Self {
+            seed,
+            bytes,
+            stalled_until: Mono::default(),
+            reset_after: None,
+            keep_open: false,
+        }
     }
 }
 
@@ -117,23 +123,25 @@ impl End {
     /// Takes events and lets the applications act.
     pub fn pump(&mut self, now: Mono) {
         loop {
-            let mut acted = false;
             while let Some(event) = self.conn.poll_event() {
-                acted = true;
                 self.event(event);
             }
             for stream in self.flows.keys().copied().collect::<Vec<_>>() {
                 self.read(stream, now);
                 self.write(stream);
             }
-            if !acted {
-                return;
+            match self.conn.poll_event() {
+                Some(event) => self.event(event),
+                None => return,
             }
         }
     }
 
     fn event(&mut self, event: Event) {
-        assert!(self.closed.is_none() || matches!(event, Event::Finished(_)), "{event:?}");
+        assert!(
+            self.closed.is_none() || matches!(event, Event::Finished(_)),
+            "{event:?}"
+        );
         match event {
             Event::Established { peer, .. } => self.peer = Some(peer),
             Event::Request { stream, request } => self.request(stream, request),
@@ -167,7 +175,10 @@ impl End {
                 flow.open = true;
                 self.flows.insert(stream, flow);
             }
-            None => self.conn.respond(stream, &ConnectResponse::of(503)).unwrap(),
+            None => self
+                .conn
+                .respond(stream, &ConnectResponse::of(503))
+                .unwrap(),
         }
     }
 
@@ -177,9 +188,15 @@ impl End {
             return;
         }
         flow.readable = false;
-        let Some(data) = self.conn.read(stream) else { return };
+        let Some(data) = self.conn.read(stream) else {
+            return;
+        };
         flow.got.add(&data);
-        if flow.plan.reset_after.is_some_and(|after| flow.got.bytes >= after) {
+        if flow
+            .plan
+            .reset_after
+            .is_some_and(|after| flow.got.bytes >= after)
+        {
             flow.reset = Some(ErrorCode::CANCEL);
             self.conn.reset(stream, ErrorCode::CANCEL);
             return;

@@ -9,6 +9,9 @@ use crate::certificates::{Mesh, expected};
 use crate::dice::Dice;
 use crate::driver::End;
 
+/// When every simulated run begins.
+pub const START: Mono = Mono(Duration::from_secs(1000));
+
 /// How the link cuts what it carries.
 #[derive(Clone, Copy, Debug)]
 pub enum Cut {
@@ -30,7 +33,12 @@ struct Pipe {
 
 impl Pipe {
     fn new() -> Self {
-        Self { bytes: VecDeque::new(), arrivals: VecDeque::new(), arrived: 0, total: 0 }
+        Self {
+            bytes: VecDeque::new(),
+            arrivals: VecDeque::new(),
+            arrived: 0,
+            total: 0,
+        }
     }
 
     fn put(&mut self, data: &[u8], at: Mono) {
@@ -78,7 +86,7 @@ impl Pair {
 
     pub fn with(seed: u64, cut: Cut, client: &Config, server: &Config) -> Self {
         let mesh = Mesh::new();
-        let now = Mono(Duration::from_secs(1000));
+        let now = START;
         let client = Connection::client(&mesh.client(), expected(&["web"]), client, now).unwrap();
         let server = Connection::server(&mesh.server(), server, now).unwrap();
         Self::of(client, server, seed, cut)
@@ -88,7 +96,7 @@ impl Pair {
         Self {
             client: End::new(client, seed + 1),
             server: End::new(server, seed + 2),
-            now: Mono(Duration::from_secs(1000)),
+            now: START,
             latency: Duration::from_micros(500),
             cut,
             dice: Dice::new(seed),
@@ -119,7 +127,12 @@ impl Pair {
         let end = self.now.plus(Duration::from_secs(3600));
         while !done(self) {
             assert!(self.now < end, "not done within an hour");
-            assert!(self.step(), "stalled: {:?} {:?}", self.client.conn, self.server.conn);
+            assert!(
+                self.step(),
+                "stalled: {:?} {:?}",
+                self.client.conn,
+                self.server.conn
+            );
         }
     }
 
@@ -131,7 +144,7 @@ impl Pair {
         self.step_until(Some(end));
     }
 
-    fn step(&mut self) -> bool {
+    pub fn step(&mut self) -> bool {
         self.step_until(None)
     }
 
@@ -142,10 +155,20 @@ impl Pair {
             return true;
         }
         let arrivals = [&self.up, &self.down].into_iter().filter(|_| !self.severed);
-        let arrival = arrivals.filter_map(|p| p.arrivals.front().map(|(at, _)| *at)).min();
-        let timeout = [&self.client, &self.server].into_iter().filter_map(|e| e.conn.poll_timeout()).min();
-        let stall = [&self.client, &self.server].into_iter().flat_map(|e| e.flows.values());
-        let stall = stall.map(|f| f.plan.stalled_until).filter(|at| *at > self.now).min();
+        let arrival = arrivals
+            .filter_map(|p| p.arrivals.front().map(|(at, _)| *at))
+            .min();
+        let timeout = [&self.client, &self.server]
+            .into_iter()
+            .filter_map(|e| e.conn.poll_timeout())
+            .min();
+        let stall = [&self.client, &self.server]
+            .into_iter()
+            .flat_map(|e| e.flows.values());
+        let stall = stall
+            .map(|f| f.plan.stalled_until)
+            .filter(|at| *at > self.now)
+            .min();
         let next = [arrival, timeout, stall, end].into_iter().flatten().min();
         let Some(next) = next else { return false };
         self.now = self.now.max(next);
@@ -161,7 +184,10 @@ impl Pair {
     fn exchange(&mut self) -> bool {
         let now = self.now;
         let mut moved = false;
-        for (end, pipe) in [(&mut self.client, &mut self.up), (&mut self.server, &mut self.down)] {
+        for (end, pipe) in [
+            (&mut self.client, &mut self.up),
+            (&mut self.server, &mut self.down),
+        ] {
             end.pump(now);
             while pipe.bytes.len() < self.capacity && !self.severed {
                 let mut out = Vec::new();
@@ -179,7 +205,10 @@ impl Pair {
                 end.pump(now);
             }
         }
-        for (end, pipe) in [(&mut self.server, &mut self.up), (&mut self.client, &mut self.down)] {
+        for (end, pipe) in [
+            (&mut self.server, &mut self.up),
+            (&mut self.client, &mut self.down),
+        ] {
             pipe.arrive(now);
             while pipe.arrived > 0 && !self.severed {
                 let most = match self.cut {
