@@ -45,7 +45,7 @@ const MAX_DISCOVERY_RESPONSE_BYTES: usize = 200 * 1024 * 1024;
 /// Largest certificate request or agent call in bytes: 1,024 pods with long names.
 const MAX_CALL_BYTES: usize = 2 * 1024 * 1024;
 
-/// Longest unary call: one that waits for acknowledgements takes 5 s.
+/// How often a silent peer is sent a PING: a node that is gone must not hold a stream.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// How long a peer may be silent after a PING.

@@ -113,3 +113,38 @@ fn check_name(csr: &X509CertificationRequest<'_>, identity: &Identity) -> Result
         _ => Err(CsrError::Names(names.len())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::string::Ia5String;
+    use rcgen::{CertificateParams, DistinguishedName, KeyPair, PublicKeyData, SanType};
+
+    #[test]
+    fn no_damage_to_a_request_gets_another_key_or_name_signed() {
+        let identity = Identity::new("cluster.local", "shop", "web").unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        let uri = Ia5String::try_from(identity.to_string()).unwrap();
+        params.subject_alt_names = vec![SanType::URI(uri)];
+        let csr = params
+            .serialize_request(&KeyPair::generate().unwrap())
+            .unwrap();
+        let encode = |der: &[u8]| pem::encode(&pem::Pem::new("CERTIFICATE REQUEST", der));
+        let key = check(&encode(csr.der()), &identity).unwrap();
+        for at in 0..csr.der().len() {
+            for flip in [0x01, 0x80] {
+                let mut damaged = csr.der().to_vec();
+                damaged[at] ^= flip;
+                // The frame around the signed part may differ without harm.
+                if let Ok(taken) = check(&encode(&damaged), &identity) {
+                    assert_eq!(taken.der_bytes(), key.der_bytes(), "byte {at} ^ {flip:#x}");
+                }
+            }
+            assert!(
+                check(&encode(&csr.der()[..at]), &identity).is_err(),
+                "cut at {at}"
+            );
+        }
+    }
+}

@@ -332,3 +332,80 @@ fn resolve<'a>(published: &'a Published, name: &str) -> Vec<&'a Arc<str>> {
         .flatten()
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::wire::discovery::Status;
+
+    fn subscribed() -> (Subscription, Published) {
+        let request = DeltaDiscoveryRequest::default();
+        let made = Subscription::first(Kind::Authorization, "a".into(), &request);
+        (
+            made.unwrap(),
+            Published {
+                revision: 3,
+                ..Published::default()
+            },
+        )
+    }
+
+    fn answer(nonce: &str, error: Option<&str>) -> DeltaDiscoveryRequest {
+        let status = |message: &str| Status {
+            message: message.to_owned(),
+            ..Status::default()
+        };
+        DeltaDiscoveryRequest {
+            response_nonce: nonce.to_owned(),
+            error_detail: error.map(status),
+            ..DeltaDiscoveryRequest::default()
+        }
+    }
+
+    #[test]
+    fn a_revision_counts_as_acknowledged_when_its_response_is_or_nothing_differs() {
+        let (mut subscription, mut published) = subscribed();
+        // The first answer is due even without any resource.
+        let first = subscription.next(&published).unwrap();
+        assert!(subscription.next(&published).is_none());
+        assert_eq!(subscription.acked(), 0);
+        assert_eq!(
+            subscription.take(&answer("other", None)).unwrap(),
+            Answer::Other
+        );
+        assert_eq!(
+            subscription.take(&answer(&first.nonce, None)).unwrap(),
+            Answer::Acknowledged
+        );
+        assert_eq!(subscription.acked(), 3);
+        published.revision = 4;
+        assert!(subscription.next(&published).is_none());
+        assert_eq!(subscription.acked(), 4);
+    }
+
+    #[test]
+    fn what_a_client_refused_is_not_acknowledged_by_silence() {
+        let (mut subscription, mut published) = subscribed();
+        let first = subscription.next(&published).unwrap();
+        let refusal = answer(&first.nonce, Some("no"));
+        assert_eq!(
+            subscription.take(&refusal).unwrap(),
+            Answer::Rejected("no".to_owned())
+        );
+        published.revision = 4;
+        assert!(subscription.next(&published).is_none());
+        assert_eq!(subscription.acked(), 0);
+    }
+
+    #[test]
+    fn a_client_that_asks_for_too_much_is_told_so() {
+        let names = |names: Vec<String>| DeltaDiscoveryRequest {
+            resource_names_subscribe: names,
+            ..DeltaDiscoveryRequest::default()
+        };
+        let first = |request| Subscription::first(Kind::Address, "a".into(), &request).map(|_| ());
+        assert!(first(names(vec!["x".repeat(MAX_NAME_BYTES + 1)])).is_err());
+        assert!(first(names((0..=MAX_NAMES).map(|n| n.to_string()).collect())).is_err());
+        assert!(first(names((0..MAX_NAMES).map(|n| n.to_string()).collect())).is_ok());
+    }
+}

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // The helpers are tests too.
 
 mod agents;
+mod binary;
 mod certificates;
 mod discovery;
 mod harness;
