@@ -270,10 +270,8 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     object_info(link, &mut info)?;
     let target = match info.kind {
         BPF_LINK_TYPE_CGROUP => LinkTarget::Cgroup { id: info.first },
-        // netns_ino is the low word of the union on little-endian machines, the only ones that this
-        // is built for.
         BPF_LINK_TYPE_NETNS => LinkTarget::Netns {
-            ino: (info.first & 0xffff_ffff) as u32,
+            ino: first_word(info.first),
         },
         kind => LinkTarget::Other { kind },
     };
@@ -282,6 +280,12 @@ pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
         program: info.program,
         target,
     })
+}
+
+/// The 32-bit number at the start of a union that was read as 64 bits.
+fn first_word(union: u64) -> u32 {
+    let [a, b, c, d, ..] = union.to_ne_bytes();
+    u32::from_ne_bytes([a, b, c, d])
 }
 
 /// Opens a pinned object (map, program or link).

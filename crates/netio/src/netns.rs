@@ -3,6 +3,7 @@
 //! A [`Netns`] holds a descriptor that was proven to be a network namespace, so a descriptor that a
 //! stranger handed over is checked once, here. It must not know why somebody wants to enter one.
 
+mod home;
 mod named;
 
 use std::fs::File;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 
 use nix::sched::{CloneFlags, setns};
 
+use home::WayBack;
 pub use named::{NETNS_DIRECTORY, create, delete, names, path_of};
 
 /// `_IO(0xb7, 0x3)` of linux/nsfs.h: which kind of namespace a descriptor is (Linux 4.11).
@@ -159,9 +161,8 @@ impl Netns {
     /// When the own namespace cannot be opened or setns(2) refuses (CAP_SYS_ADMIN); `inside` has
     /// not run then.
     pub fn enter<R>(&self, inside: impl FnOnce() -> R) -> io::Result<R> {
-        let home = File::open("/proc/thread-self/ns/net")?;
+        let _back = WayBack::remember()?;
         setns(&*self.fd, CloneFlags::CLONE_NEWNET)?;
-        let _back = WayBack { home };
         Ok(inside())
     }
 }
@@ -177,19 +178,6 @@ impl Eq for Netns {}
 impl AsFd for Netns {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
-    }
-}
-
-struct WayBack {
-    home: File,
-}
-
-impl Drop for WayBack {
-    fn drop(&mut self) {
-        if let Err(error) = setns(&self.home, CloneFlags::CLONE_NEWNET) {
-            tracing::error!(%error, "cannot return to the own network namespace, aborting");
-            std::process::abort();
-        }
     }
 }
 
@@ -270,6 +258,20 @@ mod tests {
             })
             .unwrap();
         assert_eq!(seen, outer);
+    }
+
+    #[test]
+    fn a_thread_that_moved_by_other_means_comes_back_where_it_moved_to() {
+        let other = Netns::anonymous().unwrap();
+        let seen = on_a_fresh_thread(|| {
+            other.enter(|| ())?;
+            nix::sched::unshare(CloneFlags::CLONE_NEWNET)?;
+            let moved = Netns::current()?;
+            other.enter(|| ())?;
+            Ok((moved, Netns::current()?))
+        });
+        let (moved, after) = seen.unwrap();
+        assert_eq!(moved, after);
     }
 
     #[test]

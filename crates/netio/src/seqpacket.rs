@@ -227,9 +227,11 @@ fn prepare_directory(path: &Path) -> io::Result<()> {
     let metadata = std::fs::metadata(directory)?;
     // Who may write the directory may put another socket in place of ours (a sticky directory
     // forbids that).
-    if metadata.mode() & 0o022 != 0 && metadata.mode() & 0o1000 == 0 {
+    let others_write = metadata.mode() & 0o022 != 0 && metadata.mode() & 0o1000 == 0;
+    let foreign = ![0, nix::unistd::geteuid().as_raw()].contains(&metadata.uid());
+    if others_write || foreign {
         let text = format!(
-            "{} may be written by others than its owner",
+            "{} may be written by others than this user",
             directory.display()
         );
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));

@@ -27,6 +27,7 @@ on_both_back_ends!(
     a_dropped_read_keeps_the_next_buffers_headroom,
     a_busy_connection_does_not_keep_others_waiting,
     more_connections_than_the_ring_has_entries_all_complete,
+    the_futures_of_a_connection_are_small,
 );
 
 const TOTAL_BYTES: usize = 4 << 20;
@@ -297,4 +298,15 @@ async fn more_connections_than_the_ring_has_entries_all_complete() {
     drop(clients);
     scope.join_all().await;
     assert_eq!((seen.get(), scope.panicked()), (CONNECTIONS, 0));
+}
+
+/// A relay holds two of each for as long as the connection lives.
+async fn the_futures_of_a_connection_are_small() {
+    const LIMIT_BYTES: usize = 1024;
+    let (client, _server) = pair().await;
+    let pool = Pool::new(1, 0);
+    assert!(size_of_val(&client.read(Vec::new())) <= LIMIT_BYTES);
+    assert!(size_of_val(&client.read_pooled(&pool, 0)) <= LIMIT_BYTES);
+    assert!(size_of_val(&client.write_all(Vec::new())) <= LIMIT_BYTES);
+    assert!(size_of::<TcpStream>() <= 160);
 }

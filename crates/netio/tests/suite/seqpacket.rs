@@ -155,9 +155,17 @@ async fn a_dead_socket_is_replaced_and_a_living_one_is_not() {
 async fn a_directory_that_others_may_write_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let open = std::fs::Permissions::from_mode(0o777);
+    let private = std::fs::Permissions::from_mode(0o700);
+    let path = directory.path().join("it.sock");
+    let refused = |case: &str| {
+        let error = Listener::bind(&path).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied, "{case}");
+    };
     std::fs::set_permissions(directory.path(), open).unwrap();
-    let error = Listener::bind(&directory.path().join("it.sock")).unwrap_err();
-    assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
+    refused("writable by all");
+    std::fs::set_permissions(directory.path(), private).unwrap();
+    std::os::unix::fs::chown(directory.path(), Some(65534), None).unwrap();
+    refused("of another user");
 }
 
 async fn a_blocking_client_talks_with_timeouts() {
