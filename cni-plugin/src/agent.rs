@@ -19,10 +19,12 @@ mod table;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use netio::netns::Netns;
 use netio::seqpacket::Listener;
 use process::tasks::Tasks;
+use tokio::time::Instant;
 
 use crate::steering::BpfError;
 use crate::steering::hook::Hook;
@@ -33,6 +35,11 @@ use proxies::Proxies;
 use record::StateDir;
 use report::Reporter;
 use table::Table;
+
+/// How long a socket may be in use: an agent that is just ending still holds it.
+const BIND_PATIENCE: Duration = Duration::from_secs(5);
+/// Pause between two attempts.
+const BIND_PAUSE: Duration = Duration::from_millis(50);
 
 /// Where things are.
 #[derive(Clone, Debug)]
@@ -122,8 +129,8 @@ pub async fn start(
     recover::all(&agent)
         .await
         .map_err(|error| StartError::Io("what is pinned", error))?;
-    let zds_listener = bind(&agent.settings.zds_socket)?;
-    let cni_listener = bind(&agent.settings.cni_socket)?;
+    let zds_listener = bind(&agent.settings.zds_socket).await?;
+    let cni_listener = bind(&agent.settings.cni_socket).await?;
     let stop = tasks.stop();
     tasks.spawn(
         "zds server",
@@ -141,8 +148,18 @@ pub async fn start(
 
 /// A socket that only root may use (directory 0700, socket 0600); who connects is checked again by
 /// SO_PEERCRED where the connection is served.
-fn bind(path: &Path) -> Result<Listener, StartError> {
-    Listener::bind(path).map_err(|error| StartError::Bind(path.to_owned(), error))
+async fn bind(path: &Path) -> Result<Listener, StartError> {
+    let deadline = Instant::now() + BIND_PATIENCE;
+    loop {
+        match Listener::bind(path) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                tokio::time::sleep(BIND_PAUSE).await;
+            }
+            result => {
+                return result.map_err(|error| StartError::Bind(path.to_owned(), error));
+            }
+        }
+    }
 }
 
 fn init_netns() -> Option<Netns> {

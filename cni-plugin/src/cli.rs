@@ -33,7 +33,9 @@ const STOP_GRACE: Duration = Duration::from_secs(2);
 /// How much longer than the agent a command waits.
 const ANSWER_MARGIN: Duration = Duration::from_secs(1);
 
-/// CNI plugin and node agent of the Culvert mesh. (A runtime that sets CNI_COMMAND gets the plugin.)
+/// CNI plugin and node agent of the Culvert mesh.
+///
+/// Called with CNI_COMMAND set, as runtimes do, it is the plugin.
 #[derive(Debug, Parser)]
 #[command(name = "culvert-cni", version)]
 struct Cli {

@@ -57,7 +57,8 @@ async fn refresh(agent: &Agent, uid: &str) {
     match result {
         Ok(ips) if ips == entry.record.ips => {}
         Ok(ips) => {
-            tracing::info!(uid, before = ?entry.record.ips, now = ?ips, "the pod's addresses changed");
+            let before = &entry.record.ips;
+            tracing::info!(uid, ?before, now = ?ips, "the pod's addresses changed");
             entry.record.ips = ips;
             if let Err(error) = agent.state.save(&entry.record) {
                 tracing::warn!(uid, %error, "the record could not be renewed");

@@ -96,8 +96,7 @@ impl Program {
     /// # Errors
     /// [`BpfError`].
     pub fn detach(&self) -> Result<(), BpfError> {
-        remove_pin(&self.dir.join(NEW_LINK))?;
-        remove_pin(&self.dir.join(LINK))
+        detach_pinned(&self.dir)
     }
 
     /// Whether the link is pinned.
@@ -199,14 +198,28 @@ where
 /// [`BpfError`].
 pub fn unpin(dir: &Path) -> Result<(), BpfError> {
     // The link first: without it nothing of the rest is in use.
-    remove_pin(&dir.join(NEW_LINK))?;
-    remove_pin(&dir.join(LINK))?;
+    detach_pinned(dir)?;
     match std::fs::remove_dir_all(dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(BpfError::step("removing the pod's pins")(error))
         }
         _ => Ok(()),
     }
+}
+
+/// Removing a pin alone ends its link some time later, in a work queue of the kernel.
+fn detach_pinned(dir: &Path) -> Result<(), BpfError> {
+    for name in [NEW_LINK, LINK] {
+        let path = dir.join(name);
+        match netio::bpf::object_get(&path) {
+            Ok(link) => netio::bpf::link_detach(link.as_fd())
+                .map_err(BpfError::step("detaching program steer"))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(BpfError::step("opening the link")(error)),
+        }
+        remove_pin(&path)?;
+    }
+    Ok(())
 }
 
 pub(super) fn remove_pin(path: &Path) -> Result<(), BpfError> {
