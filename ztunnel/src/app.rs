@@ -1,7 +1,7 @@
 //! The program: the proxy, fed by the control plane and the node agent, until it is told to stop.
 //!
 //! ```text
-//!   start ──> serving ── SIGTERM ──> agent left, workers drain ──> workers joined ──> end, code 0
+//!   start ──> serving ── SIGTERM ──> agent left, workers drain ──> joined ──> end, code 0
 //!                └────── a task or a worker fails ──> end, code 1
 //! ```
 
@@ -12,6 +12,7 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use netio::{Choice, ProbeError};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use process::admin::{self, BindError, Readiness};
 use process::certs::{CertManager, DEFAULT_TTL, GrpcAuthority};
 use process::clock::SystemClock;
@@ -67,6 +68,10 @@ pub enum AppError {
 /// It cannot start, or something in it failed.
 pub async fn run(config: Config, logging: LogControl) -> Result<(), AppError> {
     let terminated = terminated()?;
+    match raise_open_files() {
+        Ok(files) => tracing::info!(files, "open files allowed"),
+        Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
+    }
     let (backend, why) = netio::probe(choice(config.io))?;
     tracing::info!(%backend, %why, "io back end");
     let tasks = Tasks::new();
@@ -124,6 +129,13 @@ pub async fn run(config: Config, logging: LogControl) -> Result<(), AppError> {
     tasks.shutdown(TASK_GRACE).await;
     tracing::info!("drained");
     Ok(())
+}
+
+/// As many descriptors as the operator lets us have: each connection takes one or two.
+fn raise_open_files() -> nix::Result<u64> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    Ok(most)
 }
 
 async fn join(threads: &mut Threads, within: Duration) -> Result<(), AppError> {

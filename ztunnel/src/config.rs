@@ -40,7 +40,11 @@ pub struct Config {
     #[arg(long, value_enum, default_value_t = Io::Auto)]
     pub io: Io,
     /// Worker threads; as many as cores when not given.
-    #[arg(long, env = "ZTUNNEL_WORKER_THREADS", value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(
+        long,
+        env = "ZTUNNEL_WORKER_THREADS",
+        value_parser = clap::value_parser!(u16).range(1..=256)
+    )]
     pub workers: Option<u16>,
     /// Where `/config_dump` and `/logging` are served. It shows no keys, but who talks to whom.
     #[arg(long, default_value = "127.0.0.1:15000")]

@@ -38,7 +38,7 @@ pub enum InboundError {
     #[error("bad CONNECT: {0}")]
     Authority(#[from] AuthorityError),
     /// Discovery does not know the pod.
-    #[error("the pod's workload {0} is not known after {seconds} s", seconds = DISCOVERY_WAIT.as_secs())]
+    #[error("the pod's workload {0} is not known after {wait:?}", wait = DISCOVERY_WAIT)]
     UnknownWorkload(WorkloadUid),
     /// By policy, or for lack of it.
     #[error("connection denied{}: {reason}", policy_text(policy.as_ref()))]

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use mesh::address::canonical;
 use mesh::decide::{Missing, Refusal as Refused};
 
-use crate::connection::{Connection, Direction};
+use crate::connection::Direction;
 use crate::flow::{self, Refusal};
 use crate::limits::DISCOVERY_WAIT;
 use crate::record::Flag;
@@ -32,10 +32,10 @@ pub enum OutboundError {
     #[error("{0} is not an address of the pod")]
     ForeignSource(IpAddr),
     /// Discovery does not know the pod.
-    #[error("the pod's workload {0} is not known after {seconds} s", seconds = DISCOVERY_WAIT.as_secs())]
+    #[error("the pod's workload {0} is not known after {wait:?}", wait = DISCOVERY_WAIT)]
     UnknownWorkload(mesh::WorkloadUid),
     /// Discovery does not know enough of the destination.
-    #[error("discovery is not complete after {seconds} s: {0}", seconds = DISCOVERY_WAIT.as_secs())]
+    #[error("discovery is not complete after {wait:?}: {0}", wait = DISCOVERY_WAIT)]
     NotYet(Missing),
     /// Nowhere to go.
     #[error("{0}")]
@@ -86,36 +86,11 @@ impl OutboundError {
 
 /// Serves one captured connection to its end.
 pub async fn serve(worker: Rc<Worker>, accepted: Accepted) {
-    let Accepted {
-        pod,
-        socket,
-        source,
-        destination,
-    } = accepted;
-    let connection = Connection::new(
-        pod.pod.uid.clone(),
-        Direction::Outbound,
-        source,
-        destination,
-    );
-    let connection = match worker.list(connection, &pod.pod.workload) {
-        Ok(connection) => connection,
-        Err((full, connection)) => {
-            return flow::refuse(&worker, &connection, &socket, &full);
-        }
-    };
-    let (socket, near) = flow::tcp(socket);
-    connection.attach(&near);
-    // On the heap and freed before the relay: an idle connection shall not carry it.
-    let established = Box::pin(establish::establish(&worker, &pod, &connection)).await;
-    match (established, connection.ended()) {
-        (Ok(far), None) => flow::carry(&worker, &connection, near, far).await,
-        (Ok(far), Some(ended)) => {
-            far.reset();
-            flow::refuse(&worker, &connection, &socket, &ended);
-        }
-        (Err(_), Some(ended)) => flow::refuse(&worker, &connection, &socket, &ended),
-        (Err(error), None) => flow::refuse(&worker, &connection, &socket, &error),
+    let establish =
+        async |pod: &_, connection: &_| establish::establish(&worker, pod, connection).await;
+    let begun = flow::begin(&worker, accepted, Direction::Outbound, establish);
+    if let Some(open) = Box::pin(begun).await {
+        flow::carry(&worker, &open).await;
     }
 }
 

@@ -104,7 +104,7 @@ async fn copy(from: &End, to: &End, count: &Cell<u64>, buffers: &Buffers) -> Opt
             Ok(None) => break,
             Err(error) => return Some(Broken::From(error)),
         };
-        let bytes = chunk.len();
+        let bytes = chunk.bytes();
         size = size.after(bytes);
         if let Err(error) = to.write(chunk, buffers).await {
             return Some(Broken::To(error));

@@ -38,7 +38,7 @@ pub trait Owner {
 /// A tunnel, from the TCP connection's beginning to its end.
 pub struct Tunnel {
     connection: RefCell<hbone::Connection>,
-    socket: TcpStream,
+    socket: Rc<TcpStream>,
     clock: Clock,
     owner: Box<dyn Owner>,
     streams: RefCell<HashMap<StreamId, Rc<State>>>,
@@ -62,7 +62,7 @@ impl Tunnel {
     /// [`driver::drive`] moves it.
     pub fn new(
         connection: hbone::Connection,
-        socket: TcpStream,
+        socket: Rc<TcpStream>,
         (clock, idle_limit): (Clock, Duration),
         owner: Box<dyn Owner>,
     ) -> Rc<Self> {
@@ -103,6 +103,11 @@ impl Tunnel {
             && !connection.is_closed()
             && connection.available_streams() > 0
             && connection.open_streams() < STREAMS_PER_TUNNEL
+    }
+
+    /// Whether both sides are authenticated.
+    pub fn is_established(&self) -> bool {
+        self.connection.borrow().is_established()
     }
 
     /// Whether it will never take a stream again.

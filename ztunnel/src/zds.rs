@@ -33,6 +33,8 @@ impl Client {
     pub async fn run(self, mut pods: Pods, stop: CancellationToken) {
         let client = Arc::new(self);
         let mut pauses = retry::pauses(ZDS_RETRY_FIRST, ZDS_RETRY_MAX);
+        // The same reason again is no news.
+        let mut said = String::new();
         loop {
             let begun = Instant::now();
             let session = Session::run(&client, &mut pods);
@@ -40,17 +42,18 @@ impl Client {
                 () = stop.cancelled() => return,
                 ended = session => ended,
             };
-            client
-                .ready
-                .missing(format!("not connected to the node agent: {ended}"));
+            let ended = ended.to_string();
+            let missing = format!("not connected to the node agent: {ended}");
+            client.ready.missing(missing);
             // A session that lasted was no failed attempt.
             if begun.elapsed() > ZDS_RETRY_MAX {
                 pauses = retry::pauses(ZDS_RETRY_FIRST, ZDS_RETRY_MAX);
                 tracing::warn!(why = %ended, "connection to the node agent lost");
-            } else {
+            } else if said != ended {
                 let socket = client.socket.display();
                 tracing::info!(%socket, why = %ended, "waiting for the node agent");
             }
+            said = ended;
             let pause = pauses.next().unwrap_or(ZDS_RETRY_MAX);
             tokio::select! {
                 () = stop.cancelled() => return,

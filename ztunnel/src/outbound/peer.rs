@@ -11,7 +11,6 @@ use netio::socket::{self, ConnectError, MARK_UPSTREAM, Source, Upstream};
 use super::tunnels::TunnelMaker;
 use super::{Established, OutboundError, ip};
 use crate::connection::Connection;
-use crate::flow;
 use crate::headers::request_fields;
 use crate::limits::CONNECT_TIMEOUT;
 use crate::relay::End;
@@ -41,7 +40,7 @@ pub(super) async fn connect(
 
 async fn plain(pod: &LocalPod, address: SocketAddr) -> Established {
     match dial(pod, address).await {
-        Ok(socket) => Ok(flow::tcp(socket).1),
+        Ok(socket) => Ok(End::Tcp(Rc::new(socket))),
         Err(error) => Err(OutboundError::Connect(describe(&error, address).into())),
     }
 }

@@ -67,7 +67,12 @@ async fn connect(
     );
     let connection = connection.map_err(|e| TunnelError::Handshake(CloseReason::Handshake(e)))?;
     let owner = Box::new(Rc::clone(client));
-    let tunnel = Tunnel::new(connection, socket, (worker.clock, TUNNEL_IDLE), owner);
+    let tunnel = Tunnel::new(
+        connection,
+        Rc::new(socket),
+        (worker.clock, TUNNEL_IDLE),
+        owner,
+    );
     worker.tunnels.insert(&key.pod, &tunnel);
     Ok(tunnel)
 }

@@ -31,7 +31,7 @@ pub struct Chunk {
 
 impl Chunk {
     /// Payload in bytes; never 0.
-    pub fn len(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.buffer.len() - self.headroom
     }
 }

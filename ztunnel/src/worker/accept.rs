@@ -19,7 +19,7 @@ pub struct Accepted {
     /// The pod it was accepted in.
     pub pod: Rc<LocalPod>,
     /// The socket.
-    pub socket: TcpStream,
+    pub socket: Rc<TcpStream>,
     /// Who made it.
     pub source: SocketAddr,
     /// What it was made to.
@@ -92,7 +92,7 @@ impl Accepted {
         let (source, destination) = (socket.peer_addr()?, socket.local_addr()?);
         Ok(Self {
             pod: Rc::clone(pod),
-            socket,
+            socket: Rc::new(socket),
             source,
             destination,
         })

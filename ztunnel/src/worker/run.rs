@@ -101,9 +101,6 @@ impl Worker {
             return;
         };
         local.stop.cancel();
-        for tunnel in self.tunnels.of(Some(uid)) {
-            tunnel.drain();
-        }
         let (worker, uid) = (Rc::clone(self), uid.clone());
         self.spawn(async move {
             worker.ended(Some(&uid), Instant::now() + POD_DRAIN).await;
@@ -126,7 +123,12 @@ impl Worker {
         for local in self.pods.all() {
             local.stop.cancel();
         }
-        for tunnel in self.tunnels.of(None) {
+        for tunnel in self
+            .tunnels
+            .of(None)
+            .iter()
+            .filter(|tunnel| tunnel.is_established())
+        {
             tunnel.drain();
         }
         self.ended(None, deadline).await;
@@ -134,10 +136,19 @@ impl Worker {
         self.ended(None, Instant::now() + DRAIN_RECORDS).await;
     }
 
-    /// Waits until no connection and no tunnel is left, of one pod or of all.
+    /// Waits until no connection is left, of one pod or of all, and lets their tunnels go. A tunnel
+    /// that is not established yet has somebody waiting for it, or nobody that counts.
     async fn ended(&self, pod: Option<&PodUid>, deadline: Instant) {
         let look = async {
-            while !(self.live.of(pod).is_empty() && self.tunnels.of(pod).is_empty()) {
+            loop {
+                let mut tunnels = self.tunnels.of(pod);
+                tunnels.retain(|tunnel| tunnel.is_established());
+                if tunnels.is_empty() && self.live.of(pod).is_empty() {
+                    return;
+                }
+                for tunnel in tunnels.iter().filter(|tunnel| tunnel.streams() == 0) {
+                    tunnel.drain();
+                }
                 sleep(DRAIN_LOOK).await;
             }
         };

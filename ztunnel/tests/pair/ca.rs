@@ -12,12 +12,15 @@ use rcgen::{
     KeyUsagePurpose, SanType,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::sync::watch;
 
 /// A root and its key.
 #[derive(Clone)]
 pub struct Ca {
     issuer: Arc<Issuer<'static, KeyPair>>,
     root: rcgen::Certificate,
+    /// Whether it answers now.
+    pub is_open: watch::Sender<bool>,
 }
 
 impl Ca {
@@ -30,6 +33,7 @@ impl Ca {
         Self {
             issuer: Arc::new(Issuer::new(params, key)),
             root,
+            is_open: watch::Sender::new(true),
         }
     }
 
@@ -60,6 +64,11 @@ impl Ca {
 impl Authority for Ca {
     fn sign(&self, question: Question) -> BoxFuture<'_, Result<Vec<String>, AskError>> {
         async move {
+            self.is_open
+                .subscribe()
+                .wait_for(|open| *open)
+                .await
+                .unwrap();
             let mut request = CertificateSigningRequestParams::from_pem(&question.csr_pem).unwrap();
             request.params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
             let leaf = request.signed_by(&*self.issuer).unwrap();

@@ -9,7 +9,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme};
 
-use crate::app::{accept, expect_reset, talk};
+use crate::app::{accept, talk};
 use crate::ca::Ca;
 use crate::journal::line;
 use crate::raw::Peer;
@@ -136,9 +136,7 @@ fn a_server_with_the_right_chain_but_another_spiffe_id_is_not_spoken_to() {
             moved.service_account = "somebody-else".into();
             snapshot.insert_workload(moved);
         });
-        let client = world.client.connect(world.server.address(false));
-        expect_reset(&client);
-        let source = format!("src.addr={}", client.local_addr().unwrap());
+        let source = world.client.expect_refusal(world.server.address(false));
         let out = line(&["connection failed", &source, "direction=\"outbound\""]);
         assert!(
             out.contains("sa/server, expected spiffe://cluster.local/ns/shop/sa/somebody-else"),

@@ -3,6 +3,11 @@
 //! Needs root. There is no steering here: a pod's listeners are bound to the one port of the tests
 //! with transparent sockets, which the kernel's own rules lead the connections to.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "all of this is a test, also what the test functions call"
+)]
+
 mod app;
 mod ca;
 mod hostile;

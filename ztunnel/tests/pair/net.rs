@@ -197,38 +197,46 @@ impl PodNet {
 
     /// An application connects, and the connection is led to its proxy.
     pub fn connect(&self, to: SocketAddr) -> TcpStream {
-        self.connect_marked(to, 0x53a)
+        self.dial(to, 0x53a).1.unwrap()
     }
 
     /// An application of a pod that is not captured connects.
     pub fn connect_plainly(&self, to: SocketAddr) -> TcpStream {
-        self.connect_marked(to, 0)
+        self.dial(to, 0).1.unwrap()
     }
 
-    /// Fails unless a connection that is not captured here is reset at the other end: after it was
-    /// made, or so soon that the connect fails already.
-    pub fn expect_plain_reset(&self, to: SocketAddr) {
-        match self.try_connect(to, 0) {
-            Ok(client) => crate::app::expect_reset(&client),
-            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
+    /// Fails unless an application's connection is reset. Gives its `src.addr=` field.
+    pub fn expect_refusal(&self, to: SocketAddr) -> String {
+        refused(self.dial(to, 0x53a))
+    }
+
+    /// As [`Self::expect_refusal`] for an application that is not captured.
+    pub fn expect_plain_refusal(&self, to: SocketAddr) -> String {
+        refused(self.dial(to, 0))
+    }
+
+    /// The source address, and the connection.
+    fn dial(&self, to: SocketAddr, mark: u32) -> (SocketAddr, std::io::Result<TcpStream>) {
+        let make = || Socket::new(Domain::for_address(to), Type::STREAM, None);
+        let socket = self.netns.enter(make).unwrap().unwrap();
+        if mark != 0 {
+            socket.set_mark(mark).unwrap();
         }
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_write_timeout(Some(PATIENCE)).unwrap();
+        let own = SocketAddr::new(self.address(to.is_ipv6()).ip(), 0);
+        socket.bind(&own.into()).unwrap();
+        let source = socket.local_addr().unwrap().as_socket().unwrap();
+        let connected = socket.connect_timeout(&to.into(), PATIENCE);
+        (source, connected.map(|()| socket.into()))
     }
+}
 
-    fn connect_marked(&self, to: SocketAddr, mark: u32) -> TcpStream {
-        self.try_connect(to, mark).unwrap()
+/// A reset may come so soon that the connect fails already.
+fn refused((source, connected): (SocketAddr, std::io::Result<TcpStream>)) -> String {
+    match connected {
+        Ok(client) => crate::app::expect_reset(&client),
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
     }
-
-    fn try_connect(&self, to: SocketAddr, mark: u32) -> std::io::Result<TcpStream> {
-        let make = || {
-            let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
-            if mark != 0 {
-                socket.set_mark(mark)?;
-            }
-            socket.connect_timeout(&to.into(), PATIENCE)?;
-            socket.set_read_timeout(Some(PATIENCE))?;
-            socket.set_write_timeout(Some(PATIENCE))?;
-            Ok::<_, std::io::Error>(socket)
-        };
-        self.netns.enter(make).unwrap().map(Into::into)
-    }
+    format!("src.addr={source}")
 }

@@ -46,9 +46,7 @@ fn a_client_that_a_policy_denies_sees_a_reset_and_the_log_names_the_policy() {
     on_both_back_ends(|world| {
         world.push_policy(policy("no-client", Action::Deny, "client"));
         let _listener = world.server.serve(false);
-        let client = world.client.connect(world.server.address(false));
-        expect_reset(&client);
-        let source = format!("src.addr={}", client.local_addr().unwrap());
+        let source = world.client.expect_refusal(world.server.address(false));
         let out = line(&["connection failed", &source, "direction=\"outbound\""]);
         assert!(out.contains("(401)"), "{out}");
         let inside = line(&[
@@ -67,10 +65,10 @@ fn plaintext_is_refused_when_a_policy_wants_an_identity_and_mutual_tls_passes() 
         world.push_policy(strict());
         let outside = world.net.pod("outside", 9);
         let listener = world.server.serve(false);
-        outside.expect_plain_reset(world.server.address(false));
+        let source = outside.expect_plain_refusal(world.server.address(false));
         line(&[
             "connection failed",
-            "src.addr=10.99.0.9:",
+            &source,
             "direction=\"inbound\"",
             "by policy shop/strict",
         ]);
@@ -150,7 +148,7 @@ fn a_policy_that_nobody_knows_refuses_new_connections_and_ends_none() {
             server.policies.push(unknown);
             snapshot.insert_workload(server);
         });
-        expect_reset(&world.client.connect(to));
+        world.client.expect_refusal(to);
         line(&["connection failed", "direction=\"inbound\"", "shop/unknown"]);
         talk(&client, &server, b"after");
         world.stop();
@@ -168,6 +166,22 @@ fn a_connection_waits_for_discovery_that_is_not_complete() {
         world.snapshots.send_replace(complete);
         let server = accept(&listener);
         talk(&client, &server, b"word");
+        world.stop();
+    });
+}
+
+#[test]
+fn a_connection_waits_for_the_certificate_of_its_pod() {
+    on_both_back_ends(|mut world| {
+        world.ca.is_open.send_replace(false);
+        let late = world.near_pod("late", 7);
+        let listener = world.server.serve(false);
+        let client = late.connect(world.server.address(false));
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        world.ca.is_open.send_replace(true);
+        let server = accept(&listener);
+        talk(&client, &server, b"word");
+        drop((client, server));
         world.stop();
     });
 }

@@ -1,7 +1,6 @@
 //! Bytes and ends, through the pair and past it.
 
 use std::io::Write;
-use std::net::SocketAddr;
 
 use mesh::workload::TunnelProtocol;
 
@@ -98,9 +97,7 @@ fn a_reset_of_either_application_reaches_the_other() {
 #[test]
 fn a_closed_port_behind_the_peer_is_a_reset() {
     on_both_back_ends(|world| {
-        let client = world.client.connect(world.server.address(false));
-        expect_reset(&client);
-        let source = format!("src.addr={}", client.local_addr().unwrap());
+        let source = world.client.expect_refusal(world.server.address(false));
         let out = line(&["connection failed", &source, "direction=\"outbound\""]);
         assert!(out.contains("(503)"), "{out}");
         world.stop();
@@ -254,17 +251,41 @@ fn a_source_address_that_is_not_the_pods_is_refused() {
         world.push(|s| {
             s.insert_workload(workload_at("stranger", &elsewhere, TunnelProtocol::Hbone))
         });
-        let client = stranger.connect(world.server.address(false));
-        expect_reset(&client);
-        let source = format!(
-            "src.addr={}",
-            SocketAddr::new(stranger.v4.into(), client.local_addr().unwrap().port())
-        );
+        let source = stranger.expect_refusal(world.server.address(false));
         let out = line(&["connection failed", &source]);
         assert!(
             out.contains("10.99.0.7 is not an address of the pod"),
             "{out}"
         );
+        world.stop();
+    });
+}
+
+#[test]
+fn a_connection_per_question_from_many_threads_is_answered_each_time() {
+    on_both_back_ends(|world| {
+        let listener = world.server.serve(false);
+        let answer = || {
+            let server = accept(&listener);
+            let question = receive_exactly(&server, 100);
+            (&server).write_all(&question).unwrap();
+            send(&server, b"end");
+            assert_eq!(receive(&server), b"");
+        };
+        let ask = |seed| {
+            let client = world.client.connect(world.server.address(false));
+            let question = noise(seed, 100);
+            (&client).write_all(&question).unwrap();
+            assert_eq!(receive_exactly(&client, 100), question);
+            send(&client, b"");
+            assert_eq!(receive(&client), b"end");
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| (0..250).for_each(|_| answer()));
+                scope.spawn(|| (0..250).for_each(ask));
+            }
+        });
         world.stop();
     });
 }

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use ztunnel::pod::PodUid;
+use ztunnel::pod::{Listeners, PodUid};
 
 use crate::app::{accept, expect_reset, receive, send, talk};
 use crate::journal::line;
-use crate::world::on_both_back_ends;
+use crate::world::{Node, World, on_both_back_ends};
 
 #[test]
 fn a_connection_may_end_by_itself_while_the_proxy_drains() {
@@ -83,5 +83,59 @@ fn live_connections_are_shown() {
         assert_eq!(far[0].direction, ztunnel::connection::Direction::Inbound);
         drop((client, server));
         world.stop();
+    });
+}
+
+#[test]
+fn a_successor_takes_over_without_a_failed_connection() {
+    on_both_back_ends(|world| {
+        let World {
+            runtime,
+            ca,
+            snapshots,
+            client,
+            server,
+            near,
+            far,
+            backend,
+            net,
+        } = world;
+        let listener = server.serve(false);
+        let to = server.address(false);
+        let live = client.connect(to);
+        let live_server = accept(&listener);
+        talk(&live, &live_server, b"before");
+        // Both have the same listeners, as the agent would hand them.
+        let _context = runtime.enter();
+        let mut next = Node::start(backend, snapshots.subscribe(), &ca);
+        let pods = far.proxy.pods.watch().borrow().clone();
+        let pod = pods.values().next().unwrap();
+        let Listeners::Handed(handed) = &pod.listeners;
+        let same = handed
+            .iter()
+            .map(|listener| listener.socket.try_clone().unwrap().into());
+        runtime.block_on(next.add_with("server", &server, same.collect()));
+        drop(_context);
+        std::thread::scope(|scope| {
+            let stopping = scope.spawn(|| runtime.block_on(far.stop()));
+            let mut made = 0;
+            while !stopping.is_finished() || made < 50 {
+                let client = client.connect(to);
+                let server = accept(&listener);
+                talk(&client, &server, b"new");
+                made += 1;
+                if made == 20 {
+                    talk(&live, &live_server, b"while it drains");
+                    send(&live, b"");
+                    send(&live_server, b"");
+                    assert_eq!((receive(&live), receive(&live_server)), (vec![], vec![]));
+                }
+            }
+        });
+        runtime.block_on(async {
+            near.stop().await;
+            next.stop().await;
+        });
+        drop(net);
     });
 }

@@ -1,4 +1,4 @@
-//! Two nodes, each with a proxy; the pods `client` on one and `server` on the other; both back ends.
+//! Two nodes, each with a proxy; the pod `client` on one and `server` on the other; both back ends.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -46,6 +46,7 @@ pub struct Node {
 /// Everything of one test.
 pub struct World {
     pub runtime: Runtime,
+    pub backend: Backend,
     pub net: Net,
     pub ca: Ca,
     pub snapshots: watch::Sender<Arc<Snapshot>>,
@@ -92,6 +93,7 @@ impl World {
         drop(_context);
         Self {
             runtime,
+            backend,
             net,
             ca,
             snapshots,
@@ -160,7 +162,15 @@ impl Node {
     }
 
     pub async fn add(&mut self, name: &str, net: &PodNet) {
-        self.proxy.pods.add(pod(name, net)).await.unwrap();
+        self.add_with(name, net, listeners(net)).await;
+    }
+
+    pub async fn add_with(&mut self, name: &str, net: &PodNet, listeners: Vec<OwnedFd>) {
+        self.proxy
+            .pods
+            .add(pod(name, net, listeners))
+            .await
+            .unwrap();
     }
 
     pub fn tasks(&self) -> &Tasks {
@@ -211,7 +221,7 @@ pub fn listeners(net: &PodNet) -> Vec<OwnedFd> {
     PLACES.into_iter().map(listen).collect()
 }
 
-fn pod(name: &str, net: &PodNet) -> Pod {
+fn pod(name: &str, net: &PodNet, listeners: Vec<OwnedFd>) -> Pod {
     Pod {
         uid: PodUid(format!("uid-{name}").into()),
         name: name.into(),
@@ -219,7 +229,7 @@ fn pod(name: &str, net: &PodNet) -> Pod {
         identity: identity(name),
         workload: uid(name),
         netns: net.netns.clone(),
-        listeners: pod::check_listeners(&net.netns, &PLACES, listeners(net)).unwrap(),
+        listeners: pod::check_listeners(&net.netns, &PLACES, listeners).unwrap(),
     }
 }
 
