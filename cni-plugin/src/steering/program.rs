@@ -4,14 +4,16 @@
 //! Knows no CNI, no ZDS and no rules; [`super::pod`] puts it together with them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs::DirBuilder;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
-use aya::maps::{Array, HashMap};
+use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::SkLookup;
 use aya::programs::links::FdLink;
 use aya::{Ebpf, EbpfLoader};
@@ -31,13 +33,29 @@ const NEW_LINK: &str = "link_new";
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
 
-/// The loaded program of a pod.
-#[derive(Debug)]
+/// One for all: a fresh loader parses the kernel's whole type information, 5 MB, which programs
+/// without relocations do not need.
+static LOADER: LazyLock<Mutex<EbpfLoader<'static>>> = LazyLock::new(|| {
+    let mut loader = EbpfLoader::new();
+    loader.btf(None);
+    Mutex::new(loader)
+});
+
+/// The program of a pod. Between [`Program::load`] and [`Program::attach`] the agent holds it whole,
+/// afterwards only its maps: the rest is some 100 KB a pod.
 pub struct Program {
     dir: PathBuf,
-    ebpf: Ebpf,
+    loaded: Option<Ebpf>,
     /// Through a raw call: aya's own type wants values of 4 bytes and cannot read them back.
     listeners: SockMap,
+    local_addrs: HashMap<MapData, [u8; 16], u32>,
+    stats: Array<MapData, u64>,
+}
+
+impl fmt::Debug for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Program").field(&self.dir).finish()
+    }
 }
 
 impl Program {
@@ -48,27 +66,18 @@ impl Program {
     /// [`BpfError`] naming the step.
     pub fn load(dir: &Path) -> Result<Self, BpfError> {
         make_private_dir(dir)?;
-        let mut loader = EbpfLoader::new();
-        for name in MAPS {
-            loader.map_pin_path(name, dir.join(name));
-        }
-        let mut ebpf = loader
-            .load(OBJECT)
-            .map_err(BpfError::step("loading the object"))?;
-        let mut config: Array<_, u32> = map(&mut ebpf, "config")?;
-        config
-            .set(0, MAPS_VERSION, 0)
-            .map_err(BpfError::step("writing map config"))?;
-        let program = lookup_program(&mut ebpf)?;
-        program
-            .load()
-            .map_err(BpfError::step("loading program steer"))?;
-        let listeners = SockMap::open(&dir.join("listeners"))
-            .map_err(BpfError::step("opening map listeners"))?;
+        let loaded = load_object(dir)?;
+        let pin = |name: &str| MapData::from_pin(dir.join(name));
+        let opened = || BpfError::step("opening a map");
+        let local_addrs = Map::HashMap(pin("local_addrs").map_err(opened())?);
+        let stats = Map::Array(pin("stats").map_err(opened())?);
         Ok(Self {
             dir: dir.to_owned(),
-            ebpf,
-            listeners,
+            loaded: Some(loaded),
+            listeners: SockMap::open(&dir.join("listeners"))
+                .map_err(BpfError::step("opening map listeners"))?,
+            local_addrs: local_addrs.try_into().map_err(opened())?,
+            stats: stats.try_into().map_err(opened())?,
         })
     }
 
@@ -79,7 +88,11 @@ impl Program {
     pub fn attach(&mut self, netns: impl AsFd) -> Result<(), BpfError> {
         let (fresh, link) = (self.dir.join(NEW_LINK), self.dir.join(LINK));
         remove_pin(&fresh)?;
-        let program = lookup_program(&mut self.ebpf)?;
+        let mut loaded = match self.loaded.take() {
+            Some(loaded) => loaded,
+            None => load_object(&self.dir)?,
+        };
+        let program = lookup_program(&mut loaded)?;
         let attached = program
             .attach(netns)
             .and_then(|id| program.take_link(id))
@@ -140,7 +153,7 @@ impl Program {
                 reason,
             )));
         }
-        let mut map: HashMap<_, [u8; 16], u32> = map(&mut self.ebpf, "local_addrs")?;
+        let map = &mut self.local_addrs;
         let known: BTreeSet<IpAddr> = map.keys().flatten().map(key_address).collect();
         let failed = || BpfError::step("filling map local_addrs");
         for gone in known.difference(wanted) {
@@ -157,21 +170,35 @@ impl Program {
     /// # Errors
     /// [`BpfError`].
     pub fn counters(&self) -> Result<BTreeMap<String, u64>, BpfError> {
-        let map = self
-            .ebpf
-            .map("stats")
-            .ok_or_else(|| BpfError::missing("map stats"))?;
-        let map: Array<_, u64> =
-            Array::try_from(map).map_err(BpfError::step("opening map stats"))?;
         let mut counters = BTreeMap::new();
         for (index, name) in COUNTERS.iter().enumerate() {
-            let value = map
+            let value = self
+                .stats
                 .get(&(index as u32), 0)
                 .map_err(BpfError::step("reading map stats"))?;
             counters.insert((*name).to_owned(), value);
         }
         Ok(counters)
     }
+}
+
+fn load_object(dir: &Path) -> Result<Ebpf, BpfError> {
+    // A panic in a load leaves paths, which the next load sets anew.
+    let mut loader = LOADER.lock().unwrap_or_else(PoisonError::into_inner);
+    for name in MAPS {
+        loader.map_pin_path(name, dir.join(name));
+    }
+    let mut loaded = loader
+        .load(OBJECT)
+        .map_err(BpfError::step("loading the object"))?;
+    let mut config: Array<_, u32> = map(&mut loaded, "config")?;
+    config
+        .set(0, MAPS_VERSION, 0)
+        .map_err(BpfError::step("writing map config"))?;
+    lookup_program(&mut loaded)?
+        .load()
+        .map_err(BpfError::step("loading program steer"))?;
+    Ok(loaded)
 }
 
 fn lookup_program(ebpf: &mut Ebpf) -> Result<&mut SkLookup, BpfError> {
