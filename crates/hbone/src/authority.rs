@@ -1,4 +1,5 @@
-//! The `:authority` of a CONNECT request: where the tunnel shall end. It must not know what exists there.
+//! The `:authority` of a CONNECT request: where the tunnel shall end. It must not know what exists
+//! there.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -86,8 +87,8 @@ fn parse_port(text: &str) -> Option<u16> {
     digits.then(|| text.parse().ok()).flatten()
 }
 
-/// A DNS name: labels of letters, digits, `-` and `_` (Kubernetes and SRV names use it). A last label
-/// of digits only would be a broken IPv4 address.
+/// A DNS name: labels of letters, digits, `-` and `_` (Kubernetes and SRV names use it). A last
+/// label of digits only would be a broken IPv4 address.
 fn host_name(text: &str) -> Option<String> {
     let label = |label: &str| {
         !label.is_empty()

@@ -1,5 +1,5 @@
-//! CONNECT-only HTTP/2 over plaintext bytes, both roles: streams, windows, bounds, keep-alive, drain.
-//! It must not know TLS or identities: `connection` puts those around it, tests run it bare.
+//! CONNECT-only HTTP/2 over plaintext bytes, both roles: streams, windows, bounds, keep-alive,
+//! drain. It must not know TLS or identities: `connection` puts those around it, tests run it bare.
 
 mod application;
 mod backlog;
@@ -9,6 +9,7 @@ mod message;
 mod receive;
 mod requests;
 mod shutdown;
+mod spares;
 mod stream;
 mod streams;
 mod transmit;
@@ -28,6 +29,7 @@ use flood::Guard;
 use heartbeat::{Due, Heartbeat};
 use receive::Incoming;
 use shutdown::Shutdown;
+use spares::Spares;
 use streams::Streams;
 use window::RecvWindow;
 
@@ -76,6 +78,7 @@ pub struct Codec {
     guard: Guard,
     heart: Heartbeat,
     shutdown: Shutdown,
+    spares: Spares,
 }
 
 impl Codec {
@@ -115,6 +118,7 @@ impl Codec {
             guard: Guard::new(&config.floods, now),
             heart: Heartbeat::new(config, now),
             shutdown: Shutdown::default(),
+            spares: Spares::default(),
             config: config.clone(),
         };
         codec.greet();
@@ -252,7 +256,11 @@ impl Codec {
         }
         match self.heart.due(now) {
             Due::Nothing => {}
-            Due::Ping(payload) => frame::ping(&mut self.control, false, payload),
+            Due::Ping(payload) => {
+                // Nothing has come for a while: this connection rests.
+                self.spares.clear();
+                frame::ping(&mut self.control, false, payload);
+            }
             Due::Dead => self.died(),
         }
     }
@@ -280,6 +288,9 @@ impl Codec {
             .is_some_and(stream::Stream::is_over)
         {
             self.streams.remove(stream);
+            if self.streams.is_empty() {
+                self.spares.clear();
+            }
             self.close_if_drained();
         }
     }

@@ -5,8 +5,9 @@ use std::time::Duration;
 /// Limits and waits of one connection. `Default` is what both proxies run with.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Largest frame that the peer may send, bytes; 1 MiB, because 16 KiB frames cost bulk transfers
-    /// 18 to 90 % (datapath.md 5). Frames are taken in as they come, so this holds no memory.
+    /// Largest frame that the peer may send, bytes; 1 MiB, because 16 KiB frames cost bulk
+    /// transfers 18 to 90 % (datapath.md 5). Frames are taken in as they come, so this holds no
+    /// memory.
     pub max_frame_bytes: u32,
     /// Largest frame that we send, bytes, if the peer allows as much; 256 KiB, one large read of an
     /// application's socket.
@@ -27,7 +28,8 @@ pub struct Config {
     pub connection_backlog_bytes: usize,
     /// Streams that a server allows at once; 200, as the stock peer.
     pub server_max_streams: u32,
-    /// Streams that a client opens at once, if the peer allows as many; 100, as the stock peer's pool.
+    /// Streams that a client opens at once, if the peer allows as many; 100, as the stock peer's
+    /// pool.
     pub client_max_streams: u32,
     /// Header list that a client takes, bytes as RFC 9113 6.5.2 counts them; 16 KiB.
     pub client_header_list_bytes: u32,
@@ -81,8 +83,8 @@ pub struct Allowance {
     pub per_second: u32,
 }
 
-/// Allowances for frames that cost the peer little and us work. Past one of them the connection ends
-/// with ENHANCE_YOUR_CALM.
+/// Allowances for frames that cost the peer little and us work. Past one of them the connection
+/// ends with ENHANCE_YOUR_CALM.
 #[derive(Clone, Debug)]
 pub struct FloodLimits {
     /// PING frames; a keep-alive needs one in 10 s, a bandwidth probe one per round trip.
@@ -91,21 +93,23 @@ pub struct FloodLimits {
     pub settings: Allowance,
     /// DATA frames without data and without END_STREAM, 1xx responses.
     pub empty_frames: Allowance,
-    /// Streams reset before their request was answered (CVE-2023-44487, "rapid reset"). A client whose
-    /// applications give up at once, or that shuts down, resets at most all its streams together.
+    /// Streams reset before their request was answered (CVE-2023-44487, "rapid reset"). A client
+    /// whose applications give up at once, or that shuts down, resets at most all its streams
+    /// together.
     pub early_resets: Allowance,
     /// Requests that were refused: malformed, not CONNECT, or past the stream limit.
     pub refusals: Allowance,
     /// Frames that mean nothing: unknown types, PRIORITY, frames of streams that are gone.
     pub idle_frames: Allowance,
-    /// WINDOW_UPDATE frames, besides four for each DATA frame that we sent.
+    /// WINDOW_UPDATE frames, besides those that our DATA frames pay for (four each, and one
+    /// more for each 512 bytes).
     pub window_updates: Allowance,
     /// CONTINUATION frames of one header block (CVE-2024-27316); an honest peer fills each frame.
     pub continuations: u32,
     /// Entries of one SETTINGS frame; RFC 9113 knows six.
     pub settings_entries: u32,
-    /// Answers to the peer's frames (acknowledgements, resets, refusals) that wait to be sent, bytes;
-    /// a peer that sends but does not read would grow them without end.
+    /// Answers to the peer's frames (acknowledgements, resets, refusals) that wait to be sent,
+    /// bytes; a peer that sends but does not read would grow them without end.
     pub control_backlog_bytes: usize,
 }
 

@@ -123,8 +123,8 @@ impl Connection {
         });
     }
 
-    /// Appends what may be sent now to `out`, about `max_bytes` of it (a record or the waiting control
-    /// frames may come on top); gives how much. Zero: nothing to send.
+    /// Appends what may be sent now to `out`, about `max_bytes` of it (a record or the waiting
+    /// control frames may come on top); gives how much. Zero: nothing to send.
     pub fn poll_transmit(&mut self, now: Mono, out: &mut Vec<u8>, max_bytes: usize) -> usize {
         let start = out.len();
         self.session.take_pending(out);
@@ -179,8 +179,8 @@ impl Connection {
         }
     }
 
-    /// Client: asks for a tunnel; `Response` follows. Allowed before the peer's SETTINGS have come: a
-    /// stream beyond its limit then ends with `REFUSED_STREAM`.
+    /// Client: asks for a tunnel; `Response` follows. Allowed before the peer's SETTINGS have come:
+    /// a stream beyond its limit then ends with `REFUSED_STREAM`.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -205,8 +205,8 @@ impl Connection {
         self.codec.open_streams()
     }
 
-    /// Server: answers a request. Another status than 2xx ends the stream, and nothing more is told of
-    /// it.
+    /// Server: answers a request. Another status than 2xx ends the stream, and nothing more is told
+    /// of it.
     ///
     /// # Errors
     /// See [`RespondError`].
@@ -233,8 +233,9 @@ impl Connection {
         self.codec.write(stream, data)
     }
 
-    /// Takes a buffer without copying it. Its first [`crate::FRAME_HEADROOM`] bytes are free for a frame
-    /// header, the payload stands behind. All of it is taken: ask [`Self::writable_bytes`] before.
+    /// Takes a buffer without copying it. Its first [`crate::FRAME_HEADROOM`] bytes are free for a
+    /// frame header, the payload stands behind. All of it is taken: ask [`Self::writable_bytes`]
+    /// before.
     ///
     /// # Errors
     /// The stream is gone, refused, or finished.
@@ -258,13 +259,24 @@ impl Connection {
         self.codec.read(stream)
     }
 
+    /// Optional: gives a buffer of `read` back once it is written out, so that bulk needs no new
+    /// memory. A few are kept while data flows, none at rest.
+    pub fn recycle(&mut self, buffer: Vec<u8>) {
+        self.codec.recycle(buffer);
+    }
+
+    /// Optional: an empty buffer for [`Self::write_buffer`], used before if there is one.
+    pub fn spare_buffer(&mut self) -> Vec<u8> {
+        self.codec.spare_buffer()
+    }
+
     /// The application's socket took `bytes` of what was read: the peer may send as many more.
     pub fn consumed(&mut self, stream: StreamId, bytes: usize) {
         self.codec.consumed(stream, bytes);
     }
 
-    /// Takes no new streams and closes when the last one has ended. A server tells first that an end is
-    /// near and names the last stream a round trip later (RFC 9113 6.8).
+    /// Takes no new streams and closes when the last one has ended. A server tells first that an
+    /// end is near and names the last stream a round trip later (RFC 9113 6.8).
     pub fn drain(&mut self, now: Mono) {
         self.codec.drain(now);
     }

@@ -53,8 +53,8 @@ pub enum Event {
     Writable(StreamId),
     /// The peer sent END_STREAM and `read` has given all its data. Our direction is still open.
     Finished(StreamId),
-    /// The stream is over at once, in both directions; unread data is dropped. Also for every stream
-    /// that a closing connection cuts off. Not told for streams that we reset.
+    /// The stream is over at once, in both directions; unread data is dropped. Also for every
+    /// stream that a closing connection cuts off. Not told for streams that we reset.
     Reset {
         /// The stream.
         stream: StreamId,
@@ -66,8 +66,8 @@ pub enum Event {
         /// `NO_ERROR` for a drain.
         code: ErrorCode,
     },
-    /// The connection is over. Send what `poll_transmit` still gives, then close the socket. Streams
-    /// that had ended whole keep their unread data until it is read. The last event, once.
+    /// The connection is over. Send what `poll_transmit` still gives, then close the socket.
+    /// Streams that had ended whole keep their unread data until it is read. The last event, once.
     Closed(CloseReason),
 }
 

@@ -62,8 +62,8 @@ impl Forwarded {
     }
 }
 
-/// `for="10.0.0.1:4711"` or `for="[fd00::1]:4711"`, then `;host=name`. A host that is no plain token
-/// of a header is left out.
+/// `for="10.0.0.1:4711"` or `for="[fd00::1]:4711"`, then `;host=name`. A host that is no plain
+/// token of a header is left out.
 impl fmt::Display for Forwarded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut separator = "";

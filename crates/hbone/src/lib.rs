@@ -1,6 +1,6 @@
-//! The tunnel between two proxies, sans-I/O: mutual TLS 1.3 with SPIFFE identities, and inside it an
-//! HTTP/2 codec that knows CONNECT and nothing else. Received bytes and the time go in; events, bytes
-//! to send and the next deadline come out.
+//! The tunnel between two proxies, sans-I/O: mutual TLS 1.3 with SPIFFE identities, and inside it
+//! an HTTP/2 codec that knows CONNECT and nothing else. Received bytes and the time go in; events,
+//! bytes to send and the next deadline come out.
 //!
 //! It must not know sockets, clocks, threads, tasks or files, nor what a workload or a policy is:
 //! it compares identities and moves bytes.

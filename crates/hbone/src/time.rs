@@ -1,4 +1,5 @@
-//! Monotonic time as the tunnel sees it. It must not know how to ask for the time: `now` is handed in.
+//! Monotonic time as the tunnel sees it. It must not know how to ask for the time: `now` is handed
+//! in.
 
 use std::time::Duration;
 

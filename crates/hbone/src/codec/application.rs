@@ -8,8 +8,8 @@ use crate::event::{Event, StreamId};
 use crate::h2::frame;
 
 impl Codec {
-    /// How much may be written now; when it is zero, `Writable` follows once it is not. One when a write
-    /// would fail at once.
+    /// How much may be written now; when it is zero, `Writable` follows once it is not. One when a
+    /// write would fail at once.
     pub fn writable_bytes(&mut self, stream: StreamId) -> usize {
         let room = self.room(stream.0);
         match self.open_for_writing(stream) {
@@ -98,10 +98,23 @@ impl Codec {
         };
         if !gone.reset && !gone.is_complete_on_wire() && !self.is_closed() {
             frame::rst_stream(&mut self.control, stream.0, code);
+            self.guard.stream_reset();
         }
         self.window.consume(gone.window.held());
         self.grant_connection();
         self.close_if_drained();
+    }
+
+    /// Gives a buffer back that `read` had given, for what comes next.
+    pub fn recycle(&mut self, buffer: Vec<u8>) {
+        if !self.streams.is_empty() {
+            self.spares.put(buffer);
+        }
+    }
+
+    /// An empty buffer for data to be written with `write_buffer`, with memory if some is at hand.
+    pub fn spare_buffer(&mut self) -> Vec<u8> {
+        self.spares.take(usize::MAX)
     }
 
     /// Everything that came since the last call, in order.
@@ -187,8 +200,10 @@ impl Codec {
     /// Tells writers that wait and may write again. A little room is not worth a wake-up unless the
     /// backlog is empty.
     pub(super) fn wake_writers(&mut self) {
-        for number in self.streams.numbers() {
-            self.wake_writer(number);
+        if self.streams.any_blocked() {
+            for number in self.streams.numbers() {
+                self.wake_writer(number);
+            }
         }
     }
 

@@ -67,16 +67,16 @@ impl Backlog {
         }
     }
 
-    /// The next frame of at most `most` payload bytes (at least one), header and payload in one piece.
-    /// Hands it to `write` and forgets it.
+    /// The next frame of at most `most` payload bytes (at least one), header and payload in one
+    /// piece. Hands it to `write`; gives the payload's length, and the buffer if it is spent.
     pub(super) fn take_frame(
         &mut self,
         most: usize,
         header: impl FnOnce(u32, bool) -> FrameHeader,
         write: impl FnOnce(&[u8]),
-    ) -> usize {
+    ) -> (usize, Vec<u8>) {
         let Some(chunk) = self.chunks.front_mut() else {
-            return 0;
+            return (0, Vec::new());
         };
         let length = (chunk.buffer.len() - chunk.at).min(most);
         self.bytes -= length;
@@ -86,13 +86,12 @@ impl Backlog {
         write(&chunk.buffer[begin..chunk.at + length]);
         // What was sent is the headroom of the next frame.
         chunk.at += length;
-        if chunk.at == chunk.buffer.len() {
-            self.chunks.pop_front();
-        }
+        let spent = chunk.at == chunk.buffer.len();
+        let spent = if spent { self.chunks.pop_front() } else { None };
         if self.bytes == 0 {
             self.chunks = VecDeque::new();
         }
-        length
+        (length, spent.map(|chunk| chunk.buffer).unwrap_or_default())
     }
 }
 

@@ -73,6 +73,14 @@ pub(super) struct Guard {
 /// connection, and as many again for a peer that grants in two halves.
 const UPDATES_PER_DATA: u32 = 4;
 
+/// And for each so many bytes of it one more: peers read a large frame in pieces and may give credit
+/// for each piece twice.
+const BYTES_PER_UPDATE: usize = 512;
+
+/// Frames without data that may be on their way when we reset a stream: a response, an end, a
+/// reset, and window updates for what we had sent.
+const FRAMES_PER_RESET: u32 = 8;
+
 impl Guard {
     pub(super) fn new(limits: &FloodLimits, now: Mono) -> Self {
         let order = [
@@ -107,9 +115,17 @@ impl Guard {
         }
     }
 
+    /// We reset a stream: what the peer had sent of it before it knew means nothing and is no
+    /// offence.
+    pub(super) fn stream_reset(&mut self) {
+        self.buckets[5].earn(FRAMES_PER_RESET);
+        self.buckets[6].earn(FRAMES_PER_RESET);
+    }
+
     /// We sent a DATA frame, which the peer may answer with window updates.
-    pub(super) fn data_sent(&mut self) {
-        self.buckets[6].earn(UPDATES_PER_DATA);
+    pub(super) fn data_sent(&mut self, bytes: usize) {
+        let more = u32::try_from(bytes / BYTES_PER_UPDATE).unwrap_or(u32::MAX);
+        self.buckets[6].earn(more.saturating_add(UPDATES_PER_DATA));
     }
 }
 
@@ -157,7 +173,7 @@ mod tests {
     fn window_updates_are_paid_for_by_data() {
         let mut guard = Guard::new(&FloodLimits::default(), Mono::default());
         for _ in 0..100_000 {
-            guard.data_sent();
+            guard.data_sent(100);
             guard
                 .count(Nuisance::WindowUpdate, Mono::default())
                 .unwrap();

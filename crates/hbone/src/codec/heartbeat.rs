@@ -1,12 +1,13 @@
-//! PING: whether the peer lives, how long a round trip takes, and when a drain may name its last stream.
+//! PING: whether the peer lives, how long a round trip takes, and when a drain may name its last
+//! stream.
 
 use std::time::Duration;
 
 use crate::config::Config;
 use crate::time::Mono;
 
-/// A round trip that is older than this gives way to any newer one, so that a path that became longer
-/// is noticed.
+/// A round trip that is older than this gives way to any newer one, so that a path that became
+/// longer is noticed.
 const RTT_MEMORY: Duration = Duration::from_secs(30);
 
 /// Least time between two probes of the round trip.

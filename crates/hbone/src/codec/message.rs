@@ -138,7 +138,8 @@ pub(super) enum Unsendable {
     Invalid,
 }
 
-/// A header block with a pseudo-header section and ordinary fields, whose list may count `max` bytes.
+/// A header block with a pseudo-header section and ordinary fields, whose list may count `max`
+/// bytes.
 pub(super) fn write_block(
     pseudo: &[(&str, &str)],
     headers: &Headers,

@@ -143,7 +143,9 @@ impl Codec {
         };
         stream.window.receive(length);
         if stream.unread.is_empty() {
-            stream.unread.reserve_exact(bytes.len() + more);
+            let expected = bytes.len() + more;
+            stream.unread = self.spares.take(expected);
+            stream.unread.reserve_exact(expected);
         }
         stream.unread.extend_from_slice(bytes);
         if self.bulk.0 != number {
@@ -198,7 +200,8 @@ impl Codec {
             return self.guard.count(Nuisance::IdleFrame, self.now);
         };
         let early = server && stream.answer == Answer::Unanswered;
-        // RFC 9113 8.1: a server that has answered whole may ask us to stop sending. What it sent stays.
+        // RFC 9113 8.1: a server that has answered whole may ask us to stop sending. What it sent
+        // stays.
         if code == ErrorCode::NO_ERROR && !server && stream.recv != Direction::Open {
             stream.send = Direction::Ended;
             self.streams.drop_backlog(number);
@@ -242,15 +245,11 @@ impl Codec {
             if increment == 0 {
                 return Err(Fault::protocol("WINDOW_UPDATE of nothing"));
             }
-            let was_open = self.send_window > 0;
             self.send_window += i64::from(increment);
             if self.send_window > i64::from(MAX_31_BIT) {
                 return Err(overflow());
             }
-            // While it was open, nobody waited for it in the queue.
-            if !was_open || self.streams.any_blocked() {
-                self.wake_writers();
-            }
+            self.wake_writers();
             return Ok(());
         }
         if self.is_idle(number) {

@@ -13,8 +13,8 @@ const CUT_CODE: ErrorCode = ErrorCode::CONNECT_ERROR;
 /// Our side of an end.
 ///
 /// ```text
-/// Serving --drain() of a server--> Announced --PING answered, or waited long--> Named --last stream--> closed
-///    \------drain() of a client---------------------------------------------------^
+/// Serving --server drains--> Announced --PING answered, or 2 s--> Named --last stream--> closed
+///    \------client drains------------------------------------------^
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Ours {
@@ -74,7 +74,8 @@ impl Codec {
                 self.close_if_drained();
             }
             Role::Server => {
-                // RFC 9113 6.8: first that an end is near, so that requests on their way are served.
+                // RFC 9113 6.8: first that an end is near, so that requests on their way are
+                // served.
                 frame::goaway(&mut self.control, MAX_31_BIT, ErrorCode::NO_ERROR);
                 let payload = self.heart.drain_ping();
                 frame::ping(&mut self.control, false, payload);

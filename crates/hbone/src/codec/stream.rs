@@ -13,8 +13,8 @@
 //! ```
 //!
 //! A stream leaves the table when both directions are Ended, nothing received is held by the
-//! application, and the driver has seen the last event. Until then it counts as open, so that a peer
-//! cannot make us hold more than the allowed number of them, however fast it ends them.
+//! application, and the driver has seen the last event. Until then it counts as open, so that a
+//! peer cannot make us hold more than the allowed number of them, however fast it ends them.
 
 use super::backlog::Backlog;
 use super::window::{Pace, RecvWindow};

@@ -5,8 +5,8 @@ use super::stream::Direction;
 use crate::h2::frame::{FrameHeader, flag, kind};
 use crate::time::Mono;
 
-/// What one stream sends before the next has its turn, if others wait, bytes. A large frame still, and
-/// no more than a tenth of a millisecond of a 10 Gbit/s link in front of a small flow.
+/// What one stream sends before the next has its turn, if others wait, bytes. A large frame still,
+/// and no more than a tenth of a millisecond of a 10 Gbit/s link in front of a small flow.
 const QUANTUM_BYTES: usize = 64 << 10;
 
 /// Where plaintext goes; it is copied or sealed within the call.
@@ -90,7 +90,7 @@ impl Codec {
                 flags: if last && ending { flag::END_STREAM } else { 0 },
                 stream: number,
             };
-            let sent = stream
+            let (sent, spent) = stream
                 .backlog
                 .take_frame(most, header, |frame| out.write(frame));
             let ended = ending && stream.backlog.is_empty();
@@ -98,9 +98,10 @@ impl Codec {
             if ended {
                 stream.send = Direction::Ended;
             }
+            self.spares.put(spent);
             self.send_window -= i64::try_from(sent).unwrap_or(i64::MAX);
             self.streams.backlog_shrank(sent);
-            self.guard.data_sent();
+            self.guard.data_sent(sent);
             left -= sent.min(left);
             if ended {
                 return self.sweep(number);

@@ -103,8 +103,8 @@ impl Pace {
         self.bytes += u64::from(bytes);
     }
 
-    /// Ends one measurement and begins the next: the window that this rate needs over `rtt`, which is
-    /// twice their product, since half a window is used up before the rest is granted.
+    /// Ends one measurement and begins the next: the window that this rate needs over `rtt`, which
+    /// is twice their product, since half a window is used up before the rest is granted.
     pub(super) fn window_for(&mut self, rtt: Duration, now: Mono) -> u32 {
         let elapsed = now.since(self.since).max(Duration::from_micros(1));
         let per_second = u128::from(self.bytes) * 1_000_000_000 / elapsed.as_nanos();

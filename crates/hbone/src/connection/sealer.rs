@@ -1,4 +1,5 @@
-//! The way of plaintext into TLS records: full records where there is enough, one small one at the end.
+//! The way of plaintext into TLS records: full records where there is enough, one small one at the
+//! end.
 
 use crate::codec::Outlet;
 use crate::tls::{RECORD_BYTES, Session, SessionError};

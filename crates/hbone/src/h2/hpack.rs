@@ -1,5 +1,5 @@
-//! Header compression (RFC 7541). We advertise a table of size 0 and never index ourselves, but a peer
-//! may use the default table of 4096 bytes until it has seen our SETTINGS.
+//! Header compression (RFC 7541). We advertise a table of size 0 and never index ourselves, but a
+//! peer may use the default table of 4096 bytes until it has seen our SETTINGS.
 
 mod decode;
 mod encode;

@@ -44,8 +44,8 @@ impl Default for PeerSettings {
 }
 
 impl PeerSettings {
-    /// Takes over a SETTINGS payload; unknown entries mean nothing. Our encoder never uses the dynamic
-    /// table, so HEADER_TABLE_SIZE means nothing either.
+    /// Takes over a SETTINGS payload; unknown entries mean nothing. Our encoder never uses the
+    /// dynamic table, so HEADER_TABLE_SIZE means nothing either.
     ///
     /// # Errors
     /// A value that RFC 9113 6.5.2 forbids, or half an entry.

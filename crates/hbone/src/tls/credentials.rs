@@ -1,4 +1,5 @@
-//! What a workload shows to its peers and checks them against, and the cryptography both roles share.
+//! What a workload shows to its peers and checks them against, and the cryptography both roles
+//! share.
 
 use std::sync::Arc;
 

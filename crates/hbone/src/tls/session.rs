@@ -1,5 +1,5 @@
-//! One TLS session over byte buffers: opens what came in, seals what goes out. It must not know what
-//! the plaintext means.
+//! One TLS session over byte buffers: opens what came in, seals what goes out. It must not know
+//! what the plaintext means.
 
 mod turn;
 
@@ -28,8 +28,8 @@ pub(crate) const RECORD_OVERHEAD: usize = 22;
 /// Header of a record.
 const HEADER_BYTES: usize = 5;
 
-/// Received bytes that wait for the rest of a record or of a handshake message. A record needs 16 KiB;
-/// a handshake message at most 64 KiB (rustls' own limit), which tiny records blow up.
+/// Received bytes that wait for the rest of a record or of a handshake message. A record needs 16
+/// KiB; a handshake message at most 64 KiB (rustls' own limit), which tiny records blow up.
 const MAX_WAITING_BYTES: usize = 128 << 10;
 
 enum Engine {
@@ -192,8 +192,8 @@ impl Session {
         Ok(())
     }
 
-    /// Keeps what waits for more: part of a record, behind the whole records of a handshake message in
-    /// pieces, which the engine has seen.
+    /// Keeps what waits for more: part of a record, behind the whole records of a handshake message
+    /// in pieces, which the engine has seen.
     fn keep(&mut self, rest: &[u8]) -> Result<(), SessionError> {
         if rest.len() > MAX_WAITING_BYTES {
             return Err(self.broken("a handshake message in too many pieces".to_owned()));
@@ -316,8 +316,8 @@ impl Session {
         }
     }
 
-    /// The alert that an error left behind, and what was queued before it. The engine gives these out
-    /// before it looks at any byte; another look at the bad ones would be another error.
+    /// The alert that an error left behind, and what was queued before it. The engine gives these
+    /// out before it looks at any byte; another look at the bad ones would be another error.
     fn flush_alert(&mut self, bytes: &mut [u8]) {
         while self.engine.common().wants_write() {
             self.turn(bytes, &mut |_| {});

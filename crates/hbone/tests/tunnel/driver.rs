@@ -1,5 +1,5 @@
-//! A driver as ztunnel has one, without sockets: events in, application data in and out. It writes again
-//! only after `Writable` and reads only after `Readable`, so a missing event stalls it.
+//! A driver as ztunnel has one, without sockets: events in, application data in and out. It writes
+//! again only after `Writable` and reads only after `Readable`, so a missing event stalls it.
 
 use std::collections::BTreeMap;
 

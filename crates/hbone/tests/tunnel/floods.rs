@@ -185,6 +185,28 @@ fn streams_that_are_answered_and_then_reset_are_an_honest_load() {
 }
 
 #[test]
+fn answers_to_streams_that_we_reset_are_no_offence() {
+    let mut raw = Raw::server(&Config::default());
+    let request = ConnectRequest {
+        authority: "a:1".into(),
+        ..ConnectRequest::default()
+    };
+    let answer = block(&[(":status", "200")]);
+    for number in (1..20_000).step_by(2) {
+        let stream = raw.codec.open_stream(&request).unwrap();
+        raw.codec.reset(stream, ErrorCode::CANCEL);
+        raw.receive();
+        raw.got.clear();
+        raw.frame(kind::HEADERS, flag::END_HEADERS, number, &answer);
+        raw.frame(kind::DATA, 0, number, b"hello");
+        raw.frame(kind::WINDOW_UPDATE, 0, number, &[0, 0, 0, 9]);
+        raw.frame(kind::DATA, flag::END_STREAM, number, &[]);
+    }
+    raw.assert_open();
+    assert_eq!(raw.take_events(), []);
+}
+
+#[test]
 fn more_streams_than_allowed_are_refused_and_then_the_connection_ends() {
     let mut raw = raw();
     for stream in (1..=399).step_by(2) {

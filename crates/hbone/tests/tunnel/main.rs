@@ -1,5 +1,5 @@
-//! The tunnel as its driver sees it: two ends on a simulated link and clock, foreign HTTP/2 ends, hostile
-//! ends.
+//! The tunnel as its driver sees it: two ends on a simulated link and clock, foreign HTTP/2 ends,
+//! hostile ends.
 
 // What stands between the tests is test code too.
 #![allow(clippy::unwrap_used)]

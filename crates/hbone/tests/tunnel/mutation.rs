@@ -1,5 +1,5 @@
-//! Sound exchanges, damaged anyhow: nothing panics, nothing is held beyond the bounds, and the end is one
-//! that a log can print. The same code runs for longer in `fuzz/`.
+//! Sound exchanges, damaged anyhow: nothing panics, nothing is held beyond the bounds, and the end
+//! is one that a log can print. The same code runs for longer in `fuzz/`.
 
 use hbone::codec::Codec;
 use hbone::h2::frame::{FrameHeader, PREFACE, flag, kind};
@@ -63,8 +63,8 @@ fn damage(bytes: &mut Vec<u8>, dice: &mut Dice) {
     }
 }
 
-/// Runs bytes through a codec with a driver that does something of everything; gives the frames that came
-/// out, which must be whole.
+/// Runs bytes through a codec with a driver that does something of everything; gives the frames
+/// that came out, which must be whole.
 fn run(codec: &mut Codec, bytes: &[u8], dice: &mut Dice) {
     let mut rest = bytes;
     let mut now = Mono::default();

@@ -1,5 +1,5 @@
-//! Fields to header blocks: static table and literals, nothing indexed. So the encoder has no state,
-//! and no peer's table size matters to it.
+//! Fields to header blocks: static table and literals, nothing indexed. So the encoder has no
+//! state, and no peer's table size matters to it.
 
 use super::table::STATIC;
 use super::{huffman, integer};

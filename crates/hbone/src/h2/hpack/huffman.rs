@@ -1,5 +1,5 @@
-//! The Huffman code of header strings (RFC 7541 5.2, appendix B). The code is canonical: codes of one
-//! length are consecutive and ordered by symbol, so the lengths alone say everything.
+//! The Huffman code of header strings (RFC 7541 5.2, appendix B). The code is canonical: codes of
+//! one length are consecutive and ordered by symbol, so the lengths alone say everything.
 
 use super::HpackError;
 

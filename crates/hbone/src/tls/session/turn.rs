@@ -27,8 +27,8 @@ pub(super) enum Outgoing<'a> {
     CloseNotify,
 }
 
-/// Handles the state that the engine reached over `length` bytes. Data stays inside it until `ready`,
-/// so that the peer is known before its first byte is seen.
+/// Handles the state that the engine reached over `length` bytes. Data stays inside it until
+/// `ready`, so that the peer is known before its first byte is seen.
 pub(super) fn take_turn<D>(
     status: UnbufferedStatus<'_, '_, D>,
     length: usize,
@@ -56,7 +56,8 @@ pub(super) fn take_turn<D>(
         Ok(ConnectionState::EncodeTlsData(mut data)) => encode(&mut data, pending),
         Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
         Ok(ConnectionState::PeerClosed) => turn.closed = true,
-        // Early data is never accepted; every other state waits for more bytes, or has none to come.
+        // Early data is never accepted; every other state waits for more bytes, or has none to
+        // come.
         Ok(_) => turn.idle = true,
     }
     turn

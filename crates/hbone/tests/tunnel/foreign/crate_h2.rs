@@ -1,5 +1,6 @@
-//! The `h2` crate as the other end, in both roles, over a TLS stack driven by tokio-rustls' peer: rustls'
-//! buffered connection. Our end runs in a task that moves bytes between it and an in-memory pipe.
+//! The `h2` crate as the other end, in both roles, over a TLS stack driven by tokio-rustls' peer:
+//! rustls' buffered connection. Our end runs in a task that moves bytes between it and an in-memory
+//! pipe.
 
 use std::cell::RefCell;
 use std::io::{Read, Write};
@@ -22,8 +23,8 @@ use crate::driver::{End, Plan};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Our end as a task: ciphertext in and out of a pipe, applications as in the simulated tests. Looks up
-/// every few milliseconds for what the test did meanwhile.
+/// Our end as a task: ciphertext in and out of a pipe, applications as in the simulated tests.
+/// Looks up every few milliseconds for what the test did meanwhile.
 async fn serve(end: Rc<RefCell<End>>, pipe: DuplexStream) {
     let (mut read, mut write) = tokio::io::split(pipe);
     let (mut received, mut out) = (Vec::new(), Vec::new());
@@ -377,8 +378,8 @@ fn the_h2_crate_understands_refusals_resets_and_our_drain() {
 
 type Pipes = ((DuplexStream, DuplexStream), DuplexStream, DuplexStream);
 
-/// Plaintext between the foreign codec and its TLS, ciphertext between that and us; small, so that both
-/// ends meet back-pressure.
+/// Plaintext between the foreign codec and its TLS, ciphertext between that and us; small, so that
+/// both ends meet back-pressure.
 fn pipes() -> Pipes {
     let (cipher, wire) = tokio::io::duplex(37_000);
     (tokio::io::duplex(23_000), cipher, wire)

@@ -1,5 +1,5 @@
-//! Python's `h2` over Python's `ssl` (OpenSSL) as the other end, in both roles, over TCP on loopback: no
-//! code in common with ours.
+//! Python's `h2` over Python's `ssl` (OpenSSL) as the other end, in both roles, over TCP on
+//! loopback: no code in common with ours.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
