@@ -192,41 +192,53 @@ fn pass(agent: &Agent, mut record: Record) -> Result<Outcome, Failure> {
     })
 }
 
+/// Asks until the control plane knows the pod; a pod that it does not know for 5 s fails, since a
+/// pod without identity must not run unprotected by accident.
 async fn describe(
     agent: &Agent,
     pod: &PodName,
     deadline: Instant,
 ) -> Result<PodDescription, Failure> {
     let unknown_until = Instant::now() + UNKNOWN_WAIT;
-    let mut last = "it did not answer in time".to_owned();
+    let mut last = unasked("it did not answer in time".to_owned());
     loop {
-        let now = Instant::now();
-        match tokio::time::timeout_at(deadline, agent.control.describe(pod)).await {
+        let started = Instant::now();
+        let answer = tokio::time::timeout_at(deadline, agent.control.describe(pod)).await;
+        let mut over = started + ASK_PAUSE >= deadline;
+        match answer {
             Ok(Ok(Described::Pod(description))) => return Ok(description),
-            Ok(Ok(Described::Unknown { reason })) if now >= unknown_until.min(deadline) => {
-                let msg = format!(
-                    "the control plane does not know pod {}/{} on this node",
-                    pod.namespace, pod.name
-                );
-                return Err(Failure {
-                    code: code::TRY_LATER,
-                    msg,
-                    details: reason,
-                });
+            Ok(Ok(Described::Unknown { reason })) => {
+                over |= started >= unknown_until;
+                last = unknown(pod, reason);
             }
-            Ok(Ok(Described::Unknown { reason })) => last = reason,
-            Ok(Err(reason)) => last = reason,
-            Err(_) => {}
+            Ok(Err(reason)) => last = unasked(reason),
+            Err(_) => over = true,
         }
-        if Instant::now() + ASK_PAUSE >= deadline {
-            let msg = "the control plane cannot be asked who the pod is".to_owned();
-            return Err(Failure {
-                code: code::TRY_LATER,
-                msg,
-                details: last,
-            });
+        if over {
+            return Err(last);
         }
         tokio::time::sleep(ASK_PAUSE).await;
+    }
+}
+
+fn unasked(details: String) -> Failure {
+    let msg = "the control plane cannot be asked who the pod is".to_owned();
+    Failure {
+        code: code::TRY_LATER,
+        msg,
+        details,
+    }
+}
+
+fn unknown(pod: &PodName, details: String) -> Failure {
+    let PodName {
+        namespace, name, ..
+    } = pod;
+    let msg = format!("the control plane does not know pod {namespace}/{name} on this node");
+    Failure {
+        code: code::TRY_LATER,
+        msg,
+        details,
     }
 }
 

@@ -26,14 +26,20 @@ impl Proxies {
     /// For the hook that is attached to the cgroup directory `root`.
     ///
     /// # Errors
-    /// When no cgroup2 is mounted.
+    /// When no cgroup2 is mounted, or the hook's map cannot be read.
     pub fn new(hook: Arc<Mutex<Hook>>, root: &Path) -> std::io::Result<Self> {
         let mount = Cgroup::mount_point()?;
+        let known = hook
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .proxies();
+        let known = known.map_err(std::io::Error::other)?;
+        let seen = known.into_iter().map(|id| (id, 0)).collect();
         Ok(Self {
             hook,
             mount,
             root: root.to_owned(),
-            seen: Mutex::default(),
+            seen: Mutex::new(seen),
         })
     }
 

@@ -11,6 +11,7 @@ use aya::maps::HashMap;
 use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, CgroupSockAddr};
 use aya::{Ebpf, EbpfLoader};
+use netio::cgroup::Cgroup;
 
 use super::BpfError;
 use super::program::{make_private_dir, map, remove_pin};
@@ -39,7 +40,9 @@ impl Hook {
     /// [`BpfError`] when the connect hook cannot work; without the bind hook it warns and goes on.
     pub fn attach(dir: &Path, cgroup: &Path) -> Result<Self, BpfError> {
         make_private_dir(dir)?;
-        let root = File::open(cgroup).map_err(BpfError::step("opening --cgroup-root"))?;
+        check_bpffs(dir)?;
+        let root = Cgroup::open(cgroup).and_then(|cgroup| File::open(cgroup.path()));
+        let root = root.map_err(BpfError::step("opening --cgroup-root"))?;
         let mut loader = EbpfLoader::new();
         for name in MAPS {
             loader.map_pin_path(name, dir.join(name));
@@ -148,6 +151,21 @@ impl Hook {
     pub fn is_attached(&self) -> bool {
         CONNECT.iter().all(|name| self.dir.join(name).exists())
     }
+}
+
+/// Pinning anywhere else fails with a bare EPERM.
+fn check_bpffs(dir: &Path) -> Result<(), BpfError> {
+    let found = nix::sys::statfs::statfs(dir).map_err(BpfError::step("looking at --bpffs"))?;
+    if found.filesystem_type() == nix::sys::statfs::BPF_FS_MAGIC {
+        return Ok(());
+    }
+    let text = format!(
+        "{} is not on a bpffs: mount -t bpf bpf <directory>",
+        dir.display()
+    );
+    Err(BpfError::step("looking at --bpffs")(std::io::Error::other(
+        text,
+    )))
 }
 
 fn keys(ebpf: &mut Ebpf, name: &'static str) -> Result<BTreeSet<u64>, BpfError> {

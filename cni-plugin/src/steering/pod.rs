@@ -12,6 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use netio::netns::Netns;
+use netio::socket::{Family, transparent_listener};
 use tokio::time::Instant;
 
 use super::BpfError;
@@ -38,9 +39,12 @@ pub enum SteerError {
     /// With a sysctl.
     #[error(transparent)]
     Sysctl(#[from] SysctlError),
-    /// The namespace could not be entered, or a socket not be made in it.
+    /// The namespace could not be entered, or a socket of it not be read.
     #[error("in the pod's namespace: {0}")]
     Namespace(#[from] io::Error),
+    /// A listener could not be made.
+    #[error("the {0} listener cannot be made in the pod (is the family disabled there?): {1}")]
+    Listener(&'static str, #[source] io::Error),
     /// The pod has no address that can be steered.
     #[error("the pod has no global IPv4 or IPv6 address")]
     NoAddress,
@@ -71,7 +75,12 @@ impl Listeners {
     pub fn make(netns: &Netns) -> Result<Self, SteerError> {
         let mut made = Vec::with_capacity(LISTENERS);
         for slot in 0..LISTENERS {
-            let listener = netio::socket::transparent_listener(netns, family_of(slot))?;
+            let (family, name) = match slot.is_multiple_of(2) {
+                true => (Family::V4, "IPv4"),
+                false => (Family::V6, "IPv6"),
+            };
+            let listener = transparent_listener(netns, family)
+                .map_err(|error| SteerError::Listener(name, error))?;
             made.push(OwnedFd::from(listener));
         }
         let sockets = made.try_into().map_err(|_| SteerError::CutOff)?;
@@ -281,14 +290,6 @@ pub async fn unroute(netns: &Netns, before: &Before) -> Result<(), SteerError> {
 /// [`SteerError`].
 pub fn captured_connections(netns: &Netns) -> Result<usize, SteerError> {
     Ok(netns.enter(super::captured::count)??)
-}
-
-fn family_of(slot: usize) -> netio::socket::Family {
-    if slot.is_multiple_of(2) {
-        netio::socket::Family::V4
-    } else {
-        netio::socket::Family::V6
-    }
 }
 
 fn global(addresses: &[Address], preferred: &[IpAddr]) -> Vec<IpAddr> {

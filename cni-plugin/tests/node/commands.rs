@@ -265,3 +265,35 @@ fn installation_by_command_can_be_repeated_and_taken_back() {
     ]);
     assert_eq!(failed.status.code(), Some(1));
 }
+
+#[test]
+fn an_agent_whose_directories_are_not_what_they_should_be_says_which() {
+    let (site, plain) = (Site::new(), tempfile::tempdir().unwrap());
+    let bpffs = site.bpffs.path();
+    let cgroup = site.tree.root();
+    for (bpffs, cgroup, wanted) in [
+        (plain.path(), cgroup, "mount -t bpf"),
+        (bpffs.as_path(), plain.path(), "cgroup2"),
+    ] {
+        let output = command(&[
+            "agent",
+            "--node-name",
+            "node-1",
+            "--control-plane",
+            "https://127.0.0.1:1",
+            "--bpffs",
+            path(bpffs),
+            "--cgroup-root",
+            path(cgroup),
+            "--cni-socket",
+            path(&site.cni_socket()),
+            "--zds-socket",
+            path(&site.zds_socket()),
+            "--admin-addr",
+            "127.0.0.1:0",
+        ]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(wanted), "{said}");
+    }
+}

@@ -6,6 +6,7 @@ use cni_plugin::message::Request;
 use cni_plugin::plugin::code;
 use cni_plugin::steering::pod::{Listeners, PodSteering, SteerError};
 use netio::netns::Netns;
+use process::grpc::agent::Described;
 use serde_json::json;
 
 use crate::app::App;
@@ -306,6 +307,64 @@ async fn an_add_waits_for_the_control_plane_until_its_timeout() {
     });
     assert!(rig.add().unwrap().0, "it came in time");
     later.unwrap().join().unwrap();
+    ztunnel.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_the_control_plane_does_not_know_fails_instead_of_running_unprotected() {
+    let rig = Rig::start().await;
+    let ztunnel = Ztunnel::connect(&rig.zds_socket()).await;
+    let reason = "no manifest names it".to_owned();
+    *rig.control.answer.lock().unwrap() = Ok(Described::Unknown { reason });
+    let mut request = rig.add_request(&[POD_V4]);
+    if let Request::Add { timeout_ms, .. } = &mut request {
+        *timeout_ms = 1500;
+    }
+    let failure = rig.ask(&request, Some(&rig.network.pod)).unwrap_err();
+    assert_eq!(failure.code, code::TRY_LATER);
+    assert!(
+        failure.msg.contains("does not know pod shop/web"),
+        "{failure:?}"
+    );
+    assert_eq!(failure.details, "no manifest names it");
+    assert_eq!(rig.status().pods, []);
+    ztunnel.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_without_ipv6_is_captured_on_ipv4() {
+    let rig = Rig::start().await;
+    let ztunnel = Ztunnel::connect(&rig.zds_socket()).await;
+    ip(&format!(
+        "-n {} addr del {POD_V6}/64 dev eth0",
+        rig.network.pod.name
+    ));
+    assert!(
+        rig.ask(&rig.add_request(&[POD_V4]), Some(&rig.network.pod))
+            .unwrap()
+            .0
+    );
+    rig.check().unwrap();
+    let (mut app, mut outside) = (rig.app(), rig.outsider());
+    outside.listen(OUTSIDE_V4, 7000);
+    app.dial(OUTSIDE_V4, 7000);
+    assert_eq!(ztunnel.accepted().len(), 1);
+    ip(&format!(
+        "-n {} addr add {POD_V6}/64 dev eth0 nodad",
+        rig.network.pod.name
+    ));
+    let v6: std::net::IpAddr = POD_V6.parse().unwrap();
+    rig.until("it was seen", |rig| {
+        rig.pod_status().unwrap().ips.contains(&v6)
+    })
+    .await;
+    ip(&format!(
+        "-n {} -6 route replace default via fd77::1",
+        rig.network.pod.name
+    ));
+    outside.listen(OUTSIDE_V6, 7000);
+    app.dial(OUTSIDE_V6, 7000);
+    assert_eq!(ztunnel.accepted().len(), 1);
     ztunnel.stop().await;
 }
 
