@@ -100,6 +100,8 @@ pub struct Connection {
     pub sent_bytes: Cell<u64>,
     /// Bytes that the pod's application received.
     pub received_bytes: Cell<u64>,
+    /// Its place in the worker's list.
+    pub place: Cell<usize>,
     opened: Instant,
     ended: RefCell<Option<Ended>>,
     ends: RefCell<Vec<End>>,
@@ -122,6 +124,7 @@ impl Connection {
             details: RefCell::default(),
             sent_bytes: Cell::new(0),
             received_bytes: Cell::new(0),
+            place: Cell::new(usize::MAX),
             opened: Instant::now(),
             ended: RefCell::new(None),
             ends: RefCell::new(Vec::new()),

@@ -110,6 +110,11 @@ impl Tunnel {
         self.connection.borrow().is_established()
     }
 
+    /// Whether it has ended.
+    pub fn is_over(&self) -> bool {
+        self.close_reason.borrow().is_some()
+    }
+
     /// Whether it will never take a stream again.
     pub fn is_spent(&self) -> bool {
         let connection = self.connection.borrow();

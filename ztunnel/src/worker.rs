@@ -7,6 +7,7 @@ pub mod accept;
 pub mod command;
 pub mod live;
 pub mod pods;
+mod remaining;
 mod run;
 pub mod threads;
 mod wait;
@@ -25,6 +26,7 @@ use crate::certificate::{Book, Certificates};
 use crate::clock::Clock;
 use crate::config::DataPath;
 use crate::limits::{HANDSHAKES_IN_FLIGHT, INBOUND_TUNNELS_PER_WORKER, TASKS_PER_WORKER};
+use crate::pod::PodUid;
 use crate::record::Recorder;
 use crate::relay::buffer::Buffers;
 use crate::tunnel::Tunnel;
@@ -106,9 +108,10 @@ impl Worker {
         self.random.borrow_mut().next_u64()
     }
 
-    /// Whether it takes no new connections any more.
-    pub fn is_draining(&self) -> bool {
-        self.draining.get()
+    /// Whether a tunnel of that pod that comes about now shall take no streams: the worker drains, or
+    /// the pod is gone.
+    pub fn lets_go_of(&self, pod: &PodUid) -> bool {
+        self.draining.get() || !self.pods.contains(pod)
     }
 
     /// A place for one TLS handshake, unless [`HANDSHAKES_IN_FLIGHT`] or
@@ -136,12 +139,12 @@ impl Drop for Handshake {
 /// All tunnels of a worker.
 #[derive(Default)]
 pub struct Tunnels {
-    all: RefCell<Vec<(crate::pod::PodUid, Rc<Tunnel>)>>,
+    all: RefCell<Vec<(PodUid, Rc<Tunnel>)>>,
 }
 
 impl Tunnels {
     /// One more, of that pod.
-    pub fn insert(&self, pod: &crate::pod::PodUid, tunnel: &Rc<Tunnel>) {
+    pub fn insert(&self, pod: &PodUid, tunnel: &Rc<Tunnel>) {
         self.all.borrow_mut().push((pod.clone(), Rc::clone(tunnel)));
     }
 
@@ -164,7 +167,7 @@ impl Tunnels {
     }
 
     /// All of them, or those of one pod.
-    pub fn of(&self, pod: Option<&crate::pod::PodUid>) -> Vec<Rc<Tunnel>> {
+    pub fn of(&self, pod: Option<&PodUid>) -> Vec<Rc<Tunnel>> {
         let all = self.all.borrow();
         let wanted = all
             .iter()

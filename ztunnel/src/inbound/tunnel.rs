@@ -89,7 +89,7 @@ struct Server {
 impl Owner for Server {
     fn established(&self, tunnel: &Rc<Tunnel>) {
         self.handshake.take();
-        if self.worker.is_draining() {
+        if self.worker.lets_go_of(&self.pod.pod.uid) {
             tunnel.drain();
         }
     }

@@ -76,6 +76,7 @@ async fn tunnelled(
         peer: route.peer,
         source_ip: ip(connection.source),
         pod: pod.pod.uid.clone(),
+        netns: pod.pod.netns.id(),
     });
     let request = request(worker, connection, route, decision);
     let maker = TunnelMaker {

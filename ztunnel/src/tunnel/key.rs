@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use mesh::Identity;
+use netio::netns::NetnsId;
 
 use crate::pod::PodUid;
 
@@ -18,7 +19,9 @@ pub struct TunnelKey {
     pub peer: SocketAddr,
     /// Address of the pod that it is made from.
     pub source_ip: IpAddr,
-    /// The pod: its successor with the same name, identity and even address has another network
-    /// namespace, and the sockets of this one are dead.
+    /// The pod that it is made from.
     pub pod: PodUid,
+    /// The pod's network namespace: a successor with the same name, identity and even address has
+    /// another one, and the sockets of this one are dead.
+    pub netns: NetnsId,
 }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Worker;
 use super::pods::LocalPod;
+use crate::connection::Ended;
 use crate::limits::{ACCEPT_PAUSE, LISTENER_HANDOVER};
 use crate::pod::{Listeners, Pod, Role};
 use crate::{inbound, outbound};
@@ -48,13 +49,24 @@ impl Worker {
             let (worker, local) = (Rc::clone(self), Rc::clone(&local));
             self.spawn(async move { worker.accept_loop(role, listener, &local).await });
         }
-        if let Some(before) = self.pods.insert(local) {
-            self.spawn(async move {
-                sleep(LISTENER_HANDOVER).await;
-                before.stop.cancel();
-            });
+        if let Some(before) = self.pods.insert(Rc::clone(&local)) {
+            self.replace(before, &local);
         }
         Ok(())
+    }
+
+    /// The same pod with new listeners: what is in the queues of the old ones is still taken. In
+    /// another namespace it is the same by name only, and its old sockets are dead.
+    fn replace(self: &Rc<Self>, before: Rc<LocalPod>, now: &LocalPod) {
+        if before.pod.netns != now.pod.netns {
+            before.stop.cancel();
+            self.remaining(Some(&now.pod.uid)).force(&Ended::PodGone);
+            return;
+        }
+        self.spawn(async move {
+            sleep(LISTENER_HANDOVER).await;
+            before.stop.cancel();
+        });
     }
 
     async fn accept_loop(self: Rc<Self>, role: Role, listener: TcpListener, pod: &Rc<LocalPod>) {

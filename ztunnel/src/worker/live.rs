@@ -88,6 +88,7 @@ impl Worker {
         let connection = Rc::new(connection);
         let entry = (Rc::clone(&connection), workload.clone());
         let place = self.live.all.borrow_mut().insert(entry);
+        connection.place.set(place);
         drop(per_pod);
         Ok(Listed {
             worker: Rc::clone(self),
@@ -117,6 +118,14 @@ impl Live {
         wanted
             .map(|(_, (connection, _))| Rc::clone(connection))
             .collect()
+    }
+
+    /// Whether a connection has not ended.
+    pub fn contains(&self, connection: &Shared) -> bool {
+        let place = connection.place.get();
+        let all = self.all.borrow();
+        all.get(place)
+            .is_some_and(|(listed, _)| Rc::ptr_eq(listed, connection))
     }
 
     /// Whether a client's plaintext connection from that very port is live: its four numbers are

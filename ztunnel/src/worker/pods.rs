@@ -43,6 +43,11 @@ impl LocalPods {
         self.all.borrow_mut().remove(uid)
     }
 
+    /// Whether it is served.
+    pub fn contains(&self, uid: &PodUid) -> bool {
+        self.all.borrow().contains_key(uid)
+    }
+
     /// All of them.
     pub fn all(&self) -> Vec<Rc<LocalPod>> {
         self.all.borrow().values().cloned().collect()

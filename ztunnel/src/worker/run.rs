@@ -4,11 +4,10 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use hbone::ErrorCode;
 use mesh::snapshot::Snapshot;
 use netio::{Backend, executor};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Duration, Instant, sleep, timeout_at};
+use tokio::time::{Duration, Instant, sleep};
 
 use super::Worker;
 use super::command::Command;
@@ -19,9 +18,6 @@ use crate::dump::ConnectionView;
 use crate::limits::{BUFFERS_KEPT_FOR, DUMPED_CONNECTIONS, POD_DRAIN};
 use crate::pod::PodUid;
 use crate::record::Recorder;
-
-/// How often a drain looks whether everything has ended.
-const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
 /// How long connections that were ended by force have to leave their records.
 const DRAIN_RECORDS: Duration = Duration::from_millis(500);
@@ -101,19 +97,19 @@ impl Worker {
             return;
         };
         local.stop.cancel();
-        let (worker, uid) = (Rc::clone(self), uid.clone());
+        // Not what the pod makes when it comes back meanwhile.
+        let remaining = self.remaining(Some(uid));
         self.spawn(async move {
-            worker.ended(Some(&uid), Instant::now() + POD_DRAIN).await;
-            worker.force(Some(&uid), &Ended::PodGone);
+            remaining.ended(Instant::now() + POD_DRAIN).await;
+            remaining.force(&Ended::PodGone);
         });
     }
 
     fn views(&self) -> Vec<ConnectionView> {
         let connections = self.live.of(None);
-        connections
-            .iter()
-            .take(DUMPED_CONNECTIONS)
-            .map(|c| ConnectionView::of(c))
+        let shown = connections.iter().take(DUMPED_CONNECTIONS);
+        shown
+            .map(|connection| ConnectionView::of(connection))
             .collect()
     }
 
@@ -131,37 +127,15 @@ impl Worker {
         {
             tunnel.drain();
         }
-        self.ended(None, deadline).await;
-        self.force(None, &Ended::DrainDeadline);
-        self.ended(None, Instant::now() + DRAIN_RECORDS).await;
-    }
-
-    /// Waits until no connection is left, of one pod or of all, and lets their tunnels go. A tunnel
-    /// that is not established yet has somebody waiting for it, or nobody that counts.
-    async fn ended(&self, pod: Option<&PodUid>, deadline: Instant) {
-        let look = async {
-            loop {
-                let mut tunnels = self.tunnels.of(pod);
-                tunnels.retain(|tunnel| tunnel.is_established());
-                if tunnels.is_empty() && self.live.of(pod).is_empty() {
-                    return;
-                }
-                for tunnel in tunnels.iter().filter(|tunnel| tunnel.streams() == 0) {
-                    tunnel.drain();
-                }
-                sleep(DRAIN_LOOK).await;
+        while Instant::now() < deadline {
+            let remaining = self.remaining(None);
+            if remaining.is_empty() {
+                return;
             }
-        };
-        // What is left is forced by the caller.
-        let _ = timeout_at(deadline, look).await;
-    }
-
-    fn force(&self, pod: Option<&PodUid>, why: &Ended) {
-        for connection in self.live.of(pod) {
-            connection.end(why.clone());
+            remaining.ended(deadline).await;
         }
-        for tunnel in self.tunnels.of(pod) {
-            tunnel.close(ErrorCode::NO_ERROR);
-        }
+        let remaining = self.remaining(None);
+        remaining.force(&Ended::DrainDeadline);
+        remaining.ended(Instant::now() + DRAIN_RECORDS).await;
     }
 }

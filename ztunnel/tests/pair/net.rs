@@ -215,6 +215,15 @@ impl PodNet {
         refused(self.dial(to, 0))
     }
 
+    /// How many connections of the namespace are established to a port of others.
+    pub fn established_to(&self, port: u16) -> usize {
+        let read = || std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
+        let table = self.netns.enter(read).unwrap();
+        // Local address, remote address with the port in hexadecimal, state 01.
+        let remote = format!(":{port:04X} 01 ");
+        table.lines().filter(|line| line.contains(&remote)).count()
+    }
+
     /// The source address, and the connection.
     fn dial(&self, to: SocketAddr, mark: u32) -> (SocketAddr, std::io::Result<TcpStream>) {
         let make = || Socket::new(Domain::for_address(to), Type::STREAM, None);

@@ -197,6 +197,9 @@ fn many_connections_share_tunnels_and_none_is_lost() {
             let mut client = client;
             client.write_all(&(number as u32).to_le_bytes()).unwrap();
         }
+        // Each of the two workers has 75 of them on average, and 100 fit into one tunnel.
+        let tunnels = world.client.established_to(15008);
+        assert!((1..=4).contains(&tunnels), "{tunnels} tunnels");
         // Accepted in the order in which they were made, since each waited for its accept.
         for (number, (_, server)) in pairs.iter().enumerate() {
             assert_eq!(receive_exactly(server, 4), (number as u32).to_le_bytes());
