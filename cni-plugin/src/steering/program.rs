@@ -41,8 +41,8 @@ static LOADER: LazyLock<Mutex<EbpfLoader<'static>>> = LazyLock::new(|| {
     Mutex::new(loader)
 });
 
-/// The program of a pod. Between [`Program::load`] and [`Program::attach`] the agent holds it whole,
-/// afterwards only its maps: the rest is some 100 KB a pod.
+/// The program of a pod. Between [`Program::load`] and [`Program::attach`] the agent holds it
+/// whole, afterwards only its maps.
 pub struct Program {
     dir: PathBuf,
     loaded: Option<Ebpf>,
