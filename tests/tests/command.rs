@@ -201,7 +201,15 @@ fn keep(bed: &mut Bed) -> anyhow::Result<()> {
         id,
         _stderr,
     } = bed.demo("iperf3", &["--keep"])?;
-    let code = end(&mut child)?;
+    let answered = kept_mesh_answers(&mut child);
+    // Also when it did not answer: nobody else would remove it.
+    bed.down(&id)?;
+    answered?;
+    gone(&id)
+}
+
+fn kept_mesh_answers(child: &mut Child) -> anyhow::Result<()> {
+    let code = end(child)?;
     let mut said = String::new();
     child
         .stdout
@@ -219,8 +227,7 @@ fn keep(bed: &mut Bed) -> anyhow::Result<()> {
         answer.contains("web-v"),
         "the kept mesh does not answer: {answer:?}"
     );
-    bed.down(&id)?;
-    gone(&id)
+    Ok(())
 }
 
 fn missing(bed: &mut Bed) -> anyhow::Result<()> {

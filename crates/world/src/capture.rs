@@ -1,12 +1,15 @@
 //! Recording a link with tcpdump, and reading the recording.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::net::{IpAddr, SocketAddr};
+use std::fs::{self, File};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use etherparse::{LaxNetSlice, LaxSlicedPacket, TransportSlice};
+use netio::netns::Netns;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::BindToDevice;
 use pcap_file::pcap::PcapReader;
 
 use crate::error::WorldError;
@@ -18,8 +21,6 @@ use crate::program::Program;
 const RING_KIB: u32 = 32 * 1024;
 /// How long tcpdump gets to open its socket, and to write its file at the end.
 const TCPDUMP_WITHIN: Duration = Duration::from_secs(10);
-/// A packet that is on the wire is in the file after this; immediate mode needs about 1 ms.
-const SETTLE: Duration = Duration::from_millis(200);
 
 /// ICMPv6 types of neighbour discovery: router and neighbour solicitation and advertisement,
 /// redirect (RFC 4861, section 4).
@@ -29,6 +30,8 @@ const NEIGHBOUR_DISCOVERY: std::ops::RangeInclusive<u8> = 133..=137;
 #[derive(Debug)]
 pub struct Capture {
     process: Process,
+    place: Place,
+    interface: String,
     file: PathBuf,
 }
 
@@ -79,13 +82,15 @@ impl Capture {
         process.wait_for_line(&["listening on"], TCPDUMP_WITHIN)?;
         Ok(Capture {
             process,
+            place: place.clone(),
+            interface: interface.to_owned(),
             file: file.to_owned(),
         })
     }
 
     /// Ends it and reads the file. A recording with dropped packets proves nothing: an error.
     pub fn finish(self) -> Result<Recording, WorldError> {
-        std::thread::sleep(SETTLE);
+        self.wait_all_written()?;
         self.process.stop(TCPDUMP_WITHIN)?;
         let log = self.process.log();
         let dropped = log.lines().find(|line| line.contains("dropped by kernel"));
@@ -96,6 +101,33 @@ impl Capture {
                 other.unwrap_or("tcpdump gave no statistics")
             ))),
         }
+    }
+}
+
+impl Capture {
+    /// Sends a packet that nobody else sends and waits until it is in the file: then everything
+    /// from before it is there too, however busy the machine is.
+    fn wait_all_written(&self) -> Result<(), WorldError> {
+        let last = format!("last-{:032x}", rand::random::<u128>());
+        let send = || {
+            Netns::open(self.place.netns())?.enter(|| {
+                let socket = UdpSocket::bind("0.0.0.0:0")?;
+                socket.set_broadcast(true)?;
+                setsockopt(&socket, BindToDevice, &self.interface.clone().into())?;
+                socket
+                    .send_to(last.as_bytes(), "255.255.255.255:9")
+                    .map(drop)
+            })?
+        };
+        send().map_err(WorldError::io(format!(
+            "send the last packet on {}",
+            self.interface
+        )))?;
+        self.process
+            .wait_until("the last packet in the capture", TCPDUMP_WITHIN, || {
+                let bytes = fs::read(&self.file).ok()?;
+                (count(&bytes, last.as_bytes()) > 0).then_some(())
+            })
     }
 }
 
