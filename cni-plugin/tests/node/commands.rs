@@ -16,6 +16,7 @@ use crate::ztunnel::Ztunnel;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_culvert-cni");
 
 fn command(arguments: &[&str]) -> Output {
+    let _tree = Tree::get();
     Command::new(PROGRAM)
         .args(arguments)
         .env_clear()

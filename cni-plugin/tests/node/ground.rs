@@ -21,6 +21,7 @@ pub fn unique() -> String {
 }
 
 pub fn ip(batch: &str) {
+    let _tree = Tree::get();
     for line in batch.lines().map(str::trim).filter(|line| !line.is_empty()) {
         let output = Command::new("ip")
             .args(line.split_whitespace())
@@ -32,6 +33,7 @@ pub fn ip(batch: &str) {
 }
 
 pub fn ip_text(line: &str) -> String {
+    let _tree = Tree::get();
     let output = Command::new("ip")
         .args(line.split_whitespace())
         .output()
@@ -41,7 +43,7 @@ pub fn ip_text(line: &str) -> String {
 
 /// The cgroups of this process: it is itself the ztunnel of all tests, and lives in `ztunnel`;
 /// programs live in `apps`. The hooks are attached above both. Tests that run at the same time
-/// share one, and the last removes it.
+/// share one, and the last removes it with what runs in it: whoever starts a process holds one.
 pub struct Tree {
     base: Cgroup,
     pub apps: PathBuf,

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use cni_plugin::plugin::netconf::VERSIONS;
 use serde_json::{Value, json};
 
-use crate::ground::{POD_V4, POD_V6};
+use crate::ground::{POD_V4, POD_V6, Tree};
 use crate::rig::{FakeControl, Rig};
 use crate::ztunnel::Ztunnel;
 
@@ -68,6 +68,7 @@ impl Call {
     }
 
     fn run(self) -> Ended {
+        let _tree = Tree::get();
         let mut child = Command::new(env!("CARGO_BIN_EXE_culvert-cni"))
             .env_clear()
             .envs(self.env)
