@@ -1,6 +1,7 @@
 //! The demo's mesh, once per back end: every field of its report is a scenario here.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use cli::demo::check::{self, plaintext, policy, traffic};
@@ -122,6 +123,11 @@ fn scenarios(io: &str) -> Vec<Scenario<Bed>> {
     on_mesh("no rule set of any pod or node has changed", |mesh| {
         holds(&check::no_iptables(mesh)?, Claim::NoIptables)
     });
+    // Last: it takes nginx away.
+    on_mesh(
+        "an endpoint that refuses is passed over before a byte is lost",
+        dead_endpoint,
+    );
     all
 }
 
@@ -187,9 +193,29 @@ fn bad_manifest(mesh: &Mesh) -> anyhow::Result<()> {
         "apiVersion: v1\nkind: Service\nmetadata: [\n",
     )?;
     mesh.culvertd
-        .wait_for_line(&["70-bad.yaml"], std::time::Duration::from_secs(10))?;
+        .wait_for_line(&["70-bad.yaml"], Duration::from_secs(10))?;
     let answer = traffic::request(&mesh.pods.client, (WEB_V4, 80), "m")?;
     mesh.manifests.remove("70-bad.yaml")?;
     ensure!(answer.is_some(), "the Service is gone");
+    Ok(())
+}
+
+fn dead_endpoint(mesh: &Mesh) -> anyhow::Result<()> {
+    let nginx = mesh
+        .servers()
+        .iter()
+        .find(|server| server.name().starts_with("nginx"));
+    nginx
+        .context("nginx is among the servers")?
+        .stop(Duration::from_secs(10))?;
+    let answers = traffic::requests(&mesh.pods.client, (WEB_V4, 80), 20, "m")?;
+    let served = answers
+        .iter()
+        .filter(|answer| answer.server == "web-v2")
+        .count();
+    ensure!(
+        served == 20,
+        "{served} of 20 requests were answered: {answers:?}"
+    );
     Ok(())
 }
