@@ -163,6 +163,7 @@ impl Codec {
             return;
         };
         self.heart.input(now);
+        self.spares.trim(now);
         let mut input = bytes;
         let outcome = loop {
             match parser.next(&mut input) {

@@ -254,6 +254,13 @@ impl Connection {
         self.codec.reset(stream, code);
     }
 
+    /// Lets go of a stream whose relay is over, however far it came: what was read counts as used
+    /// up and unread data is dropped, so that no slot and no window stay taken; what was written
+    /// is still sent. A stream that is not finished in both directions is reset with `CANCEL`.
+    pub fn release(&mut self, stream: StreamId) {
+        self.codec.release(stream);
+    }
+
     /// Everything that came since the last call, in order; `None` when nothing did.
     pub fn read(&mut self, stream: StreamId) -> Option<Vec<u8>> {
         self.codec.read(stream)

@@ -108,13 +108,31 @@ impl Codec {
     /// Gives a buffer back that `read` had given, for what comes next.
     pub fn recycle(&mut self, buffer: Vec<u8>) {
         if !self.streams.is_empty() {
-            self.spares.put(buffer);
+            self.spares.put(buffer, self.now);
         }
     }
 
     /// An empty buffer for data to be written with `write_buffer`, with memory if some is at hand.
     pub fn spare_buffer(&mut self) -> Vec<u8> {
-        self.spares.take(usize::MAX)
+        self.spares.take(usize::MAX, self.now)
+    }
+
+    /// The driver holds nothing of the stream any more: what was read counts as used up, what was
+    /// written is still sent. A stream that is not finished in both directions is reset.
+    pub fn release(&mut self, stream: StreamId) {
+        let Some(known) = self.streams.get_mut(stream.0) else {
+            return;
+        };
+        let finished = known.send != Direction::Open && known.recv != Direction::Open;
+        if known.reset || !finished {
+            return self.reset(stream, ErrorCode::CANCEL);
+        }
+        known.unread = Vec::new();
+        known.recv = Direction::Ended;
+        let held = known.window.consume(u32::MAX);
+        self.window.consume(held);
+        self.grant_connection();
+        self.sweep(stream.0);
     }
 
     /// Everything that came since the last call, in order.

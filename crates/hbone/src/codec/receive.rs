@@ -144,7 +144,7 @@ impl Codec {
         stream.window.receive(length);
         if stream.unread.is_empty() {
             let expected = bytes.len() + more;
-            stream.unread = self.spares.take(expected);
+            stream.unread = self.spares.take(expected, self.now);
             stream.unread.reserve_exact(expected);
         }
         stream.unread.extend_from_slice(bytes);

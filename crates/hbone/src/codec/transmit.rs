@@ -31,6 +31,7 @@ impl Codec {
     /// Writes what may be sent now, DATA until about `max_bytes` are written in all.
     pub fn transmit(&mut self, now: Mono, out: &mut dyn Outlet, max_bytes: usize) {
         self.advance(now);
+        self.spares.trim(now);
         let control = std::mem::take(&mut self.control);
         if !control.is_empty() {
             out.write(&control);
@@ -98,7 +99,7 @@ impl Codec {
             if ended {
                 stream.send = Direction::Ended;
             }
-            self.spares.put(spent);
+            self.spares.put(spent, self.now);
             self.send_window -= i64::try_from(sent).unwrap_or(i64::MAX);
             self.streams.backlog_shrank(sent);
             self.guard.data_sent(sent);

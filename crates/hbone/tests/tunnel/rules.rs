@@ -480,6 +480,30 @@ fn a_server_that_has_answered_whole_may_stop_the_client() {
 }
 
 #[test]
+fn a_stream_that_is_let_go_gives_back_its_credit_and_still_ends_properly() {
+    let (mut raw, stream) = tunnel();
+    raw.frame(kind::DATA, 0, 1, &[1; 16_000]);
+    raw.frame(kind::DATA, flag::END_STREAM, 1, &[1; 16_000]);
+    assert_eq!(raw.codec.read(stream).unwrap().len(), 32_000);
+    raw.codec.write(stream, b"last words").unwrap();
+    raw.codec.finish(stream);
+    // The application's socket broke: nothing of what was read is ever consumed.
+    raw.codec.release(stream);
+    assert_eq!(raw.codec.open_streams(), 1);
+    let frames = raw.receive();
+    let last = frames.last().unwrap();
+    assert_eq!(last.1, b"last words");
+    assert!(last.0.has(flag::END_STREAM));
+    assert_eq!(raw.codec.open_streams(), 0);
+    assert_eq!(raw.resets(1), []);
+
+    let (mut raw, stream) = tunnel();
+    raw.codec.release(stream);
+    assert_eq!(raw.resets(1), [ErrorCode::CANCEL]);
+    assert_eq!(raw.codec.open_streams(), 0);
+}
+
+#[test]
 fn settings_change_windows_and_limits_of_open_streams() {
     let (mut raw, stream) = tunnel();
     assert_eq!(raw.codec.writable_bytes(stream), 65_535);
