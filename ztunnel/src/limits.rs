@@ -122,10 +122,6 @@ pub const BUFFERS_KEPT_FOR: Duration = Duration::from_secs(10);
 /// Ciphertext in bytes that a tunnel hands to its socket in one write.
 pub const TUNNEL_WRITE_BYTES: usize = 256 * 1_024;
 
-/// Bytes of one stream that may wait inside its tunnel for the socket; the application is not
-/// read beyond it.
-pub const STREAM_CHUNK_BYTES: usize = 128 * 1_024;
-
 /// Longest text of a peer (an authority, a header) that is repeated in a log line, in characters.
 pub const LOGGED_CHARS: usize = 128;
 

@@ -94,20 +94,25 @@ impl Broken {
 async fn copy(from: &End, to: &End, count: &Cell<u64>, buffers: &Buffers) -> Option<Broken> {
     let mut size = Size::default();
     loop {
+        if let Err(error) = from.ready().await {
+            return Some(Broken::From(error));
+        }
         // Before the read: what cannot be taken is left with the sender.
         let room = match to.room().await {
             Ok(room) => room,
             Err(error) => return Some(Broken::To(error)),
         };
-        let chunk = match from.read(to, room, size, buffers).await {
+        let chunk = match from.read(to, size.within(room), buffers).await {
             Ok(Some(chunk)) => chunk,
             Ok(None) => break,
             Err(error) => return Some(Broken::From(error)),
         };
         let bytes = chunk.bytes();
         size = size.after(bytes);
-        if let Err(error) = to.write(chunk, buffers).await {
-            return Some(Broken::To(error));
+        match to.write(chunk).await {
+            Ok(None) => {}
+            Ok(Some(spent)) => from.recycle(spent, buffers),
+            Err(error) => return Some(Broken::To(error)),
         }
         from.taken(bytes);
         count.set(count.get() + bytes as u64);

@@ -22,6 +22,11 @@ impl Signal {
         }
     }
 
+    /// Whether the next wait would return at once.
+    pub fn is_set(&self) -> bool {
+        self.set.get()
+    }
+
     /// Returns once the signal was set, and clears it. Only one task may wait at a time: a
     /// second one would take the first one's place.
     pub async fn wait(&self) {

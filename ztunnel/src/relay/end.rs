@@ -10,7 +10,7 @@ use netio::TcpStream;
 
 use super::EndError;
 use super::buffer::{Buffers, Size};
-use crate::limits::{BUFFER_LARGE_BYTES, STREAM_CHUNK_BYTES};
+use crate::limits::BUFFER_LARGE_BYTES;
 use crate::tunnel::stream::TunnelStream;
 
 /// One end. Clones are the same end.
@@ -37,6 +37,18 @@ impl Chunk {
 }
 
 impl End {
+    /// Waits, without a buffer, until a socket has something to read. A stream's bytes are in its
+    /// tunnel's memory already.
+    ///
+    /// # Errors
+    /// It is broken.
+    pub async fn ready(&self) -> Result<(), EndError> {
+        match self {
+            Self::Tcp(socket) => Ok(socket.readable().await?),
+            Self::Stream(_) => Ok(()),
+        }
+    }
+
     /// Waits until it takes bytes, and says how many at most.
     ///
     /// # Errors
@@ -44,11 +56,11 @@ impl End {
     pub async fn room(&self) -> Result<usize, EndError> {
         match self {
             Self::Tcp(_) => Ok(BUFFER_LARGE_BYTES),
-            Self::Stream(stream) => Ok(stream.room().await?.min(STREAM_CHUNK_BYTES)),
+            Self::Stream(stream) => Ok(stream.room().await?),
         }
     }
 
-    /// Waits for bytes, at most `room` of them from a socket, and shapes them for `to`. None after
+    /// Waits for bytes, about `size` of them from a socket, and shapes them for `to`. None after
     /// the last one.
     ///
     /// # Errors
@@ -56,39 +68,59 @@ impl End {
     pub async fn read(
         &self,
         to: &Self,
-        room: usize,
         size: Size,
         buffers: &Buffers,
     ) -> Result<Option<Chunk>, EndError> {
         match self {
             Self::Tcp(socket) => {
-                Ok(read_tcp(socket, to.headroom(), size.within(room), buffers).await?)
+                let (outcome, chunk) = read_tcp(socket, to.empty(size, buffers)).await;
+                match outcome {
+                    Ok(1..) => Ok(Some(chunk)),
+                    outcome => {
+                        buffers.give(chunk.buffer);
+                        Ok(outcome.map(|_| None)?)
+                    }
+                }
             }
             Self::Stream(stream) => {
                 let data = stream.read().await?;
-                Ok(data.map(|buffer| {
+                let chunk = |buffer| {
                     Chunk {
                         buffer,
                         headroom: 0,
                     }
                     .shaped(to.headroom())
-                }))
+                };
+                Ok(data.map(chunk))
             }
         }
     }
 
-    /// Hands bytes over; back when the kernel or the tunnel has taken them all.
+    /// Hands bytes over, and says what memory they came in; back when the kernel or the tunnel has
+    /// taken them all.
     ///
     /// # Errors
     /// It is broken.
-    pub async fn write(&self, chunk: Chunk, buffers: &Buffers) -> Result<(), EndError> {
+    pub async fn write(&self, chunk: Chunk) -> Result<Option<Vec<u8>>, EndError> {
         match self {
             Self::Tcp(socket) => {
                 let (outcome, buffer) = socket.write_all(chunk.buffer).await;
-                buffers.give(buffer);
-                Ok(outcome?)
+                outcome?;
+                Ok(Some(buffer))
             }
-            Self::Stream(stream) => Ok(stream.write(chunk.buffer)?),
+            // It keeps the memory until the bytes are sealed, and then for its own use.
+            Self::Stream(stream) => {
+                stream.write(chunk.buffer)?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Takes back the memory of what was read here.
+    pub fn recycle(&self, buffer: Vec<u8>, buffers: &Buffers) {
+        match self {
+            Self::Tcp(_) => buffers.give(buffer),
+            Self::Stream(stream) => stream.recycle(buffer),
         }
     }
 
@@ -127,6 +159,19 @@ impl End {
             Self::Stream(_) => FRAME_HEADROOM,
         }
     }
+
+    /// Memory for bytes that will be written here.
+    fn empty(&self, size: Size, buffers: &Buffers) -> Chunk {
+        let mut buffer = match self {
+            Self::Stream(stream) if size == Size::Large => stream.spare_buffer(size),
+            _ => buffers.take(size),
+        };
+        buffer.resize(self.headroom(), 0);
+        Chunk {
+            buffer,
+            headroom: self.headroom(),
+        }
+    }
 }
 
 impl Chunk {
@@ -148,26 +193,8 @@ pub fn abort(socket: &TcpStream) {
     let _ = socket.reset();
 }
 
-async fn read_tcp(
-    socket: &TcpStream,
-    headroom: usize,
-    size: Size,
-    buffers: &Buffers,
-) -> io::Result<Option<Chunk>> {
-    // Without a buffer until there is something to put into it.
-    socket.readable().await?;
-    let mut buffer = buffers.take(size);
-    buffer.resize(headroom, 0);
-    let (outcome, buffer) = socket.read(buffer).await;
-    match outcome {
-        Ok(0) => {
-            buffers.give(buffer);
-            Ok(None)
-        }
-        Ok(_) => Ok(Some(Chunk { buffer, headroom })),
-        Err(error) => {
-            buffers.give(buffer);
-            Err(error)
-        }
-    }
+async fn read_tcp(socket: &TcpStream, chunk: Chunk) -> (io::Result<usize>, Chunk) {
+    let headroom = chunk.headroom;
+    let (outcome, buffer) = socket.read(chunk.buffer).await;
+    (outcome, Chunk { buffer, headroom })
 }

@@ -9,7 +9,7 @@ use futures::future::{Either, select};
 use tokio::time::{sleep, sleep_until};
 
 use super::Tunnel;
-use crate::limits::TUNNEL_WRITE_BYTES;
+use crate::limits::{BUFFER_SMALL_BYTES, TUNNEL_WRITE_BYTES};
 use crate::relay::abort;
 use crate::relay::buffer::{Buffers, Size};
 
@@ -51,16 +51,20 @@ async fn read(tunnel: &Rc<Tunnel>, buffers: &Buffers) {
 }
 
 async fn write(tunnel: &Rc<Tunnel>) {
+    let mut out = Vec::new();
     loop {
-        let mut out = Vec::new();
+        out.clear();
         let now = tunnel.clock.now();
-        let count = tunnel
-            .connection
-            .borrow_mut()
-            .poll_transmit(now, &mut out, TUNNEL_WRITE_BYTES);
-        if count > 0 {
+        let transmit = |out| {
+            tunnel
+                .connection
+                .borrow_mut()
+                .poll_transmit(now, out, TUNNEL_WRITE_BYTES)
+        };
+        if transmit(&mut out) > 0 {
             tunnel.pump();
-            let (outcome, _) = tunnel.socket.write_all(out).await;
+            let (outcome, spent) = tunnel.socket.write_all(out).await;
+            out = spent;
             if outcome.is_err() {
                 let now = tunnel.clock.now();
                 tunnel.connection.borrow_mut().handle_eof(now);
@@ -71,6 +75,10 @@ async fn write(tunnel: &Rc<Tunnel>) {
         }
         if tunnel.connection.borrow().is_finished() {
             break;
+        }
+        if !tunnel.send.is_set() && out.capacity() > BUFFER_SMALL_BYTES {
+            // At rest it holds little; while data flows it keeps its memory.
+            out = Vec::new();
         }
         tunnel.send.wait().await;
     }

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::Tunnel;
 use crate::limits::RESPONSE_TIMEOUT;
+use crate::relay::buffer::Size;
 use crate::signal::Signal;
 
 /// What the tunnel has told of a stream.
@@ -153,6 +154,18 @@ impl TunnelStream {
             .write_buffer(self.id, buffer);
         self.tunnel.pump();
         written.map_err(|_| self.gone())
+    }
+
+    /// Memory for a large [`Self::write`], used before if there is some.
+    pub fn spare_buffer(&self, size: Size) -> Vec<u8> {
+        let mut buffer = self.tunnel.connection.borrow_mut().spare_buffer();
+        buffer.reserve_exact(size.capacity_bytes());
+        buffer
+    }
+
+    /// Gives the memory of a [`Self::read`] back.
+    pub fn recycle(&self, buffer: Vec<u8>) {
+        self.tunnel.connection.borrow_mut().recycle(buffer);
     }
 
     /// Waits for bytes; None after the peer's last one.
