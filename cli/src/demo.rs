@@ -14,7 +14,6 @@ pub mod rulesets;
 pub mod servers;
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -77,19 +76,11 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<bool, DemoError> 
     if let Some(id) = &options.down {
         return down(id);
     }
-    let start = Instant::now();
     world::remove_leftovers(Leftovers::Abandoned)?;
     let progress = progress::for_terminal();
-    let mut report = Report::default();
-    let names = options.io.names();
-    for (index, io) in names.iter().enumerate() {
-        let keep = options.keep && index + 1 == names.len();
-        let logs = beside(&options.report, &format!("logs-{io}"));
-        let back_end = one_back_end(io, interrupt, progress.as_ref(), &Ending { keep, logs })?;
-        report.add(io, back_end);
-    }
-    report.finish(start.elapsed());
+    let report = both_back_ends(options, interrupt, progress.as_ref());
     progress.done();
+    let report = report?;
     println!("{}", report.table());
     write(&options.report, &report.json())?;
     println!("report: {}", options.report.display());
@@ -98,6 +89,24 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<bool, DemoError> 
         eprintln!("not shown: {}", wrong.join(", "));
     }
     Ok(wrong.is_empty())
+}
+
+fn both_back_ends(
+    options: &Options,
+    interrupt: &Interrupt,
+    progress: &dyn Progress,
+) -> Result<Report, DemoError> {
+    let start = Instant::now();
+    let mut report = Report::default();
+    let names = options.io.names();
+    for (index, io) in names.iter().enumerate() {
+        let keep = options.keep && index + 1 == names.len();
+        let logs = beside(&options.report, &format!("logs-{io}"));
+        let back_end = one_back_end(io, interrupt, progress, &Ending { keep, logs })?;
+        report.add(io, back_end);
+    }
+    report.finish(start.elapsed());
+    Ok(report)
 }
 
 /// What happens when a back end's scenario is over.
@@ -113,20 +122,14 @@ fn one_back_end(
     ending: &Ending,
 ) -> Result<BackEnd, DemoError> {
     let start = Instant::now();
-    let world = World::with_interrupt(interrupt.clone())?;
+    let mut world = World::with_interrupt(interrupt.clone())?;
     progress.chapter(io, &world.id());
-    let directory = world.directory().to_owned();
-    let shown = Mesh::up(world, io, progress).and_then(|mesh| {
-        let up = start.elapsed();
-        let mut back_end = check::everything(&mesh, progress)?;
-        back_end.measure("up", up.as_secs_f64(), "s");
-        Ok((mesh, back_end))
-    });
-    // Also after a failure, and before the world goes: the logs say why. The error itself is the
-    // one to tell if they cannot be copied.
-    let copied = copy_logs(&directory.join("logs"), &ending.logs);
-    let (mesh, mut back_end) = shown?;
-    copied?;
+    // Whatever happens: the logs say why.
+    world.save_logs_to(ending.logs.clone());
+    let mesh = Mesh::up(world, io, progress)?;
+    let up = start.elapsed();
+    let mut back_end = check::everything(&mesh, progress)?;
+    back_end.measure("up", up.as_secs_f64(), "s");
     if ending.keep {
         progress.done();
         println!("{}", mesh.keep()?);
@@ -163,21 +166,6 @@ fn down(id: &str) -> Result<bool, DemoError> {
 
 fn beside(report: &Path, name: &str) -> PathBuf {
     report.parent().unwrap_or(Path::new(".")).join(name)
-}
-
-fn copy_logs(from: &Path, to: &Path) -> Result<(), DemoError> {
-    let copy = || {
-        fs::create_dir_all(to)?;
-        for entry in fs::read_dir(from)? {
-            let entry = entry?;
-            fs::copy(entry.path(), to.join(entry.file_name()))?;
-        }
-        io::Result::Ok(())
-    };
-    copy().map_err(|source| DemoError::Write {
-        path: to.to_owned(),
-        source,
-    })
 }
 
 fn write(path: &Path, text: &str) -> Result<(), DemoError> {

@@ -1,14 +1,18 @@
 //! What the demo found: the report's fields, the table, and which of them are wrong.
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{ContentArrangement, Table};
 use serde_json::{Map, Value, json};
 
-/// Width of the table where the terminal does not say its own.
+/// Width of the table where no terminal says its own, and the widest.
 const TABLE_COLUMNS: u16 = 120;
+/// Below this the columns fall apart, so a narrower terminal breaks the lines instead.
+const LEAST_COLUMNS: u16 = 72;
 
 /// One boolean field of the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -250,7 +254,7 @@ impl Report {
         table.load_preset(UTF8_FULL_CONDENSED);
         table
             .set_content_arrangement(ContentArrangement::Dynamic)
-            .set_width(TABLE_COLUMNS);
+            .set_width(columns());
         let ios: Vec<&String> = self.back_ends.keys().rev().collect();
         let head = ["what the mesh shows".to_owned()].into_iter();
         table.set_header(
@@ -300,6 +304,24 @@ impl Report {
             self.took.as_secs_f64()
         )
     }
+}
+
+/// The width of the terminal, asked of stty, which asks its stdin.
+fn columns() -> u16 {
+    if !(std::io::stdout().is_terminal() && std::io::stdin().is_terminal()) {
+        return TABLE_COLUMNS;
+    }
+    let output = Command::new("stty")
+        .arg("size")
+        .stdin(Stdio::inherit())
+        .output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    let columns = text
+        .ok()
+        .and_then(|text| text.split_whitespace().nth(1)?.parse().ok());
+    columns
+        .unwrap_or(TABLE_COLUMNS)
+        .clamp(LEAST_COLUMNS, TABLE_COLUMNS)
 }
 
 /// Three digits after the point: finer than any of the measurements.

@@ -110,11 +110,20 @@ impl Place {
             .append(true)
             .open(&log)
             .map_err(WorldError::io(format!("open {}", log.display())))?;
+        let from = file
+            .metadata()
+            .map_err(WorldError::io("measure a log"))?
+            .len();
         let child = self.spawn(program, &file, &file)?;
         self.recorder
             .process(child.id(), name, start_time(child.id()))?;
         let name = format!("{name} on {}", self.name);
-        Ok(Process::new(&name, log, child, self.interrupt.clone()))
+        Ok(Process::new(
+            &name,
+            (log, from.try_into().unwrap_or(usize::MAX)),
+            child,
+            self.interrupt.clone(),
+        ))
     }
 
     fn spawn(&self, program: &Program, out: &File, err: &File) -> Result<Child, WorldError> {

@@ -24,17 +24,25 @@ const LOG_TAIL_BYTES: usize = 3000;
 pub struct Process {
     name: String,
     log: PathBuf,
+    // Where its part of the log begins: an earlier process of the same name wrote before it.
+    log_from: usize,
     pid: i32,
     child: Mutex<Child>,
     interrupt: Interrupt,
 }
 
 impl Process {
-    pub(crate) fn new(name: &str, log: PathBuf, child: Child, interrupt: Interrupt) -> Self {
+    pub(crate) fn new(
+        name: &str,
+        (log, log_from): (PathBuf, usize),
+        child: Child,
+        interrupt: Interrupt,
+    ) -> Self {
         let pid = i32::try_from(child.id()).expect("the kernel's pids fit in an i32");
         Process {
             name: name.to_owned(),
             log,
+            log_from,
             pid,
             child: Mutex::new(child),
             interrupt,
@@ -51,17 +59,15 @@ impl Process {
         self.pid
     }
 
-    /// The file that holds its stdout and stderr.
+    /// The file that holds its stdout and stderr, after those of earlier processes of its name.
     pub fn log_path(&self) -> &Path {
         &self.log
     }
 
     /// All it wrote so far.
     pub fn log(&self) -> String {
-        fs::read(&self.log).map_or_else(
-            |_| String::new(),
-            |bytes| String::from_utf8_lossy(&bytes).into_owned(),
-        )
+        let bytes = fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(bytes.get(self.log_from..).unwrap_or_default()).into_owned()
     }
 
     /// Its status if it has ended.

@@ -12,6 +12,9 @@ use crate::error::WorldError;
 /// Where Debian's package containernetworking-plugins installs.
 pub(crate) const CNI_PLUGINS: &str = "/usr/lib/cni";
 
+/// The distribution's Python, which servers in pods are written for.
+const PYTHON: &str = "/usr/bin/python3";
+
 /// Program, Debian package.
 const PROGRAMS: &[(&str, &str)] = &[
     ("ip", "iproute2"),
@@ -44,6 +47,10 @@ pub(crate) fn check() -> Result<PathBuf, WorldError> {
                 "program {program} is not there (package {package})"
             ));
         }
+    }
+    // Not from PATH: a shim of a version manager there answers late and wants a home directory.
+    if !Path::new(PYTHON).is_file() {
+        missing.push(format!("{PYTHON} is not there (package python3)"));
     }
     for plugin in ["bridge", "host-local"] {
         if !Path::new(CNI_PLUGINS).join(plugin).is_file() {

@@ -40,6 +40,7 @@ pub struct World {
     nodes: u8,
     hosts: u8,
     standing: bool,
+    logs_to: Option<PathBuf>,
 }
 
 /// A world that was left standing on purpose.
@@ -90,6 +91,7 @@ impl World {
             nodes: 0,
             hosts: 0,
             standing: true,
+            logs_to: None,
         };
         fs::create_dir_all(&world.router.logs).map_err(WorldError::io("make the log directory"))?;
         make_cgroup(&world.router.cgroup)?;
@@ -161,10 +163,40 @@ impl World {
         })
     }
 
+    /// Where to copy the logs of its processes before it goes, in whatever way it goes. What is
+    /// in that directory is removed.
+    pub fn save_logs_to(&mut self, directory: PathBuf) {
+        self.logs_to = Some(directory);
+    }
+
     /// Removes it now and says what could not be removed.
     pub fn close(mut self) -> Result<(), WorldError> {
         self.standing = false;
-        remove(&self.recorder.state())
+        self.end()
+    }
+
+    /// Removes it also when the logs cannot be saved; the first error.
+    fn end(&self) -> Result<(), WorldError> {
+        let saved = self
+            .logs_to
+            .as_deref()
+            .map_or(Ok(()), |to| self.save_logs(to));
+        remove(&self.recorder.state()).and(saved)
+    }
+
+    fn save_logs(&self, to: &Path) -> Result<(), WorldError> {
+        let copy = || {
+            if to.exists() {
+                fs::remove_dir_all(to)?;
+            }
+            fs::create_dir_all(to)?;
+            for entry in fs::read_dir(&self.router.logs)? {
+                let entry = entry?;
+                fs::copy(entry.path(), to.join(entry.file_name()))?;
+            }
+            Ok(())
+        };
+        copy().map_err(WorldError::io(format!("save the logs in {}", to.display())))
     }
 
     fn member(&self, name: &str) -> Result<Place, WorldError> {
@@ -194,7 +226,7 @@ impl Drop for World {
         if !self.standing {
             return;
         }
-        if let Err(e) = remove(&self.recorder.state()) {
+        if let Err(e) = self.end() {
             eprintln!("the world {} could not be removed: {e}", self.id());
         }
     }

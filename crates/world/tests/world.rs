@@ -228,3 +228,20 @@ fn names(removed: &Removed, id: &str) -> bool {
         Removed::Gone(other) | Removed::InUse(other, _) => other == id,
     }
 }
+
+#[test]
+fn a_process_does_not_answer_for_an_earlier_one_of_its_name() {
+    let world = World::new().unwrap();
+    let program = |word: &str| Program::new("sh").args(["-c", &format!("echo {word}; sleep 1000")]);
+    let within = Duration::from_secs(10);
+    let first = world.router().start("twice", &program("first")).unwrap();
+    first.wait_for_line(&["first"], within).unwrap();
+    drop(first);
+    let second = world.router().start("twice", &program("second")).unwrap();
+    second.wait_for_line(&["second"], within).unwrap();
+    assert_eq!(second.log(), "second\n");
+    assert_eq!(
+        fs::read_to_string(second.log_path()).unwrap(),
+        "first\nsecond\n"
+    );
+}
