@@ -73,8 +73,8 @@ pub(super) struct Guard {
 /// connection, and as many again for a peer that grants in two halves.
 const UPDATES_PER_DATA: u32 = 4;
 
-/// And for each so many bytes of it one more: peers read a large frame in pieces and may give credit
-/// for each piece twice.
+/// And for each so many bytes of it one more: peers read a large frame in pieces and may give
+/// credit for each piece twice.
 const BYTES_PER_UPDATE: usize = 512;
 
 /// Frames without data that may be on their way when we reset a stream: a response, an end, a

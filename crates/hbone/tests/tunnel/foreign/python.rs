@@ -17,15 +17,7 @@ const SCRIPT: &str = include_str!("peer.py");
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn pem(label: &str, der: &[u8]) -> String {
-    let mut encoder = Command::new("/usr/bin/openssl")
-        .args(["base64"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    encoder.stdin.take().unwrap().write_all(der).unwrap();
-    let text = String::from_utf8(encoder.wait_with_output().unwrap().stdout).unwrap();
-    format!("-----BEGIN {label}-----\n{text}-----END {label}-----\n")
+    pem::encode(&pem::Pem::new(label, der))
 }
 
 /// Starts the Python end with its credentials in `dir`.
