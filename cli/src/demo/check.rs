@@ -21,6 +21,9 @@ const IPERF_SECONDS: u32 = 2;
 /// All checks, in an order that leaves the mesh as the next needs it.
 pub fn everything(mesh: &Mesh, progress: &dyn Progress) -> Result<BackEnd, DemoError> {
     let mut all = BackEnd::default();
+    // Before any traffic: with all pods enrolled, certificates fetched, everything known.
+    let idle = mesh.nodes.iter().map(|node| rss_mib(node.ztunnel.pid()));
+    all.measure("ztunnel_rss_idle", idle.fold(0.0, f64::max), "MiB");
     progress.step("200 requests through the Service, with captures running");
     all.extend(traffic::through_the_service(mesh)?);
     progress.step("outside the mesh, and servers that speak first");
@@ -75,7 +78,7 @@ fn measure(mesh: &Mesh, all: &mut BackEnd) -> Result<(), DemoError> {
     for (node, name) in mesh
         .nodes
         .iter()
-        .zip(["ztunnel_node_1_rss", "ztunnel_node_2_rss"])
+        .zip(["ztunnel_node_1_rss_at_end", "ztunnel_node_2_rss_at_end"])
     {
         all.measure(name, rss_mib(node.ztunnel.pid()), "MiB");
     }
