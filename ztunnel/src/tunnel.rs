@@ -169,11 +169,10 @@ impl Tunnel {
     }
 
     /// The last holder of a stream let it go.
-    fn release(self: &Rc<Self>, id: StreamId, state: &State) {
+    fn release(self: &Rc<Self>, id: StreamId) {
         let was_there = self.streams.borrow_mut().remove(&id).is_some();
-        if state.reset_code().is_none() && !state.is_complete() {
-            self.connection.borrow_mut().reset(id, ErrorCode::CANCEL);
-        }
+        // Sends what was written and finished, resets what was not.
+        self.connection.borrow_mut().release(id);
         if was_there && self.streams.borrow().is_empty() {
             self.idle_since.set(Some(self.clock.now()));
             self.retime.set();

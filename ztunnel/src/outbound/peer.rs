@@ -84,7 +84,10 @@ async fn tunnelled(
         pod: Rc::clone(pod),
     };
     for last in (0..STREAM_TRIES).rev() {
-        let stream = worker.pool.stream(&key, &request, &maker).await?;
+        let stream = match worker.pool.stream(&key, &request, &maker).await {
+            Err(error) if error.was_cut_off() && last > 0 => continue,
+            stream => stream?,
+        };
         match answered(&stream).await {
             Ok(()) => {
                 connection.details.borrow_mut().destination.identity = stream.tunnel().peer();

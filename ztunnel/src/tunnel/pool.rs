@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use hbone::tls::HandshakeError;
 use hbone::{CloseReason, ConnectRequest, OpenError};
 use tokio::sync::watch;
 
@@ -55,6 +56,16 @@ impl TunnelError {
             Self::Handshake(_) => Flag::H2HandshakeFailure,
             Self::NoCertificate(_) => Flag::IdentityError,
         }
+    }
+
+    /// Whether the peer went away in the middle of the handshake without a word of refusal, as a
+    /// proxy that is being replaced does.
+    pub fn was_cut_off(&self) -> bool {
+        use CloseReason::{Eof, Handshake};
+        matches!(
+            self,
+            Self::Handshake(Eof { .. } | Handshake(HandshakeError::Closed))
+        )
     }
 
     /// Whether another endpoint may do better.

@@ -21,8 +21,6 @@ pub struct State {
     write: Signal,
     response: RefCell<Option<ConnectResponse>>,
     finished: Cell<bool>,
-    /// Whether we have finished our direction.
-    finish_sent: Cell<bool>,
     reset: Cell<Option<ErrorCode>>,
 }
 
@@ -48,11 +46,6 @@ impl State {
     pub(super) fn reset(&self, code: ErrorCode) {
         self.reset.set(Some(code));
         self.wake();
-    }
-
-    /// Both directions ended orderly: what is still on its way out must not be cut off.
-    pub(super) fn is_complete(&self) -> bool {
-        self.finished.get() && self.finish_sent.get()
     }
 
     pub(super) fn reset_code(&self) -> Option<ErrorCode> {
@@ -196,7 +189,6 @@ impl TunnelStream {
 
     /// Half-close: nothing is written after what was written.
     pub fn finish(&self) {
-        self.state.finish_sent.set(true);
         self.tunnel.connection.borrow_mut().finish(self.id);
         self.tunnel.pump();
     }
@@ -223,6 +215,6 @@ impl TunnelStream {
 
 impl Drop for TunnelStream {
     fn drop(&mut self) {
-        self.tunnel.release(self.id, &self.state);
+        self.tunnel.release(self.id);
     }
 }

@@ -34,11 +34,11 @@ impl Worker {
 }
 
 impl Remaining {
-    /// Whether all has ended. A tunnel that is not established counts for nothing: who waits for it
-    /// is a connection.
+    /// Whether all has ended. A tunnel in its handshake counts too: the peer that makes it has
+    /// connections that wait for it, and cutting it off would fail them.
     pub fn is_empty(&self) -> bool {
         let is_listed = |connection: &Shared| self.worker.live.contains(connection);
-        let is_open = |tunnel: &Rc<Tunnel>| tunnel.is_established() && !tunnel.is_over();
+        let is_open = |tunnel: &Rc<Tunnel>| !tunnel.is_over();
         !self.connections.iter().any(is_listed) && !self.tunnels.iter().any(is_open)
     }
 

@@ -19,6 +19,9 @@ use crate::limits::{BUFFERS_KEPT_FOR, DUMPED_CONNECTIONS, POD_DRAIN};
 use crate::pod::PodUid;
 use crate::record::Recorder;
 
+/// How long the tasks of connections that were accepted last have to begin.
+const LAST_ACCEPTED: Duration = Duration::from_millis(20);
+
 /// How long connections that were ended by force have to leave their records.
 const DRAIN_RECORDS: Duration = Duration::from_millis(500);
 
@@ -127,6 +130,8 @@ impl Worker {
         {
             tunnel.drain();
         }
+        // The tasks of what was accepted a moment ago have not begun yet.
+        sleep(LAST_ACCEPTED).await;
         while Instant::now() < deadline {
             let remaining = self.remaining(None);
             if remaining.is_empty() {

@@ -19,6 +19,8 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 /// Namespaces of one test.
 pub struct Net {
     prefix: String,
+    /// Own addresses for each test, since all proxies of the process write into one journal.
+    number: u8,
     names: Vec<String>,
 }
 
@@ -37,6 +39,7 @@ impl Net {
         let prefix = format!("zt-{}-{number}", std::process::id());
         let mut net = Self {
             prefix,
+            number: (number % 250) as u8,
             names: Vec::new(),
         };
         net.make("hub");
@@ -48,13 +51,13 @@ impl Net {
         net
     }
 
-    /// A pod with the addresses 10.99.0.`host` and fd99::`host`.
+    /// A pod with the addresses 10.99.`n`.`host` and fd99::`n`:`host`, for the n-th net.
     pub fn pod(&mut self, name: &str, host: u8) -> PodNet {
         let netns = self.make(name);
         let pod = self.full(name);
         let (v4, v6) = (
-            Ipv4Addr::new(10, 99, 0, host),
-            Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, host.into()),
+            Ipv4Addr::new(10, 99, self.number, host),
+            Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, self.number.into(), host.into()),
         );
         let port = format!(
             "link add p{host} type veth peer name eth0 netns {pod}\n\
@@ -64,9 +67,10 @@ impl Net {
         let inside = format!(
             "link set lo up\nlink set eth0 up\naddr add {v4}/24 dev eth0\n\
              addr add {v6}/64 dev eth0 nodad\n\
-             route add default via 10.99.0.254\n\
+             route add default via 10.99.{}.254\n\
              route add local default dev lo table 100 src {v4}\n\
-             rule add pref 100 fwmark 0x53a/0xfff lookup 100\n"
+             rule add pref 100 fwmark 0x53a/0xfff lookup 100\n",
+            self.number
         );
         self.ip(name, &[], &inside);
         let inside6 = format!(

@@ -257,7 +257,7 @@ fn a_source_address_that_is_not_the_pods_is_refused() {
         let source = stranger.expect_refusal(world.server.address(false));
         let out = line(&["connection failed", &source]);
         assert!(
-            out.contains("10.99.0.7 is not an address of the pod"),
+            out.contains(&format!("{} is not an address of the pod", stranger.v4)),
             "{out}"
         );
         world.stop();
