@@ -108,8 +108,8 @@ impl Worker {
         self.random.borrow_mut().next_u64()
     }
 
-    /// Whether a tunnel of that pod that comes about now shall take no streams: the worker drains, or
-    /// the pod is gone.
+    /// Whether a tunnel of that pod that comes about now shall take no streams: the worker
+    /// drains, or the pod is gone.
     pub fn lets_go_of(&self, pod: &PodUid) -> bool {
         self.draining.get() || !self.pods.contains(pod)
     }
