@@ -25,6 +25,7 @@ use prometheus_client::registry::Registry;
 
 use crate::config::{Config, Io};
 use crate::dump;
+use crate::memory;
 use crate::metrics::Metrics;
 use crate::proxy::{Parts, Proxy};
 use crate::worker::threads::{ThreadError, Threads};
@@ -110,6 +111,7 @@ pub async fn run(config: Config, logging: LogControl) -> Result<(), AppError> {
         config: config.data_path(),
         ready: zds_ready,
     };
+    tasks.spawn("memory", memory::release_when_idle(tasks.stop()));
     let leave_agent = tasks.stop().child_token();
     tasks.spawn("zds", agent.run(pods, leave_agent.clone()));
     let signal = tokio::select! {

@@ -13,6 +13,7 @@ pub mod flow;
 pub mod headers;
 pub mod inbound;
 pub mod limits;
+pub mod memory;
 pub mod metrics;
 pub mod outbound;
 pub mod pod;

@@ -44,6 +44,7 @@ pub mod cgroup;
 pub mod command;
 pub mod executor;
 mod listener;
+pub mod memory;
 pub mod netns;
 mod readiness;
 pub mod seqpacket;
