@@ -2,7 +2,7 @@
 //! listeners to ztunnel and tells the control plane about them.
 //!
 //! What runs here: the calls' socket, the ZDS server, the reporter, one address follower a
-//! captured pod, the sweep for vanished pods, the admin server. All of it is owned by one `Tasks`.
+//! captured pod, the verification, the sweep for vanished pods, the admin server. All of it is owned by one `Tasks`.
 
 pub mod control;
 mod enrol;
@@ -15,12 +15,14 @@ mod release;
 mod report;
 mod server;
 mod table;
+mod verify;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use netio::cgroup::Cgroup;
 use netio::netns::Netns;
 use netio::seqpacket::Listener;
 use process::tasks::Tasks;
@@ -35,6 +37,7 @@ use proxies::Proxies;
 use record::StateDir;
 use report::Reporter;
 use table::Table;
+use verify::Verdicts;
 
 /// How long a socket may be in use: an agent that is just ending still holds it.
 const BIND_PATIENCE: Duration = Duration::from_secs(5);
@@ -56,6 +59,8 @@ pub struct Settings {
     pub cgroup_root: PathBuf,
     /// Directory of the pods' records.
     pub state_dir: PathBuf,
+    /// Pause between two verifications of all captured pods, at least a second.
+    pub verify_interval: Duration,
 }
 
 /// Why the agent cannot start.
@@ -82,6 +87,9 @@ pub struct Agent {
     state: StateDir,
     reporter: Reporter,
     metrics: Metrics,
+    verdicts: Verdicts,
+    /// Whether the connect hook sees this process' own sockets.
+    hooked: bool,
     tasks: Tasks,
     /// The agent's own namespace.
     home: Netns,
@@ -112,6 +120,7 @@ pub async fn start(
     let zds = Zds::new(Box::new(move |pid| proxies.admit(pid)));
     let home = Netns::current()
         .map_err(|error| StartError::Io("the own network namespace", error.into()))?;
+    let hooked = is_below(&settings.cgroup_root);
     let (reporter, requests) = Reporter::new();
     let agent = Arc::new(Agent {
         settings,
@@ -122,6 +131,8 @@ pub async fn start(
         state,
         reporter,
         metrics,
+        verdicts: Verdicts::default(),
+        hooked,
         tasks: tasks.clone(),
         home,
         init: init_netns(),
@@ -139,6 +150,11 @@ pub async fn start(
     tasks.spawn(
         "reports",
         report::run(agent.clone(), requests, stop.clone()),
+    );
+    let interval = agent.settings.verify_interval;
+    tasks.spawn(
+        "verification",
+        verify::run(agent.clone(), interval, stop.clone()),
     );
     tasks.spawn("sweep", release::sweep(agent.clone(), stop.clone()));
     tasks.spawn("ztunnel metric", count_ztunnels(agent.clone()));
@@ -160,6 +176,20 @@ async fn bind(path: &Path) -> Result<Listener, StartError> {
             }
         }
     }
+}
+
+/// Whether this process runs below the cgroup directory that the hook is attached to.
+fn is_below(root: &Path) -> bool {
+    let own = Cgroup::mount_point().and_then(|mount| Cgroup::of_pid(&mount, std::process::id()));
+    let below = own.is_ok_and(|own| own.path().starts_with(root));
+    if !below {
+        tracing::warn!(
+            root = %root.display(),
+            "the agent does not run below --cgroup-root: verification cannot try the connect hook \
+             itself, only look at its parts"
+        );
+    }
+    below
 }
 
 fn init_netns() -> Option<Netns> {

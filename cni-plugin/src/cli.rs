@@ -2,6 +2,8 @@
 //!
 //! Parses, starts, prints; decides nothing.
 
+mod verdict;
+
 use std::fs::File;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -53,6 +55,8 @@ enum Command {
     Unenrol(PodArgs),
     /// What the agent knows, as JSON.
     Status(SocketArgs),
+    /// Try whether the connections of enrolled pods are captured; exit code 1 when any is not.
+    Verify(VerifyArgs),
     /// Put the plugin into the node's CNI configuration.
     Install(InstallArgs),
     /// Take the plugin out of the node's CNI configuration.
@@ -88,6 +92,9 @@ struct AgentArgs {
     /// Directory of the pods' records [default: `pods` beside the CNI socket].
     #[arg(long)]
     state_dir: Option<PathBuf>,
+    /// Pause between two verifications of all captured pods.
+    #[arg(long, default_value = "5m", value_parser = duration)]
+    verify_interval: Duration,
     /// Where metrics, readiness and the log level are served.
     #[arg(long, default_value = "127.0.0.1:15010")]
     admin_addr: SocketAddr,
@@ -107,6 +114,21 @@ struct SocketArgs {
     /// How long to wait for the agent.
     #[arg(long, default_value = "30s", value_parser = duration)]
     timeout: Duration,
+}
+
+#[derive(Debug, Args)]
+struct VerifyArgs {
+    #[command(flatten)]
+    agent: SocketArgs,
+    /// Kubernetes UID of the only pod to verify [default: all that are enrolled].
+    #[arg(long)]
+    pod: Option<String>,
+    /// Put right what is broken, as the agent does by itself at its next round.
+    #[arg(long)]
+    repair: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -154,6 +176,7 @@ pub fn main() -> i32 {
         Command::Enrol(args) => enrol(&args),
         Command::Unenrol(args) => unenrol(&args),
         Command::Status(args) => status(&args),
+        Command::Verify(args) => verify(args),
         Command::Install(args) => args.target().and_then(|target| {
             let change = install::install(&target)?;
             tell(&describe(change, "installed", &target))
@@ -261,6 +284,28 @@ fn status(args: &SocketArgs) -> anyhow::Result<()> {
     tell(&serde_json::to_string_pretty(&status)?)
 }
 
+fn verify(args: VerifyArgs) -> anyhow::Result<()> {
+    let verdicts = client::verify(
+        &args.agent.socket,
+        args.pod,
+        args.repair,
+        args.agent.timeout,
+    )
+    .with_context(|| format!("the agent at {}", args.agent.socket.display()))?;
+    let text = match args.json {
+        true => serde_json::to_string_pretty(&verdicts)?,
+        false => verdict::table(&verdicts),
+    };
+    tell(&text)?;
+    let broken = verdicts.iter().filter(|verdict| !verdict.captured).count();
+    anyhow::ensure!(
+        broken == 0,
+        "{broken} of {} pods not captured",
+        verdicts.len()
+    );
+    Ok(())
+}
+
 fn run_agent(args: AgentArgs) -> anyhow::Result<()> {
     let log = telemetry::init(&args.log, args.log_format)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -318,6 +363,7 @@ impl AgentArgs {
             bpffs: self.bpffs,
             cgroup_root: self.cgroup_root,
             state_dir: self.state_dir.unwrap_or(beside),
+            verify_interval: self.verify_interval,
         }
     }
 }

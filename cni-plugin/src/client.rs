@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use netio::seqpacket::{BlockingConn, RecvError};
 
-use crate::message::{Answer, MAX_MESSAGE_BYTES, PodStatus, Request, ZtunnelStatus};
+use crate::message::{Answer, Failure, MAX_MESSAGE_BYTES, PodStatus, PodVerdict};
+use crate::message::{Request, ZtunnelStatus};
 
 /// Most pods in one status: several times what a node runs.
 const MAX_STATUS_PODS: usize = 4096;
@@ -28,6 +29,9 @@ pub enum CallError {
     /// The call is longer than a datagram may be.
     #[error("the call has {0} bytes, at most {MAX_MESSAGE_BYTES} fit")]
     TooLong(usize),
+    /// The agent says no, and why.
+    #[error("{0}")]
+    Refused(String),
     /// The answer is not one.
     #[error("{0}")]
     Decode(String),
@@ -87,6 +91,37 @@ pub fn status(socket: &Path, timeout: Duration) -> Result<Status, CallError> {
         ztunnels,
         pods,
     })
+}
+
+/// What the agent's verification says, put together from its datagrams.
+///
+/// # Errors
+/// [`CallError`]; a refusal of the agent is one.
+pub fn verify(
+    socket: &Path,
+    uid: Option<String>,
+    repair: bool,
+    timeout: Duration,
+) -> Result<Vec<PodVerdict>, CallError> {
+    let deadline = Instant::now() + timeout;
+    let conn = begin(socket, &Request::Verify { uid, repair }, None, timeout)?;
+    let nonsense = |answer: &Answer| CallError::Decode(format!("unexpected answer {answer:?}"));
+    let count = match next(&conn, deadline)? {
+        Answer::Verified { pods } => pods.min(MAX_STATUS_PODS),
+        Answer::Failed(failure) => {
+            let Failure { msg, details, .. } = failure;
+            return Err(CallError::Refused(format!("{msg}: {details}")));
+        }
+        other => return Err(nonsense(&other)),
+    };
+    let mut verdicts = Vec::with_capacity(count);
+    for _ in 0..count {
+        match next(&conn, deadline)? {
+            Answer::Verdict(verdict) => verdicts.push(verdict),
+            other => return Err(nonsense(&other)),
+        }
+    }
+    Ok(verdicts)
 }
 
 fn begin(

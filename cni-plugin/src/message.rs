@@ -7,6 +7,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::steering::fault::Fault;
+
 /// Longest datagram in bytes, both directions. A GC call lists the containers of a whole node:
 /// 1,000 ids of 64 digits are 70 KiB; the kernel's default send buffer ends at 208 KiB.
 pub const MAX_MESSAGE_BYTES: usize = 128 * 1024;
@@ -108,6 +110,14 @@ pub enum Request {
     },
     /// What the agent knows; answered by [`Answer::Status`] and one [`Answer::Pod`] each.
     Status,
+    /// Try the capture of all enrolled pods, or of one; answered by [`Answer::Verified`] and one
+    /// [`Answer::Verdict`] each.
+    Verify {
+        /// Only this pod.
+        uid: Option<String>,
+        /// Whether to put right what is broken.
+        repair: bool,
+    },
 }
 
 /// The agent's answer.
@@ -134,6 +144,13 @@ pub enum Answer {
     },
     /// One pod of a status.
     Pod(PodStatus),
+    /// The head of a verification: `pods` datagrams follow.
+    Verified {
+        /// How many pods follow.
+        pods: usize,
+    },
+    /// One pod of a verification.
+    Verdict(PodVerdict),
 }
 
 /// Why a call failed, in CNI's terms.
@@ -178,6 +195,22 @@ pub struct PodStatus {
     pub cookie: u64,
     /// Connections by what the steering program did with them.
     pub counters: std::collections::BTreeMap<String, u64>,
+}
+
+/// What a verification says of one enrolled pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodVerdict {
+    /// Who.
+    #[serde(flatten)]
+    pub pod: PodName,
+    /// Its addresses.
+    pub ips: Vec<IpAddr>,
+    /// Whether its connections go to the proxy now.
+    pub captured: bool,
+    /// Why not.
+    pub faults: Vec<Fault>,
+    /// What was wrong and is put right.
+    pub repaired: Vec<Fault>,
 }
 
 #[cfg(test)]

@@ -273,7 +273,7 @@ fn unanswered(conf: &NetConf, error: &CallError) -> CniError {
             format!("the node agent at {socket} went away"),
         ),
         CallError::TooLong(_) => (code::IO, "the call does not fit one datagram".to_owned()),
-        CallError::Decode(_) => (
+        CallError::Refused(_) | CallError::Decode(_) => (
             code::DECODE,
             "the node agent's answer cannot be read".to_owned(),
         ),

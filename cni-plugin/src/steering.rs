@@ -5,8 +5,10 @@
 
 pub mod abi;
 pub mod captured;
+pub mod fault;
 pub mod hook;
 pub mod pod;
+pub mod probe;
 pub mod program;
 pub mod routes;
 pub mod sysctls;

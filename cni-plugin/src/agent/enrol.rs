@@ -4,7 +4,7 @@
 //! ```text
 //!  (unknown) --ADD--> not_enrolled            the control plane says no
 //!  (unknown) --ADD--> enrolling --> enrolled  listeners, program, ztunnel's ack, sysctls and
-//!                         |                   rules, link (inbound starts), cookie (outbound)
+//!                         |                   rules, link (inbound starts), cookie (outbound), a try
 //!                         +--> (unknown)      a step failed: all is undone
 //! ```
 
@@ -20,10 +20,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::record::{Phase, Record};
 use super::table::{Entry, Live};
-use super::{Agent, follow};
+use super::{Agent, follow, verify};
 use crate::message::{Failure, PodName};
 use crate::plugin::code;
 use crate::steering::BpfError;
+use crate::steering::fault::Fault;
 use crate::steering::pod::{Listeners, PodSteering, SteerError, unroute};
 use crate::steering::program;
 use crate::zds::{HandError, HandedPod};
@@ -72,6 +73,8 @@ enum StepError {
     Hand(#[from] HandError),
     #[error("the connect hook: {0}")]
     Hook(#[from] BpfError),
+    #[error("verification: {}", Fault::join(.0))]
+    Unproven(Vec<Fault>),
 }
 
 impl StepError {
@@ -293,7 +296,7 @@ async fn steps(agent: &Arc<Agent>, record: &mut Record, netns: &Netns) -> Result
         return Err(HandError::NotConnected.into());
     }
     agent.zds.add(handed(record, netns, &listeners)).await?;
-    capture(agent, record, &steering).await?;
+    capture(agent, record, &steering, &listeners).await?;
     keep(agent, record.clone(), steering, listeners);
     Ok(())
 }
@@ -303,6 +306,7 @@ async fn capture(
     agent: &Agent,
     record: &mut Record,
     steering: &PodSteering,
+    listeners: &Listeners,
 ) -> Result<(), StepError> {
     let before = steering.set_sysctls().map_err(StepError::at("sysctls"))?;
     if record.sysctls_before.is_empty() {
@@ -316,6 +320,9 @@ async fn capture(
         .map_err(StepError::at("rules and routes"))?;
     steering.attach().map_err(StepError::at("attaching"))?;
     agent.hook().enrol(steering.cookie())?;
+    verify::confirm(agent, record, steering, listeners)
+        .await
+        .map_err(StepError::Unproven)?;
     record.phase = Phase::Enrolled;
     agent.state.save(record)?;
     Ok(())
@@ -393,7 +400,8 @@ async fn again(agent: &Arc<Agent>, mut entry: Entry) -> Result<Outcome, Failure>
             details,
         });
     };
-    if let Err(error) = capture(agent, &mut entry.record, &live.steering).await {
+    let captured = capture(agent, &mut entry.record, &live.steering, &live.listeners).await;
+    if let Err(error) = captured {
         undo(agent, &entry.record, live.steering.netns()).await;
         return Err(error.failure(&pod));
     }

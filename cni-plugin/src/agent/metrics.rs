@@ -7,6 +7,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::record::Phase;
+use crate::steering::fault::Cause;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct PhaseLabel {
@@ -17,6 +18,16 @@ struct PhaseLabel {
 struct CallLabels {
     op: &'static str,
     result: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct VerdictLabel {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct CauseLabel {
+    cause: &'static str,
 }
 
 /// Clones count together.
@@ -32,6 +43,8 @@ pub struct Metrics {
     pub control_plane_reached: Gauge,
     /// Pods whose namespace vanished without a DEL.
     pub vanished: Counter,
+    verified: Family<VerdictLabel, Gauge>,
+    repairs: Family<CauseLabel, Counter>,
 }
 
 impl Metrics {
@@ -61,7 +74,33 @@ impl Metrics {
             "Pods whose namespace went away without a DEL",
             metrics.vanished.clone(),
         );
+        registry.register(
+            "verified_pods",
+            "Enrolled pods by what the last verification of their capture found",
+            metrics.verified.clone(),
+        );
+        registry.register(
+            "repairs",
+            "Repairs of a pod's capture, by what was broken",
+            metrics.repairs.clone(),
+        );
         metrics
+    }
+
+    /// Sets the numbers of pods that were found captured, and not.
+    pub fn set_verified(&self, captured: usize, broken: usize) {
+        for (result, count) in [("captured", captured), ("not_captured", broken)] {
+            let label = VerdictLabel { result };
+            self.verified.get_or_create(&label).set(count as i64);
+        }
+    }
+
+    /// Counts a repair.
+    pub fn repaired(&self, cause: Cause) {
+        let label = CauseLabel {
+            cause: cause.name(),
+        };
+        self.repairs.get_or_create(&label).inc();
     }
 
     /// Sets the number of pods in a phase.

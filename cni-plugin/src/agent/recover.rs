@@ -9,13 +9,15 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
+use netio::netns::Netns;
+
 use super::record::{Phase, Record};
 use super::release::{Gone, drop_steering, leave, open_same};
 use super::table::Entry;
 use super::{Agent, enrol};
 use crate::steering::pod::SteerError;
 use crate::steering::program;
-use crate::zds::Known;
+use crate::zds::{HandedPod, Known};
 
 /// Name of the hook's directory beside those of the pods.
 pub const NODE_DIR: &str = "node";
@@ -87,12 +89,27 @@ async fn one(agent: &Arc<Agent>, record: Record) {
     }
 }
 
+/// Renews a pod's capture while ztunnels are connected: they get the new listeners.
+pub(super) async fn rebuild(
+    agent: &Arc<Agent>,
+    record: Record,
+    netns: Netns,
+) -> Result<(), SteerError> {
+    let uid = record.pod.uid.clone();
+    let handed = captured(agent, record, netns).await?;
+    if let Err(error) = agent.zds.add(handed).await {
+        // A ztunnel that connects later gets them in its snapshot.
+        tracing::warn!(uid, %error, "no ztunnel took the pod's new listeners");
+    }
+    Ok(())
+}
+
 /// Renews every part of a pod's capture over what is pinned.
 async fn captured(
     agent: &Arc<Agent>,
     mut record: Record,
-    netns: netio::netns::Netns,
-) -> Result<(), SteerError> {
+    netns: Netns,
+) -> Result<Arc<HandedPod>, SteerError> {
     let dir = agent.pod_dir(&record.pod.uid);
     let (steering, listeners) = enrol::load(&dir, &netns, false).await?;
     steering.set_sysctls()?;
@@ -100,9 +117,10 @@ async fn captured(
     steering.attach()?;
     agent.hook().enrol(steering.cookie())?;
     let handed = enrol::handed(&record, &netns, &listeners);
-    agent.zds.remember(&record.pod.uid, Known::Handed(handed));
+    let known = Known::Handed(handed.clone());
+    agent.zds.remember(&record.pod.uid, known);
     enrol::keep(agent, record, steering, listeners);
-    Ok(())
+    Ok(handed)
 }
 
 /// Removes the pins of pods that nobody knows.

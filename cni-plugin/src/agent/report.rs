@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::Agent;
 use super::record::Phase;
+use super::{Agent, verify};
 
 /// Pause between two reports when nothing changes.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -110,6 +110,7 @@ fn note(agent: &Agent, reached: &mut Option<bool>, result: &Result<bool, String>
     for phase in Phase::ALL {
         agent.metrics.set_pods(phase, agent.table.count(phase));
     }
+    verify::publish(agent);
     agent
         .metrics
         .control_plane_reached

@@ -12,9 +12,10 @@ use tokio::sync::Semaphore;
 use super::enrol::{Outcome, Wanted};
 use super::record::{Phase, Record};
 use super::table::Entry;
-use super::{Agent, enrol, release};
+use super::{Agent, enrol, release, verify};
 use crate::message::{Answer, Failure, MAX_MESSAGE_BYTES, PodStatus, Request};
 use crate::plugin::code;
+use crate::steering::fault::Fault;
 
 /// Calls at the same time. A node starts at most about a hundred pods at once; the rest waits in
 /// the socket's backlog.
@@ -106,6 +107,7 @@ async fn answer(
 ) -> Vec<Answer> {
     let (op, result) = match request {
         Request::Status => return status(agent),
+        Request::Verify { uid, repair } => return verify::answer(agent, uid, repair).await,
         Request::Ready => ("status", ready(agent).await),
         Request::Del { container_id } => ("del", Ok(release::delete(agent, &container_id).await)),
         Request::Gc { keep } => ("gc", Ok(release::collect(agent, keep).await)),
@@ -240,26 +242,13 @@ async fn check(agent: &Agent, container_id: &str) -> Result<Outcome, Failure> {
         let msg = "the node agent does not know this sandbox";
         return Err(fail(code::UNKNOWN_CONTAINER, msg, container_id.to_owned()));
     };
-    let (Phase::Enrolled, Some(live)) = (entry.record.phase, &entry.live) else {
+    if entry.record.phase != Phase::Enrolled || entry.live.is_none() {
         return Ok(Outcome {
             enrolled: false,
             reason: entry.record.reason,
         });
-    };
-    let mut faults = match live.steering.faults(&live.listeners).await {
-        Ok(faults) => faults,
-        Err(error) => vec![error.to_string()],
-    };
-    if !agent.hook().is_attached() {
-        faults.push("the connect hook is not attached".into());
     }
-    if !agent
-        .hook()
-        .enrolled()
-        .is_ok_and(|found| found.contains(&entry.record.cookie))
-    {
-        faults.push("the connect hook does not know the pod's namespace".into());
-    }
+    let faults = verify::look(agent, &entry).await;
     if faults.is_empty() {
         return Ok(Outcome {
             enrolled: true,
@@ -269,7 +258,7 @@ async fn check(agent: &Agent, container_id: &str) -> Result<Outcome, Failure> {
     Err(fail(
         code::BROKEN,
         "the pod's capture is broken",
-        faults.join("; "),
+        Fault::join(&faults),
     ))
 }
 

@@ -5,12 +5,14 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use aya::maps::HashMap;
 use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, CgroupSockAddr};
 use aya::{Ebpf, EbpfLoader};
+use netio::bpf::LinkTarget;
 use netio::cgroup::Cgroup;
 
 use super::BpfError;
@@ -28,6 +30,7 @@ const BIND: [&str; 2] = ["bind4", "bind6"];
 #[derive(Debug)]
 pub struct Hook {
     dir: PathBuf,
+    cgroup: Cgroup,
     ebpf: Ebpf,
 }
 
@@ -41,8 +44,7 @@ impl Hook {
     pub fn attach(dir: &Path, cgroup: &Path) -> Result<Self, BpfError> {
         make_private_dir(dir)?;
         check_bpffs(dir)?;
-        let root = Cgroup::open(cgroup).and_then(|cgroup| File::open(cgroup.path()));
-        let root = root.map_err(BpfError::step("opening --cgroup-root"))?;
+        let cgroup = Cgroup::open(cgroup).map_err(BpfError::step("opening --cgroup-root"))?;
         let mut loader = EbpfLoader::new();
         for name in MAPS {
             loader.map_pin_path(name, dir.join(name));
@@ -52,13 +54,34 @@ impl Hook {
             .map_err(BpfError::step("loading the object"))?;
         let mut hook = Self {
             dir: dir.to_owned(),
+            cgroup,
             ebpf,
         };
+        hook.attach_all(|_, _| true)?;
+        Ok(hook)
+    }
+
+    /// Attaches again what was detached or unpinned.
+    ///
+    /// # Errors
+    /// As [`Hook::attach`].
+    pub fn restore(&mut self) -> Result<(), BpfError> {
+        self.attach_all(|hook, name| !hook.is_linked(name))
+    }
+
+    fn attach_all(&mut self, wanted: impl Fn(&Self, &str) -> bool) -> Result<(), BpfError> {
+        let root = File::open(self.cgroup.path());
+        let root = root.map_err(BpfError::step("opening --cgroup-root"))?;
         for name in CONNECT {
-            hook.attach_one(name, &root)?;
+            if wanted(self, name) {
+                self.attach_one(name, &root)?;
+            }
         }
         for name in BIND {
-            if let Err(error) = hook.attach_one(name, &root) {
+            if !wanted(self, name) {
+                continue;
+            }
+            if let Err(error) = self.attach_one(name, &root) {
                 tracing::warn!(
                     program = name,
                     %error,
@@ -67,7 +90,7 @@ impl Hook {
                 );
             }
         }
-        Ok(hook)
+        Ok(())
     }
 
     fn attach_one(&mut self, name: &'static str, root: &File) -> Result<(), BpfError> {
@@ -80,9 +103,11 @@ impl Hook {
         let program: &mut CgroupSockAddr = program
             .try_into()
             .map_err(BpfError::step("opening a hook program"))?;
-        program
-            .load()
-            .map_err(BpfError::step("loading a hook program"))?;
+        if program.fd().is_err() {
+            program
+                .load()
+                .map_err(BpfError::step("loading a hook program"))?;
+        }
         let attached = program
             .attach(root, CgroupAttachMode::Single)
             .and_then(|id| program.take_link(id))
@@ -147,9 +172,18 @@ impl Hook {
         keys(&mut self.ebpf, "proxies")
     }
 
-    /// Whether the connect programs are pinned where they belong.
+    /// Whether the pinned links of the connect programs are in force where they belong.
     pub fn is_attached(&self) -> bool {
-        CONNECT.iter().all(|name| self.dir.join(name).exists())
+        CONNECT.iter().all(|name| self.is_linked(name))
+    }
+
+    fn is_linked(&self, name: &str) -> bool {
+        let info = netio::bpf::object_get(&self.dir.join(name))
+            .and_then(|link| netio::bpf::link_info(link.as_fd()));
+        let wanted = LinkTarget::Cgroup {
+            id: self.cgroup.id(),
+        };
+        info.is_ok_and(|info| info.target == wanted)
     }
 }
 

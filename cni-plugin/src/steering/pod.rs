@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,10 +13,13 @@ use std::time::Duration;
 
 use netio::netns::Netns;
 use netio::socket::{Family, transparent_listener};
+use rtnetlink::IpVersion;
 use tokio::time::Instant;
 
 use super::BpfError;
 use super::abi::LISTENERS;
+use super::fault::{Cause, Fault};
+use super::probe::{self, Seen, Way};
 use super::program::{self, Program};
 use super::routes::{self, Address, RouteError, Sources};
 use super::sysctls::{self, Before, SysctlError};
@@ -225,39 +228,116 @@ impl PodSteering {
         Ok(self.program().counters()?)
     }
 
-    /// What is missing of a full capture, one sentence each; empty when all is in place.
+    /// What is missing of a full capture; empty when all parts are in place.
     ///
     /// # Errors
     /// [`SteerError`] when it cannot be seen.
-    pub async fn faults(&self, listeners: &Listeners) -> Result<Vec<String>, SteerError> {
-        let mut faults = Vec::new();
-        {
-            let program = self.program();
-            if !program.is_attached() {
-                faults.push("the sk_lookup link is not pinned".to_owned());
-            }
-            let slots = program.slot_cookies()?;
-            for (slot, (found, socket)) in slots.iter().zip(listeners.sockets()).enumerate() {
-                let wanted = netio::socket::cookie(socket.as_fd())?;
-                if *found != Some(wanted) {
-                    faults.push(format!(
-                        "listener slot {slot} does not hold the agent's listener"
-                    ));
-                }
-            }
-        }
+    pub async fn faults(&self, listeners: &Listeners) -> Result<Vec<Fault>, SteerError> {
+        let addresses = routes::addresses(&self.netns).await?;
+        let mut faults = self.program_faults(listeners, &addresses)?;
         if !self.netns.enter(sysctls::are_set)? {
-            faults.push("a sysctl was changed".to_owned());
+            faults.push(Fault::new(Cause::Sysctl, "a sysctl was changed"));
         }
-        let sources = Sources::choose(&routes::addresses(&self.netns).await?, &[]);
-        let (v4, v6) = routes::installed(&self.netns).await?;
-        if sources.v4.is_some() && !v4 {
-            faults.push("the IPv4 rule or route of the capture mark is gone".to_owned());
-        }
-        if sources.v6.is_some() && !v6 {
-            faults.push("the IPv6 rule or route of the capture mark is gone".to_owned());
+        let sources = Sources::choose(&addresses, &[]);
+        let families = [
+            (IpVersion::V4, "IPv4", sources.v4.is_some()),
+            (IpVersion::V6, "IPv6", sources.v6.is_some()),
+        ];
+        for (family, name, _) in families.into_iter().filter(|(_, _, used)| *used) {
+            let found = routes::installed(&self.netns, family).await?;
+            if !found.rule {
+                let what = format!("the {name} rule of the capture mark is gone");
+                faults.push(Fault::new(Cause::Rule, what));
+            }
+            if !found.capture {
+                let what = format!("the {name} capture route of table 100 is gone");
+                faults.push(Fault::new(Cause::Route, what));
+            }
+            if !found.blocking {
+                let what = format!("the {name} unreachable route of table 100 is gone");
+                faults.push(Fault::new(Cause::Route, what));
+            }
         }
         Ok(faults)
+    }
+
+    fn program_faults(
+        &self,
+        listeners: &Listeners,
+        addresses: &[Address],
+    ) -> Result<Vec<Fault>, SteerError> {
+        let mut faults = Vec::new();
+        let program = self.program();
+        if !program.is_pinned() {
+            faults.push(Fault::new(Cause::Link, "a map is not pinned any more"));
+        }
+        if !program.is_attached(self.netns.id().ino) {
+            faults.push(Fault::new(
+                Cause::Link,
+                "the sk_lookup link is not in force",
+            ));
+        }
+        for slot in misplaced(&program, listeners)? {
+            let what = format!("slot {slot} does not hold the agent's listener");
+            faults.push(Fault::new(Cause::Listener, what));
+        }
+        let wanted: BTreeSet<IpAddr> = addresses.iter().map(|address| address.ip).collect();
+        let known = program.addresses();
+        if known != wanted {
+            let what = format!("the program knows {known:?}, the pod has {wanted:?}");
+            faults.push(Fault::new(Cause::Address, what));
+        }
+        Ok(faults)
+    }
+
+    /// Connects as an application of the pod would, in every family that it has an address of, and
+    /// tells what did not go to the listeners. `hooked`: whether the connect hook sees this
+    /// process; else its part is not tested. Nothing is accepted, see [`probe`].
+    ///
+    /// # Errors
+    /// [`SteerError`] when it cannot be tried.
+    pub async fn try_connections(&self, hooked: bool) -> Result<Vec<Fault>, SteerError> {
+        let addresses = routes::addresses(&self.netns).await?;
+        let sources = Sources::choose(&addresses, &[]);
+        let own = sources.v4.map(IpAddr::from).into_iter();
+        let own = own.chain(sources.v6.map(IpAddr::from));
+        let mut faults = Vec::new();
+        for ip in own {
+            for way in [Way::Outbound, Way::Inbound] {
+                let to = way.destination(ip);
+                let before = self.counters()?;
+                let netns = self.netns.clone();
+                let work = move || netns.enter(|| probe::connect(to, !hooked));
+                let seen = tokio::task::spawn_blocking(work)
+                    .await
+                    .map_err(|_| SteerError::CutOff)???;
+                let moved = self.counters()?.get(way.counter()) > before.get(way.counter());
+                faults.extend(fault_of(&seen, to, moved));
+            }
+        }
+        Ok(faults)
+    }
+
+    /// Puts the listeners back into slots that do not hold them.
+    ///
+    /// # Errors
+    /// [`SteerError`].
+    pub fn restore_listeners(&self, listeners: &Listeners) -> Result<(), SteerError> {
+        let program = self.program();
+        for slot in misplaced(&program, listeners)? {
+            program.set_listener(slot, &listeners.sockets[slot])?;
+        }
+        Ok(())
+    }
+
+    /// Whether the link is in force.
+    pub fn is_attached(&self) -> bool {
+        self.program().is_attached(self.netns.id().ino)
+    }
+
+    /// Whether all maps are pinned. Without them only a new program with new listeners helps.
+    pub fn is_pinned(&self) -> bool {
+        self.program().is_pinned()
     }
 
     /// Removes program and maps.
@@ -271,6 +351,37 @@ impl PodSteering {
     fn program(&self) -> MutexGuard<'_, Program> {
         // A panic in the middle of a step leaves maps that the next step completes.
         self.program.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The slots that do not hold their listener.
+fn misplaced(program: &Program, listeners: &Listeners) -> Result<Vec<usize>, SteerError> {
+    let mut slots = Vec::new();
+    for (slot, found) in program.slot_cookies()?.into_iter().enumerate() {
+        let wanted = netio::socket::cookie(listeners.sockets[slot].as_fd())?;
+        if found != Some(wanted) {
+            slots.push(slot);
+        }
+    }
+    Ok(slots)
+}
+
+/// What a probe says, and whether the program has counted it.
+fn fault_of(seen: &Seen, to: SocketAddr, counted: bool) -> Option<Fault> {
+    if !seen.marked {
+        let what = format!("the connect hook left a connection to {to} alone");
+        return Some(Fault::new(Cause::Hook, what));
+    }
+    match &seen.answered {
+        Err(error) => {
+            let what = format!("a connection to {to} was not answered by the listener: {error}");
+            Some(Fault::new(Cause::Connection, what))
+        }
+        Ok(()) if !counted => {
+            let what = format!("something other than the steering program answered for {to}");
+            Some(Fault::new(Cause::Connection, what))
+        }
+        Ok(()) => None,
     }
 }
 

@@ -17,7 +17,7 @@ use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::SkLookup;
 use aya::programs::links::FdLink;
 use aya::{Ebpf, EbpfLoader};
-use netio::bpf::SockMap;
+use netio::bpf::{LinkTarget, SockMap};
 
 use super::BpfError;
 use super::abi::{COUNTERS, LISTENERS, address_key, key_address};
@@ -112,9 +112,24 @@ impl Program {
         detach_pinned(&self.dir)
     }
 
-    /// Whether the link is pinned.
-    pub fn is_attached(&self) -> bool {
-        self.dir.join(LINK).exists()
+    /// Whether the pinned link steers the namespace with this inode number.
+    pub fn is_attached(&self, netns: u64) -> bool {
+        let info = netio::bpf::object_get(&self.dir.join(LINK))
+            .and_then(|link| netio::bpf::link_info(link.as_fd()));
+        // A link that was detached names no namespace.
+        info.is_ok_and(
+            |info| matches!(info.target, LinkTarget::Netns { ino } if u64::from(ino) == netns),
+        )
+    }
+
+    /// Whether all maps are pinned: a new program can be loaded over them.
+    pub fn is_pinned(&self) -> bool {
+        MAPS.iter().all(|name| self.dir.join(name).exists())
+    }
+
+    /// The pod's addresses as the program knows them.
+    pub fn addresses(&self) -> BTreeSet<IpAddr> {
+        self.local_addrs.keys().flatten().map(key_address).collect()
     }
 
     /// Puts a listener into its slot, in one update.
@@ -153,8 +168,8 @@ impl Program {
                 reason,
             )));
         }
+        let known = self.addresses();
         let map = &mut self.local_addrs;
-        let known: BTreeSet<IpAddr> = map.keys().flatten().map(key_address).collect();
         let failed = || BpfError::step("filling map local_addrs");
         for gone in known.difference(wanted) {
             map.remove(&address_key(*gone)).map_err(failed())?;

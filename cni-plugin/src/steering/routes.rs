@@ -11,11 +11,11 @@ use futures::future::{Either, select};
 use futures::{StreamExt, TryStreamExt};
 use netio::netns::Netns;
 use rtnetlink::packet_core::NetlinkPayload;
-use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
 use rtnetlink::packet_route::route::{RouteScope, RouteType};
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{Handle, IpVersion, MulticastGroup, RouteMessageBuilder};
 use tokio::sync::mpsc;
 
@@ -331,27 +331,35 @@ fn is_blocking_route(route: &RouteMessage) -> bool {
     route.header.kind == RouteType::Unreachable && route.attributes.contains(&metric)
 }
 
-/// Which families have both rule and route: (IPv4, IPv6).
+/// What is there of one family's part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Installed {
+    /// The rule of the capture mark.
+    pub rule: bool,
+    /// The route to lo.
+    pub capture: bool,
+    /// The route that blocks when the other is gone.
+    pub blocking: bool,
+}
+
+/// What is there of a family that the pod has an address of.
 ///
 /// # Errors
 /// [`RouteError`].
-pub async fn installed(netns: &Netns) -> Result<(bool, bool), RouteError> {
+pub async fn installed(netns: &Netns, family: IpVersion) -> Result<Installed, RouteError> {
     with_handle(netns, async |handle| {
-        let v4_rules = our_rules(&handle, &IpVersion::V4).await?;
-        let v6_rules = our_rules(&handle, &IpVersion::V6).await?;
-        let routes = our_routes(&handle).await?;
-        let routed = |v6: bool| {
-            let is_v6 = |route: &&RouteMessage| {
-                route.header.address_family == rtnetlink::packet_route::AddressFamily::Inet6
-            };
-            routes
-                .iter()
-                .any(|route| is_v6(&route) == v6 && is_capture_route(route))
+        let rules = our_rules(&handle, &family).await?;
+        let wanted = match family {
+            IpVersion::V4 => AddressFamily::Inet,
+            IpVersion::V6 => AddressFamily::Inet6,
         };
-        Ok((
-            !v4_rules.is_empty() && routed(false),
-            !v6_rules.is_empty() && routed(true),
-        ))
+        let mut routes = our_routes(&handle).await?;
+        routes.retain(|route| route.header.address_family == wanted);
+        Ok(Installed {
+            rule: !rules.is_empty(),
+            capture: routes.iter().any(is_capture_route),
+            blocking: routes.iter().any(is_blocking_route),
+        })
     })
     .await
 }

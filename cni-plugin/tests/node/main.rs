@@ -9,5 +9,6 @@ mod ground;
 mod lifecycle;
 mod plugin;
 mod rig;
+mod verify;
 mod zds;
 mod ztunnel;

@@ -9,12 +9,13 @@ use cni_plugin::agent::control::{Asked, Control};
 use cni_plugin::agent::metrics::Metrics;
 use cni_plugin::agent::{self, Settings};
 use cni_plugin::client::{self, Status};
-use cni_plugin::message::{Answer, Failure, PodName, PodStatus, Request};
+use cni_plugin::message::{Answer, Failure, PodName, PodStatus, PodVerdict, Request};
 use process::grpc::agent::{Described, PodDescription, PodReport};
 use process::tasks::Tasks;
+use prometheus_client::registry::Registry;
 
 use crate::app::App;
-use crate::ground::{Bpffs, Network, Space, Tree, unique};
+use crate::ground::{Bpffs, Network, Space, Tree, ip_text, unique};
 
 /// Answers as a test wants it, and remembers what it was told.
 pub struct FakeControl {
@@ -65,10 +66,21 @@ pub struct Rig {
     pub run: tempfile::TempDir,
     pub tree: Tree,
     pub pod: PodName,
+    pub verify_interval: Duration,
+    registry: Registry,
+    metrics: Metrics,
 }
 
 impl Rig {
     pub async fn start() -> Self {
+        // No round but that of the start.
+        Self::verifying(Duration::from_secs(3600)).await
+    }
+
+    /// With an agent that verifies as often as this.
+    pub async fn verifying(verify_interval: Duration) -> Self {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
         let control = Arc::new(FakeControl {
             answer: Mutex::new(Ok(FakeControl::enrolling(true))),
             reports: Mutex::default(),
@@ -87,6 +99,9 @@ impl Rig {
                 namespace: "shop".into(),
                 name: "web".into(),
             },
+            verify_interval,
+            registry,
+            metrics,
         };
         rig.start_agent().await;
         rig
@@ -100,9 +115,10 @@ impl Rig {
             bpffs: self.bpffs.path(),
             cgroup_root: self.tree.root().to_owned(),
             state_dir: self.state_dir(),
+            verify_interval: self.verify_interval,
         };
         let control = Box::new(SharedControl(self.control.clone()));
-        agent::start(settings, control, Metrics::default(), &self.tasks)
+        agent::start(settings, control, self.metrics.clone(), &self.tasks)
             .await
             .unwrap();
     }
@@ -159,6 +175,28 @@ impl Rig {
         self.ask(&self.add_request(&ips), Some(&self.network.pod))
     }
 
+    /// The same, with nothing left for the address follower to do, which would put back a rule
+    /// that a test removes: it looks once after every enrolment, and when the link-local address
+    /// comes.
+    pub async fn add_and_settle(&self) {
+        let line = format!("-n {} -6 addr show dev eth0", self.network.pod.name);
+        self.until("the link-local address", |_| {
+            ip_text(&line).contains("fe80")
+        })
+        .await;
+        self.add().unwrap();
+        let subscriptions = || std::fs::read_to_string("/proc/thread-self/net/netlink");
+        // RTNLGRP_IPV4_IFADDR and RTNLGRP_IPV6_IFADDR.
+        let subscribed = |rig: &Self| {
+            let text = rig.network.pod.netns.enter(subscriptions).unwrap().unwrap();
+            text.contains(" 00000110 ")
+        };
+        self.until("addresses are followed", subscribed).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        // Waits for its turn behind the follower's.
+        assert!(self.verify(false).captured);
+    }
+
     pub fn del(&self) {
         self.ask(
             &Request::Del {
@@ -185,6 +223,22 @@ impl Rig {
             },
             None,
         )
+    }
+
+    /// The verdict on the pod.
+    pub fn verify(&self, repair: bool) -> PodVerdict {
+        let uid = Some(self.pod.uid.clone());
+        let wait = Duration::from_secs(20);
+        let mut verdicts = client::verify(&self.cni_socket(), uid, repair, wait).unwrap();
+        assert_eq!(verdicts.len(), 1);
+        verdicts.remove(0)
+    }
+
+    /// All metrics as text.
+    pub fn metrics(&self) -> String {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        text
     }
 
     pub fn status(&self) -> Status {
