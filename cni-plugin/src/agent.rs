@@ -2,7 +2,8 @@
 //! listeners to ztunnel and tells the control plane about them.
 //!
 //! What runs here: the calls' socket, the ZDS server, the reporter, one address follower a
-//! captured pod, the verification, the sweep for vanished pods, the admin server. All of it is owned by one `Tasks`.
+//! captured pod, the verification, the sweep for vanished pods, the admin server. All of it is
+//! owned by one `Tasks`.
 
 pub mod control;
 mod enrol;

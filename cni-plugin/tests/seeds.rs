@@ -10,10 +10,10 @@ mod replay;
 
 #[test]
 fn messages_of_the_agents_socket_hold() {
-    replay::replay("calls", 200, calls::holds);
+    replay::replay("calls", 500, calls::holds);
 }
 
 #[test]
 fn what_a_runtime_hands_over_holds() {
-    replay::replay("cni", 200, cni::holds);
+    replay::replay("cni", 500, cni::holds);
 }

@@ -4,7 +4,8 @@
 //! ```text
 //!  (unknown) --ADD--> not_enrolled            the control plane says no
 //!  (unknown) --ADD--> enrolling --> enrolled  listeners, program, ztunnel's ack, sysctls and
-//!                         |                   rules, link (inbound starts), cookie (outbound), a try
+//!                         |                   rules, link (inbound starts), cookie
+//!                         |                   (outbound), verification
 //!                         +--> (unknown)      a step failed: all is undone
 //! ```
 

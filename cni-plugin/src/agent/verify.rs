@@ -89,10 +89,12 @@ async fn all(agent: &Arc<Agent>, repair: bool) -> Vec<PodVerdict> {
         .filter(|entry| entry.record.phase == Phase::Enrolled)
         .map(|entry| entry.record.pod.uid)
         .collect();
-    let verdicts = futures::stream::iter(uids)
-        .map(async |uid| one(agent, &uid, repair).await)
-        .buffered(AT_ONCE);
-    verdicts.filter_map(async |verdict| verdict).collect().await
+    let verified = futures::stream::iter(uids).map(|uid| {
+        let agent = agent.clone();
+        async move { one(&agent, &uid, repair).await }
+    });
+    let verdicts: Vec<Option<PodVerdict>> = verified.buffered(AT_ONCE).collect().await;
+    verdicts.into_iter().flatten().collect()
 }
 
 /// None when the pod is not captured by intention.
