@@ -7,6 +7,7 @@
 
 pub mod control;
 mod enrol;
+mod existing;
 mod follow;
 pub mod metrics;
 mod proxies;

@@ -50,7 +50,7 @@ enum Command {
     /// Run the node agent.
     Agent(Box<AgentArgs>),
     /// Capture a running pod.
-    Enrol(PodArgs),
+    Enrol(EnrolArgs),
     /// Let a running pod go; its captured connections stay.
     Unenrol(PodArgs),
     /// What the agent knows, as JSON.
@@ -147,6 +147,16 @@ struct PodArgs {
     /// Path of its network namespace (enrol only).
     #[arg(long)]
     netns: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct EnrolArgs {
+    #[command(flatten)]
+    pod: PodArgs,
+    /// Close the connections that the pod has with other hosts; without this they go on past the
+    /// proxy, in plaintext, until they end.
+    #[arg(long)]
+    close_existing: bool,
 }
 
 #[derive(Debug, Args)]
@@ -263,13 +273,16 @@ impl PodArgs {
     }
 }
 
-fn enrol(args: &PodArgs) -> anyhow::Result<()> {
+fn enrol(args: &EnrolArgs) -> anyhow::Result<()> {
+    let close_existing = args.close_existing;
+    let args = &args.pod;
     let path = args.netns.as_ref().context("--netns is needed")?;
     let netns = File::open(path).with_context(|| path.display().to_string())?;
     let request = Request::Enrol {
         pod: args.pod(),
         netns: path.display().to_string(),
         timeout_ms: u64::try_from(args.agent.timeout.as_millis()).unwrap_or(u64::MAX),
+        close_existing,
     };
     args.ask(&request, Some(&netns))
 }

@@ -102,6 +102,9 @@ pub enum Request {
         netns: String,
         /// How long the caller waits for the answer.
         timeout_ms: u64,
+        /// Close the connections that the pod has with other hosts.
+        #[serde(default)]
+        close_existing: bool,
     },
     /// Let a running pod go; its captured connections stay.
     Unenrol {

@@ -4,7 +4,7 @@
 //! Knows namespaces, addresses and sockets; knows no CNI, no ZDS and no control plane.
 
 pub mod abi;
-pub mod captured;
+pub mod connections;
 pub mod fault;
 pub mod hook;
 pub mod pod;

@@ -21,12 +21,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::record::{Phase, Record};
 use super::table::{Entry, Live};
-use super::{Agent, follow, verify};
+use super::{Agent, existing, follow, verify};
 use crate::message::{Failure, PodName};
 use crate::plugin::code;
 use crate::steering::BpfError;
+use crate::steering::connections::Connection;
 use crate::steering::fault::Fault;
-use crate::steering::pod::{Listeners, PodSteering, SteerError, unroute};
+use crate::steering::pod::unroute;
+use crate::steering::pod::{Listeners, PodSteering, SteerError};
 use crate::steering::program;
 use crate::zds::{HandError, HandedPod};
 
@@ -52,6 +54,8 @@ pub struct Wanted {
     pub timeout: Duration,
     /// Capture it even if the control plane would not.
     pub by_command: bool,
+    /// Close the connections from before.
+    pub close_existing: bool,
 }
 
 /// How a call ended well.
@@ -114,6 +118,10 @@ pub async fn add(agent: &Arc<Agent>, wanted: Wanted) -> Result<Outcome, Failure>
         .table
         .get(&pod.uid)
         .filter(|entry| entry.record.cookie == cookie);
+    if wanted.close_existing {
+        let phase = known.as_ref().map(|entry| entry.record.phase);
+        existing::check(&pod, phase)?;
+    }
     match &known {
         Some(entry) if entry.record.phase == Phase::Enrolled => {
             return Ok(already(agent, entry.clone(), &wanted.record));
@@ -141,7 +149,7 @@ pub async fn add(agent: &Arc<Agent>, wanted: Wanted) -> Result<Outcome, Failure>
     } else if !described.enrol {
         return pass(agent, record);
     }
-    let result = enrol(agent, record, wanted.netns).await;
+    let result = enrol(agent, record, wanted.netns, wanted.close_existing).await;
     if let (Err(_), Some(entry)) = (&result, known) {
         let reason = entry.record.reason.clone();
         // Known and not enrolled, as before; what fails here is logged by what failed before.
@@ -247,11 +255,16 @@ fn unknown(pod: &PodName, details: String) -> Failure {
 }
 
 /// Steers a pod that is not steered. The caller holds its turn.
-async fn enrol(agent: &Arc<Agent>, mut record: Record, netns: Netns) -> Result<Outcome, Failure> {
+async fn enrol(
+    agent: &Arc<Agent>,
+    mut record: Record,
+    netns: Netns,
+    close: bool,
+) -> Result<Outcome, Failure> {
     let pod = record.pod.clone();
     let started = Instant::now();
-    match steps(agent, &mut record, &netns).await {
-        Ok(()) => {}
+    let before = match steps(agent, &mut record, &netns).await {
+        Ok(before) => before,
         Err(error) => {
             tracing::error!(
                 uid = pod.uid, namespace = pod.namespace, pod = pod.name, %error,
@@ -260,7 +273,7 @@ async fn enrol(agent: &Arc<Agent>, mut record: Record, netns: Netns) -> Result<O
             undo(agent, &record, &netns).await;
             return Err(error.failure(&pod));
         }
-    }
+    };
     tracing::info!(
         uid = pod.uid, namespace = pod.namespace, pod = pod.name, ips = ?record.ips,
         took = ?started.elapsed(), reason = record.reason, "pod enrolled"
@@ -272,13 +285,19 @@ async fn enrol(agent: &Arc<Agent>, mut record: Record, netns: Netns) -> Result<O
             "the control plane was not told yet that it is enrolled"
         );
     }
+    let existing = existing::settle(agent, &pod, &netns, &before, close)?;
     Ok(Outcome {
         enrolled: true,
-        reason: record.reason,
+        reason: format!("{}{existing}", record.reason),
     })
 }
 
-async fn steps(agent: &Arc<Agent>, record: &mut Record, netns: &Netns) -> Result<(), StepError> {
+/// All steps; gives the connections that were there before.
+async fn steps(
+    agent: &Arc<Agent>,
+    record: &mut Record,
+    netns: &Netns,
+) -> Result<Vec<Connection>, StepError> {
     record.phase = Phase::Enrolling;
     agent.state.save(record)?;
     let dir = agent.pod_dir(&record.pod.uid);
@@ -297,9 +316,10 @@ async fn steps(agent: &Arc<Agent>, record: &mut Record, netns: &Netns) -> Result
         return Err(HandError::NotConnected.into());
     }
     agent.zds.add(handed(record, netns, &listeners)).await?;
+    let before = existing::find(netns, &record.ips);
     capture(agent, record, &steering, &listeners).await?;
     keep(agent, record.clone(), steering, listeners);
-    Ok(())
+    Ok(before)
 }
 
 /// The steps after ztunnel's acknowledgement.

@@ -21,7 +21,7 @@ struct CallLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct VerdictLabel {
+struct ResultLabel {
     result: &'static str,
 }
 
@@ -43,8 +43,9 @@ pub struct Metrics {
     pub control_plane_reached: Gauge,
     /// Pods whose namespace vanished without a DEL.
     pub vanished: Counter,
-    verified: Family<VerdictLabel, Gauge>,
+    verified: Family<ResultLabel, Gauge>,
     repairs: Family<CauseLabel, Counter>,
+    existing: Family<ResultLabel, Counter>,
 }
 
 impl Metrics {
@@ -84,15 +85,26 @@ impl Metrics {
             "Repairs of a pod's capture, by what was broken",
             metrics.repairs.clone(),
         );
+        registry.register(
+            "preenrolment_connections",
+            "Connections that enrolments found, by what became of them",
+            metrics.existing.clone(),
+        );
         metrics
     }
 
     /// Sets the numbers of pods that were found captured, and not.
     pub fn set_verified(&self, captured: usize, broken: usize) {
         for (result, count) in [("captured", captured), ("not_captured", broken)] {
-            let label = VerdictLabel { result };
+            let label = ResultLabel { result };
             self.verified.get_or_create(&label).set(count as i64);
         }
+    }
+
+    /// Counts connections from before an enrolment: `left` or `closed`.
+    pub fn existing(&self, result: &'static str, count: usize) {
+        let label = ResultLabel { result };
+        self.existing.get_or_create(&label).inc_by(count as u64);
     }
 
     /// Counts a repair.

@@ -121,15 +121,20 @@ async fn answer(
             timeout_ms,
         } => {
             let record = new_record(pod, container_id, netns, ips);
-            ("add", capture(agent, record, timeout_ms, fds, false).await)
+            (
+                "add",
+                capture(agent, record, timeout_ms, fds, Caller::Runtime).await,
+            )
         }
         Request::Enrol {
             pod,
             netns,
             timeout_ms,
+            close_existing,
         } => {
             let record = new_record(pod, String::new(), netns, Vec::new());
-            ("enrol", capture(agent, record, timeout_ms, fds, true).await)
+            let by = Caller::Command { close_existing };
+            ("enrol", capture(agent, record, timeout_ms, fds, by).await)
         }
     };
     agent.metrics.call(op, result.is_ok());
@@ -167,12 +172,19 @@ fn new_record(
     }
 }
 
+/// Who wants a pod captured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Caller {
+    Runtime,
+    Command { close_existing: bool },
+}
+
 async fn capture(
     agent: &Arc<Agent>,
     mut record: Record,
     timeout_ms: u64,
     mut fds: Vec<std::os::fd::OwnedFd>,
-    by_command: bool,
+    by: Caller,
 ) -> Result<Outcome, Failure> {
     let wrong = |msg: &str, details: String| Failure {
         code: code::INVALID_ENV,
@@ -204,7 +216,11 @@ async fn capture(
             record,
             netns,
             timeout,
-            by_command,
+            by_command: by != Caller::Runtime,
+            close_existing: by
+                == Caller::Command {
+                    close_existing: true,
+                },
         },
     )
     .await

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::record::{Phase, Record};
@@ -25,6 +26,10 @@ use crate::steering::pod::{Listeners, PodSteering, SteerError};
 const AT_ONCE: usize = 4;
 /// Pause before a fault is believed: the address follower may be just putting it right.
 const SECOND_LOOK: Duration = Duration::from_millis(200);
+/// How long an enrolment tries to become verified.
+const CONFIRM_WAIT: Duration = Duration::from_secs(2);
+/// Pause between two tries.
+const CONFIRM_PAUSE: Duration = Duration::from_millis(50);
 /// Shortest pause between two rounds; 100 pods take about a second.
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -222,7 +227,11 @@ async fn look_at(agent: &Agent, steering: &PodSteering, listeners: &Listeners) -
     faults
 }
 
-/// Verifies a pod whose enrolment is at its last step; repairs once what changed meanwhile.
+/// Verifies a pod whose enrolment is at its last step, and repairs what changed meanwhile.
+///
+/// Repeated for a while: the kernel makes an IPv6 address known before it is local (a work queue,
+/// net/ipv6/addrconf.c, addrconf_dad_work), so that under load one of some hundred new pods does
+/// not reach itself yet.
 ///
 /// # Errors
 /// The faults that are left.
@@ -232,18 +241,20 @@ pub(super) async fn confirm(
     steering: &PodSteering,
     listeners: &Listeners,
 ) -> Result<(), Vec<Fault>> {
-    let mut faults = look_at(agent, steering, listeners).await;
-    if !faults.is_empty() {
+    let deadline = Instant::now() + CONFIRM_WAIT;
+    loop {
+        let mut faults = look_at(agent, steering, listeners).await;
+        if faults.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            return Err(faults);
+        }
         if let Err(error) = mend(agent, steering, listeners, &record.ips).await {
             faults.push(Fault::new(Cause::Namespace, error.to_string()));
             return Err(faults);
         }
-        faults = look_at(agent, steering, listeners).await;
-    }
-    if faults.is_empty() {
-        Ok(())
-    } else {
-        Err(faults)
+        tokio::time::sleep(CONFIRM_PAUSE).await;
     }
 }
 

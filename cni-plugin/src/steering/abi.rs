@@ -5,6 +5,8 @@ use std::net::IpAddr;
 
 /// Mark of captured sockets and of the proxy's sockets towards the application: "deliver to lo".
 pub const MARK_CAPTURE: u32 = 0x53a;
+/// Mark of the proxy's sockets towards the network.
+pub const MARK_PROXY: u32 = 0x539;
 /// The bits of a mark that are ours.
 pub const MARK_MASK: u32 = 0xfff;
 /// Routing table, and preference of the rules that lead to it. Greater than 0, so that table
@@ -51,6 +53,7 @@ mod tests {
         let header = include_str!("../../bpf/steer.h");
         for line in [
             format!("#define MARK_CAPTURE {MARK_CAPTURE:#x}"),
+            format!("#define MARK_PROXY {MARK_PROXY:#x}"),
             format!("#define MARK_MASK {MARK_MASK:#x}"),
             format!("#define LOOPBACK_IFINDEX {LOOPBACK_IFINDEX}"),
             "enum role { ROLE_OUTBOUND, ROLE_INBOUND, ROLE_HBONE, ROLE_DNS, ROLES };".into(),

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::BpfError;
 use super::abi::LISTENERS;
+use super::connections::{self, Connection};
 use super::fault::{Cause, Fault};
 use super::probe::{self, Seen, Way};
 use super::program::{self, Program};
@@ -400,7 +401,24 @@ pub async fn unroute(netns: &Netns, before: &Before) -> Result<(), SteerError> {
 /// # Errors
 /// [`SteerError`].
 pub fn captured_connections(netns: &Netns) -> Result<usize, SteerError> {
-    Ok(netns.enter(super::captured::count)??)
+    Ok(netns.enter(connections::captured)??)
+}
+
+/// The connections with other hosts of a namespace that is not captured yet; `own` are its
+/// addresses.
+///
+/// # Errors
+/// [`SteerError`].
+pub fn existing_connections(netns: &Netns, own: &[IpAddr]) -> Result<Vec<Connection>, SteerError> {
+    Ok(netns.enter(|| connections::existing(own))??)
+}
+
+/// Closes connections of the namespace; gives how many there still were.
+///
+/// # Errors
+/// [`SteerError`].
+pub fn close_connections(netns: &Netns, which: &[Connection]) -> Result<usize, SteerError> {
+    Ok(netns.enter(|| connections::close(which))??)
 }
 
 fn global(addresses: &[Address], preferred: &[IpAddr]) -> Vec<IpAddr> {

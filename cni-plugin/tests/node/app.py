@@ -94,9 +94,16 @@ def dial(order):
     return {"id": number, "mark": mark, "local": here, "greeting": line(connection)}
 
 
+def send(connection, data):
+    try:
+        connection.sendall(data)
+    except OSError:
+        pass  # Reading says so too.
+
+
 def ping(order):
     connection, sent, got = connections[order["id"]], os.urandom(100_000), b""
-    writer = threading.Thread(target=connection.sendall, args=(sent,), daemon=True)
+    writer = threading.Thread(target=send, args=(connection, sent), daemon=True)
     writer.start()
     while len(got) < len(sent):
         data = connection.recv(65536)

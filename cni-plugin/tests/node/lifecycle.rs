@@ -15,13 +15,13 @@ use crate::rig::{FakeControl, Rig};
 use crate::ztunnel::{Manners, Ztunnel};
 
 /// Connections of both families and directions, by who dialled.
-struct Connections {
-    outbound: Vec<u64>,
-    inbound: Vec<u64>,
+pub struct Connections {
+    pub outbound: Vec<u64>,
+    pub inbound: Vec<u64>,
 }
 
 impl Connections {
-    fn open(app: &mut App, outside: &mut App) -> Self {
+    pub fn open(app: &mut App, outside: &mut App) -> Self {
         let outbound = [OUTSIDE_V4, OUTSIDE_V6]
             .map(|ip| app.dial(ip, 7000).id)
             .to_vec();
@@ -31,7 +31,7 @@ impl Connections {
         Self { outbound, inbound }
     }
 
-    fn work(&self, app: &mut App, outside: &mut App) {
+    pub fn work(&self, app: &mut App, outside: &mut App) {
         self.outbound.iter().for_each(|id| app.ping(*id));
         self.inbound.iter().for_each(|id| outside.ping(*id));
     }
@@ -42,7 +42,7 @@ impl Connections {
     }
 }
 
-fn servers(rig: &Rig) -> (App, App) {
+pub fn servers(rig: &Rig) -> (App, App) {
     let (mut app, mut outside) = (rig.app(), rig.outsider());
     for ip in [POD_V4, POD_V6] {
         app.listen(ip, 8080);
@@ -147,6 +147,7 @@ async fn a_leaving_pod_can_be_enrolled_again_at_once() {
         pod: rig.pod.clone(),
         netns: rig.network.pod.path().display().to_string(),
         timeout_ms: 5000,
+        close_existing: false,
     };
     assert!(rig.ask(&enrol, Some(&rig.network.pod)).unwrap().0);
     ztunnel.accepted();
@@ -180,6 +181,7 @@ async fn a_pod_that_shall_not_be_captured_passes_is_remembered_and_can_be_enroll
         pod: rig.pod.clone(),
         netns: rig.network.pod.path().display().to_string(),
         timeout_ms: 5000,
+        close_existing: false,
     };
     assert!(rig.ask(&enrol, Some(&rig.network.pod)).unwrap().0);
     let status = rig.pod_status().unwrap();

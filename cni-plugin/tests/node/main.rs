@@ -5,6 +5,7 @@
 mod app;
 mod captured;
 mod commands;
+mod existing;
 mod ground;
 mod lifecycle;
 mod plugin;
