@@ -14,11 +14,16 @@ use std::time::Duration;
 
 use load::Load;
 
+/// How long proxies have nothing to do before their idle memory is measured: they look every 2 s
+/// whether they idle.
+const IDLE_FOR: Duration = Duration::from_secs(5);
+
 /// Runs every load `rounds` times on both paths, `length` each.
 ///
 /// # Errors
 /// When a program fails or prints what cannot be read; the world is removed all the same.
 pub fn run(bed: &Bed, length: Duration, rounds: usize) -> anyhow::Result<Report> {
+    std::thread::sleep(IDLE_FOR);
     let idle_rss_kib = bed
         .proxies()
         .map(usage::rss_kib)

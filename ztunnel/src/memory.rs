@@ -7,12 +7,12 @@ use nix::sys::time::TimeValLike;
 use tokio_util::sync::CancellationToken;
 
 /// How often the proxy looks whether it idles.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// CPU time between two looks below which it idles: 1 % of one core.
-const IDLE_CPU: Duration = Duration::from_millis(50);
+const IDLE_CPU: Duration = Duration::from_millis(20);
 
-/// Releases the code that only start-up needed, once after each time of work, so that a busy proxy
-/// never pays for it.
+/// Releases free heap and the code that is not in use, once after each time of work, so that a busy
+/// proxy never pays for it.
 pub async fn release_when_idle(stop: CancellationToken) {
     let mut before = cpu_time();
     let mut worked = true;
@@ -25,6 +25,7 @@ pub async fn release_when_idle(stop: CancellationToken) {
         let idle = now.saturating_sub(before) < IDLE_CPU;
         before = now;
         if idle && worked {
+            netio::memory::trim_heap();
             match netio::memory::release_code() {
                 Ok(bytes) => tracing::debug!(bytes, "idle: code released"),
                 Err(error) => tracing::debug!(%error, "idle: the code stays in memory"),

@@ -9,6 +9,7 @@ pub mod wire;
 
 use std::fs;
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use world::{Pod, Program};
 
@@ -18,10 +19,20 @@ use crate::demo::{BackEnd, Claim, DemoError, Mesh, Progress, rulesets};
 /// Seconds of the iperf3 run: long enough for the windows to open, short beside the demo.
 const IPERF_SECONDS: u32 = 2;
 
+/// How long proxies have nothing to do before their idle memory is measured: they look every 2 s
+/// whether they idle.
+const IDLE_FOR: Duration = Duration::from_secs(5);
+
 /// All checks, in an order that leaves the mesh as the next needs it.
 pub fn everything(mesh: &Mesh, progress: &dyn Progress) -> Result<BackEnd, DemoError> {
     let mut all = BackEnd::default();
     // Before any traffic: with all pods enrolled, certificates fetched, everything known.
+    progress.step("both proxies idle");
+    let start = Instant::now();
+    let interrupt = mesh.world.interrupt();
+    interrupt.wait_for("idle proxies", IDLE_FOR * 2, || {
+        Ok((start.elapsed() >= IDLE_FOR).then_some(()))
+    })?;
     let idle = mesh.nodes.iter().map(|node| rss_mib(node.ztunnel.pid()));
     all.measure("ztunnel_rss_idle", idle.fold(0.0, f64::max), "MiB");
     progress.step("200 requests through the Service, with captures running");
