@@ -300,10 +300,13 @@ async fn steps(
 ) -> Result<Vec<Connection>, StepError> {
     record.phase = Phase::Enrolling;
     agent.state.save(record)?;
+    let uid = record.pod.uid.clone();
+    done(&uid, "recorded");
     let dir = agent.pod_dir(&record.pod.uid);
     let (steering, listeners) = load(&dir, netns, true)
         .await
         .map_err(StepError::at("listeners and program"))?;
+    done(&uid, "listeners and program");
     steering
         .settle()
         .await
@@ -312,14 +315,22 @@ async fn steps(
         .fill_addresses(&record.ips)
         .await
         .map_err(StepError::at("addresses"))?;
+    done(&uid, "addresses");
     if !agent.zds.ready(ZTUNNEL_WAIT).await {
         return Err(HandError::NotConnected.into());
     }
     agent.zds.add(handed(record, netns, &listeners)).await?;
+    done(&uid, "ztunnel's acknowledgement");
     let before = existing::find(netns, &record.ips);
     capture(agent, record, &steering, &listeners).await?;
     keep(agent, record.clone(), steering, listeners);
     Ok(before)
+}
+
+/// Tells how far an enrolment is. Whatever ends the process here, the next agent finds the record
+/// and undoes or renews all of it; tests/cut.rs cuts at each of these.
+fn done(uid: &str, step: &'static str) {
+    tracing::debug!(uid, step, "enrolment step done");
 }
 
 /// The steps after ztunnel's acknowledgement.
@@ -329,23 +340,31 @@ async fn capture(
     steering: &PodSteering,
     listeners: &Listeners,
 ) -> Result<(), StepError> {
-    let before = steering.set_sysctls().map_err(StepError::at("sysctls"))?;
+    let uid = record.pod.uid.clone();
     if record.sysctls_before.is_empty() {
-        record.sysctls_before = before;
-        // Before the rules: whoever undoes this after a crash restores them.
+        record.sysctls_before = steering.read_sysctls().map_err(StepError::at("sysctls"))?;
+        // Before they are set: whoever undoes this after a crash restores them.
         agent.state.save(record)?;
     }
+    done(&uid, "sysctls recorded");
+    steering.set_sysctls().map_err(StepError::at("sysctls"))?;
+    done(&uid, "sysctls");
     record.ips = steering
         .route(&record.ips)
         .await
         .map_err(StepError::at("rules and routes"))?;
+    done(&uid, "rules and routes");
     steering.attach().map_err(StepError::at("attaching"))?;
+    done(&uid, "link");
     agent.hook().enrol(steering.cookie())?;
+    done(&uid, "cookie");
     verify::confirm(agent, record, steering, listeners)
         .await
         .map_err(StepError::Unproven)?;
+    done(&uid, "verification");
     record.phase = Phase::Enrolled;
     agent.state.save(record)?;
+    done(&uid, "recorded as enrolled");
     Ok(())
 }
 

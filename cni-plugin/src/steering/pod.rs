@@ -197,11 +197,19 @@ impl PodSteering {
         }
     }
 
-    /// Sets the sysctls; gives what they were before.
+    /// The sysctls as they are.
     ///
     /// # Errors
     /// [`SteerError`].
-    pub fn set_sysctls(&self) -> Result<Before, SteerError> {
+    pub fn read_sysctls(&self) -> Result<Before, SteerError> {
+        Ok(self.netns.enter(sysctls::read)??)
+    }
+
+    /// Sets the sysctls. What they were before is the caller's to remember first.
+    ///
+    /// # Errors
+    /// [`SteerError`].
+    pub fn set_sysctls(&self) -> Result<(), SteerError> {
         Ok(self.netns.enter(sysctls::set)??)
     }
 

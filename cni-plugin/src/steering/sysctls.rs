@@ -25,28 +25,36 @@ pub struct SysctlError {
 /// Values as they were found, by name below /proc/sys.
 pub type Before = BTreeMap<String, String>;
 
-/// Sets all; returns what they were. IPv6's is skipped where the kernel has no IPv6.
+/// What they are now. IPv6's is left out where the kernel has no IPv6.
 ///
 /// # Errors
-/// The first that could not be set; those before it stay set.
-pub fn set() -> Result<Before, SysctlError> {
-    let mut before = Before::new();
+/// The first that could not be read.
+pub fn read() -> Result<Before, SysctlError> {
+    let mut found = Before::new();
     for name in WANTED {
         let path = Path::new("/proc/sys").join(name);
-        let value = match std::fs::read_to_string(&path) {
-            Ok(value) => value.trim().to_owned(),
+        match std::fs::read_to_string(&path) {
+            Ok(value) => found.insert(name.to_owned(), value.trim().to_owned()),
             Err(error) if is_absent(name, &error) => continue,
             Err(source) => return Err(SysctlError { path, source }),
         };
-        if value != "1" {
-            std::fs::write(&path, "1").map_err(|source| SysctlError { path, source })?;
-        }
-        before.insert(name.to_owned(), value);
     }
-    Ok(before)
+    Ok(found)
 }
 
-/// Puts back what [`set`] found.
+/// Sets all that are there.
+///
+/// # Errors
+/// The first that could not be set; those before it stay set.
+pub fn set() -> Result<(), SysctlError> {
+    for (name, _) in read()?.into_iter().filter(|(_, value)| value != "1") {
+        let path = Path::new("/proc/sys").join(name);
+        std::fs::write(&path, "1").map_err(|source| SysctlError { path, source })?;
+    }
+    Ok(())
+}
+
+/// Puts back what [`read`] found.
 ///
 /// # Errors
 /// The first that could not be set.

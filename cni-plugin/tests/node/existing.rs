@@ -5,8 +5,8 @@ use cni_plugin::plugin::code;
 use serde_json::json;
 
 use crate::ground::{POD_V4, POD_V6};
-use crate::lifecycle::{Connections, servers};
 use crate::rig::Rig;
+use crate::traffic::{Connections, servers};
 use crate::ztunnel::Ztunnel;
 
 fn enrol(rig: &Rig, close_existing: bool) -> Request {

@@ -10,6 +10,7 @@ mod ground;
 mod lifecycle;
 mod plugin;
 mod rig;
+mod traffic;
 mod verify;
 mod zds;
 mod ztunnel;
