@@ -16,7 +16,12 @@ packages=(
 
 [ "$(uname -s)" = Linux ] || { echo "setup: Culvert needs Linux" >&2; exit 1; }
 [ "$(id -u)" = 0 ] || { echo "setup: run as root (network namespaces, BPF)" >&2; exit 1; }
-command -v cargo >/dev/null || { echo "setup: install Rust first (rustup, 1.95 or newer)" >&2; exit 1; }
+needed=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$(dirname "$0")/Cargo.toml")
+found=$(cargo --version 2>/dev/null | cut -d' ' -f2 || true)
+if [ "$(printf '%s\n' "$needed" "${found:-0}" | sort -V | head -n 1)" != "$needed" ]; then
+    echo "setup: Rust $needed or newer is needed, found ${found:-none}: install it with rustup" >&2
+    exit 1
+fi
 
 missing=()
 for package in "${packages[@]}"; do
@@ -26,9 +31,19 @@ if [ ${#missing[@]} -gt 0 ]; then
     echo "setup: installing ${missing[*]}"
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
-    # RUNLEVEL=1: a server that a package brings (nginx) is not started on this host.
-    RUNLEVEL=1 apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    # A server that a package brings (nginx) is not started on this host: invoke-rc.d and
+    # deb-systemd-invoke both ask policy-rc.d, and 101 means no.
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+        trap 'rm -f "$policy"' EXIT
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+    fi
+    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
 for component in rustfmt clippy; do
-    cargo "${component/rustfmt/fmt}" --version >/dev/null 2>&1 || rustup component add "$component"
+    cargo "${component/rustfmt/fmt}" --version >/dev/null 2>&1 || {
+        echo "setup: cargo ${component/rustfmt/fmt} is missing: rustup component add $component" >&2
+        exit 1
+    }
 done

@@ -82,6 +82,7 @@ pub fn check(root: &Path) -> anyhow::Result<Vec<Fault>> {
         .context("cargo metadata (run a build first: it fetches the dependencies)")?;
     faults.extend(crates::check(root, &metadata)?);
     faults.extend(deny::check(root, &metadata)?);
+    faults.extend(purity::check_dependencies(&metadata));
     Ok(faults)
 }
 

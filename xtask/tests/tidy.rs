@@ -51,6 +51,9 @@ fn a_clock_in_a_pure_crate_is_found_however_it_is_named() {
         "//! A.\nfn a() { std::time::Instant::now(); }\n",
         "//! A.\nuse tokio::sync::mpsc;\n",
         "//! A.\nuse std::fs::*;\n",
+        "//! A.\nuse std::time;\nfn a() { time::Instant::now(); }\n",
+        "//! A.\nuse std::time::*;\n",
+        "//! A.\nfn a() { b!(\"{:?}\", std::time::SystemTime::now()); }\n",
     ] {
         assert_eq!(faults("crates/mesh/src/noun.rs", text).len(), 1, "{text}");
         assert_eq!(faults("ztunnel/src/noun.rs", text).len(), 0, "{text}");

@@ -1,5 +1,6 @@
 //! `mesh`, `hbone` and `translate` are pure: no sockets, files, clocks, threads or async crates.
 
+use cargo_metadata::{DependencyKind, Metadata};
 use syn::spanned::Spanned;
 use syn::visit::Visit;
 
@@ -13,7 +14,7 @@ const PURE: [&str; 3] = [
 ];
 
 /// Paths (joined by `::`) whose use, or the use of anything below them, is an act on the world.
-const IMPURE: [&str; 20] = [
+const IMPURE: [&str; 26] = [
     "std::fs",
     "std::thread",
     "std::process",
@@ -27,6 +28,13 @@ const IMPURE: [&str; 20] = [
     "std::net::UdpSocket",
     "std::time::Instant",
     "std::time::SystemTime",
+    // A module taken by name hides what is taken from it.
+    "std::time::*",
+    "std::net::*",
+    "time::Instant",
+    "time::SystemTime",
+    "Instant::now",
+    "SystemTime::now",
     "tokio",
     "tokio_uring",
     "futures",
@@ -81,7 +89,9 @@ impl Uses<'_> {
             syn::UseTree::Path(path) => self.tree(&join(&path.ident), &path.tree),
             syn::UseTree::Name(name) => self.path(&join(&name.ident), name.span().start().line),
             syn::UseTree::Rename(name) => self.path(&join(&name.ident), name.span().start().line),
-            syn::UseTree::Glob(glob) => self.path(prefix, glob.span().start().line),
+            syn::UseTree::Glob(glob) => {
+                self.path(&format!("{prefix}::*"), glob.span().start().line);
+            }
             syn::UseTree::Group(group) => {
                 for tree in &group.items {
                     self.tree(prefix, tree);
@@ -103,9 +113,61 @@ impl<'ast> Visit<'ast> for Uses<'_> {
         self.tree("", &item.tree);
     }
 
+    fn visit_macro(&mut self, item: &'ast syn::Macro) {
+        // The compiler knows what a macro's tokens mean, we only see them.
+        let tokens: String = item.tokens.to_string().split_whitespace().collect();
+        let line = item.span().start().line;
+        for word in tokens.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':')) {
+            self.path(word, line);
+        }
+        syn::visit::visit_macro(self, item);
+    }
+
     fn visit_path(&mut self, path: &'ast syn::Path) {
         let segments: Vec<_> = path.segments.iter().map(|s| s.ident.to_string()).collect();
         self.path(&segments.join("::"), path.span().start().line);
         syn::visit::visit_path(self, path);
     }
+}
+
+/// What pure crates may depend on besides ours: crates without I/O, clock, thread or executor.
+const PURE_DEPENDENCIES: [&str; 13] = [
+    "aws-lc-rs",
+    "bytes",
+    "imbl",
+    "ipnet",
+    "k8s-openapi",
+    "rustls",
+    "rustls-webpki",
+    "serde",
+    "serde_json",
+    "serde_norway",
+    "slab",
+    "thiserror",
+    "x509-parser",
+];
+
+/// Dependencies of the pure crates that are not known to be pure.
+pub(super) fn check_dependencies(metadata: &Metadata) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for package in metadata.workspace_packages() {
+        let source = package.manifest_path.with_file_name("src");
+        if !PURE.iter().any(|root| source.ends_with(root)) {
+            continue;
+        }
+        let foreign = package.dependencies.iter().filter(|d| {
+            d.path.is_none()
+                && d.kind == DependencyKind::Normal
+                && !PURE_DEPENDENCIES.contains(&d.name.as_str())
+        });
+        for dependency in foreign {
+            let what = format!("{} is not known to be pure", dependency.name);
+            faults.push(Fault {
+                file: package.manifest_path.clone().into(),
+                line: 0,
+                what,
+            });
+        }
+    }
+    faults
 }
