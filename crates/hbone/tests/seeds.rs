@@ -31,7 +31,7 @@ fn header_blocks_hold() {
 
 #[test]
 fn two_codecs_hold_whatever_their_drivers_do() {
-    replay::replay("pair", 500, pair::holds);
+    replay::replay("pair", 300, pair::holds);
 }
 
 #[test]

@@ -17,6 +17,11 @@ const MOST_STEPS: usize = 200;
 /// Rounds of the link after which nothing may be left to carry.
 const MOST_ROUNDS: usize = 2000;
 
+/// What a connection at rest must carry on a new stream, bytes a round: together three times the
+/// narrow window of a connection.
+const PROBE_BYTES: usize = 30_000;
+const PROBE_ROUNDS: usize = 7;
+
 /// One end's view of a stream.
 #[derive(Default)]
 struct Flow {
@@ -101,9 +106,7 @@ impl End {
             return;
         }
         let (seed, before) = (self.seed, self.flow(stream).written);
-        let data: Vec<u8> = (before..before + bytes)
-            .map(|at| content(seed, stream, at))
-            .collect();
+        let data = content(seed, stream, before, bytes);
         let taken = if copied {
             self.codec.write(stream, &data)
         } else {
@@ -131,9 +134,8 @@ impl End {
         }
         while let Some(data) = self.codec.read(stream) {
             let flow = self.flow(stream);
-            for (at, byte) in (flow.read..).zip(&data) {
-                assert_eq!(*byte, content(peer_seed, stream, at), "{stream} at {at}");
-            }
+            let expected = content(peer_seed, stream, flow.read, data.len());
+            assert!(data == expected, "{stream} after {}", flow.read);
             flow.read += data.len();
             flow.held += data.len();
             self.codec.recycle(data);
@@ -188,9 +190,27 @@ impl End {
     }
 }
 
+/// Of another length than any buffer or frame, so that what is shifted is seen.
+static PATTERN: [u8; 1021] = {
+    let mut pattern = [0; 1021];
+    let mut at = 0;
+    while at < pattern.len() {
+        pattern[at] = (at * 7 + at / 251) as u8;
+        at += 1;
+    }
+    pattern
+};
+
 /// What stands at a place of a stream in one direction.
-fn content(seed: usize, stream: StreamId, at: usize) -> u8 {
-    (at * 7 + at / 251 + seed + stream.number() as usize) as u8
+fn content(seed: usize, stream: StreamId, at: usize, bytes: usize) -> Vec<u8> {
+    let mut start = (seed + stream.number() as usize * 17 + at) % PATTERN.len();
+    let mut content = Vec::with_capacity(bytes);
+    while content.len() < bytes {
+        let piece = &PATTERN[start..];
+        content.extend_from_slice(&piece[..piece.len().min(bytes - content.len())]);
+        start = 0;
+    }
+    content
 }
 
 struct Pair {
@@ -209,8 +229,16 @@ impl Pair {
             server_max_streams: 3,
             ..Config::default()
         };
-        let config = |bit: u8| match choice & bit {
-            0 => Config::default(),
+        // One stream can take nearly all of the connection's window.
+        let narrow = Config {
+            stream_window_bytes: 60_000,
+            connection_window_bytes: 65_535,
+            server_max_streams: 3,
+            ..Config::default()
+        };
+        let config = |bit: u8| match (choice & bit, choice & 4) {
+            (0, 0) => Config::default(),
+            (0, _) => narrow.clone(),
             _ => small.clone(),
         };
         let now = Mono::default();
@@ -304,6 +332,39 @@ impl Pair {
         }
     }
 
+    /// Once all streams are let go, a new one finds a slot, and the windows that it needs.
+    fn carry_again(mut self) {
+        for end in [&mut self.client, &mut self.server] {
+            for (stream, _) in std::mem::take(&mut end.flows) {
+                end.codec.release(stream);
+            }
+            end.requests.clear();
+        }
+        while self.client.codec.poll_event().is_some() {}
+        while self.server.codec.poll_event().is_some() {}
+        self.settle();
+        self.open();
+        let stream = self.client.pick(0).expect("a slot for a stream");
+        self.settle();
+        self.server.answer(0, 200);
+        self.settle();
+        for round in 1..=PROBE_ROUNDS {
+            let before = self.client.flow(stream).written;
+            self.client.write(stream, PROBE_BYTES, true);
+            assert!(
+                self.client.flow(stream).written > before,
+                "stuck at {round}"
+            );
+            let before = self.server.flow(stream).written;
+            self.server.write(stream, PROBE_BYTES, true);
+            assert!(
+                self.server.flow(stream).written > before,
+                "stuck at {round}"
+            );
+            self.finish();
+        }
+    }
+
     /// Everything that is readable is read and used up, until nothing more comes.
     fn finish(&mut self) {
         for _ in 0..MOST_ROUNDS {
@@ -334,7 +395,8 @@ fn received(end: &End) -> usize {
     end.flows.values().map(|flow| flow.read).sum()
 }
 
-/// Input: sizes of windows, then steps of two bytes: what is done, and a number for it.
+/// Input: sizes of windows (8: look for leaks at the end), then steps of two bytes: what is done,
+/// and a number for it.
 pub fn holds(input: &[u8]) {
     let [choice, steps @ ..] = input else {
         return;
@@ -349,7 +411,7 @@ pub fn holds(input: &[u8]) {
     let Pair {
         mut client,
         mut server,
-        ..
+        now,
     } = pair;
     for end in [&client, &server] {
         // Only a drain ends a connection here.
@@ -377,6 +439,15 @@ pub fn holds(input: &[u8]) {
     }
     nobody_waits(&mut client);
     nobody_waits(&mut server);
+    let over = |end: &End| end.closed.is_some() || end.codec.is_draining();
+    if choice & 8 != 0 && !over(&client) && !over(&server) {
+        Pair {
+            client,
+            server,
+            now,
+        }
+        .carry_again();
+    }
 }
 
 fn nobody_waits(end: &mut End) {
