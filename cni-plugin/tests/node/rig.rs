@@ -66,6 +66,7 @@ pub struct Rig {
     pub run: tempfile::TempDir,
     pub tree: Tree,
     pub pod: PodName,
+    cgroup_root: PathBuf,
     pub verify_interval: Duration,
     registry: Registry,
     metrics: Metrics,
@@ -77,8 +78,18 @@ impl Rig {
         Self::verifying(Duration::from_secs(3600)).await
     }
 
+    /// With a connect hook that sees the applications, but not the agent.
+    pub async fn start_apart() -> Self {
+        let apart = |tree: &Tree| tree.apps.clone();
+        Self::build(Duration::from_secs(3600), apart).await
+    }
+
     /// With an agent that verifies as often as this.
     pub async fn verifying(verify_interval: Duration) -> Self {
+        Self::build(verify_interval, |tree| tree.root().to_owned()).await
+    }
+
+    async fn build(verify_interval: Duration, hooked: impl Fn(&Tree) -> PathBuf) -> Self {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
         let control = Arc::new(FakeControl {
@@ -90,6 +101,7 @@ impl Rig {
         let rig = Self {
             tasks: Tasks::new(),
             control,
+            cgroup_root: hooked(&tree),
             bpffs: Bpffs::mount(),
             network: Network::new(),
             run: tempfile::tempdir().unwrap(),
@@ -113,7 +125,7 @@ impl Rig {
             cni_socket: self.cni_socket(),
             zds_socket: self.zds_socket(),
             bpffs: self.bpffs.path(),
-            cgroup_root: self.tree.root().to_owned(),
+            cgroup_root: self.cgroup_root.clone(),
             state_dir: self.state_dir(),
             verify_interval: self.verify_interval,
         };

@@ -262,6 +262,23 @@ async fn a_pod_of_one_family_is_verified_on_that() {
     ztunnel.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_whose_sockets_the_hook_does_not_see_verifies_all_but_the_hook() {
+    let rig = Rig::start_apart().await;
+    let ztunnel = Ztunnel::connect(&rig.zds_socket()).await;
+    rig.add_and_settle().await;
+    let before = rig.pod_status().unwrap().counters;
+    assert!(rig.verify(false).captured);
+    let after = rig.pod_status().unwrap().counters;
+    assert_eq!(after["outbound"], before["outbound"] + 2);
+    pod_ip(&rig, "rule add pref 50 lookup main");
+    assert_eq!(causes(&rig.verify(false).faults), [Cause::Connection]);
+    let link = object_get(&rig.bpffs.path().join("node/connect4")).unwrap();
+    link_detach(link.as_fd()).unwrap();
+    assert_eq!(causes(&rig.verify(false).faults), [Cause::Hook]);
+    ztunnel.stop().await;
+}
+
 fn command(rig: &Rig, more: &[&str]) -> (i32, String, String) {
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_culvert-cni"))
         .arg("verify")
