@@ -15,6 +15,7 @@ mod ztunnel;
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use aya::maps::{HashMap, Map, MapData};
 use cni_plugin::message::{PodName, Request};
@@ -122,8 +123,17 @@ fn churn(rig: &Rig, index: usize) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn pods_that_come_and_go_leave_nothing_behind() {
+#[test]
+fn pods_that_come_and_go_leave_nothing_behind() {
+    // Idle threads end soon, so that nobody has to wait for them.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_keep_alive(Duration::from_millis(100))
+        .enable_all()
+        .build();
+    runtime.unwrap().block_on(come_and_go());
+}
+
+async fn come_and_go() {
     let pods: usize = std::env::var(PODS).map_or(50, |pods| pods.parse().unwrap());
     let rig = Rig::start().await;
     let ztunnel = Ztunnel::connect(&rig.zds_socket()).await;
@@ -138,7 +148,7 @@ async fn pods_that_come_and_go_leave_nothing_behind() {
         if after.is_no_more_than(&before) {
             break;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
         after = Footprint::of(&rig);
     }
     assert!(after.is_no_more_than(&before), "{before:?} then {after:?}");
