@@ -1,8 +1,11 @@
-//! A runner for scenarios that share a world.
+//! A runner for scenarios that share a world, and what `make prove` and `make soak` do.
 //!
 //! libtest has no place for something that is made once, used by tests in their order, and removed
 //! at the end also when one of them fails. This runner has; it takes the same filter words and
 //! prints the same lines. It must not know what the scenarios do.
+
+pub mod prove;
+pub mod traffic;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;

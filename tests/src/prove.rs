@@ -1,0 +1,102 @@
+//! What `make prove` and `make soak` do: nothing that lives breaks, whatever restarts.
+//!
+//! Each proof drives real programs in a mesh that is up and gives figures; the programs `traffic`
+//! in the pods check every byte. It must not know how the mesh keeps its promises.
+
+pub mod bed;
+pub mod enrol;
+pub mod restart;
+pub mod soak;
+pub mod swap;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use serde::Serialize;
+use world::Interrupt;
+
+pub use bed::Bed;
+
+/// How much of each proof is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Times that the pod is let go and captured again.
+    pub cycles: usize,
+    /// Held connections to each address, in each generation.
+    pub each: usize,
+    /// Times that an agent is killed.
+    pub restarts: usize,
+    /// Times that a proxy is killed while connections come.
+    pub kills: usize,
+    /// Times that a proxy is replaced.
+    pub swaps: usize,
+    /// Connections that the swaps see at least; bounded by [`swap::LOAD_FOR_AT_MOST`].
+    pub connections: u64,
+}
+
+/// The figures of issue B: minutes.
+pub const LONG: Plan = Plan {
+    cycles: 3,
+    each: 4,
+    restarts: 6,
+    kills: 3,
+    swaps: 10,
+    connections: 20_000,
+};
+
+/// A small part of everything: seconds.
+pub const SHORT: Plan = Plan {
+    cycles: 1,
+    each: 1,
+    restarts: 2,
+    kills: 1,
+    swaps: 2,
+    connections: 0,
+};
+
+/// `target/prove/report.json`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Live connections of a pod that is let go and captured.
+    pub enrol_keeps_connections: enrol::Figures,
+    /// Agents and proxies killed under load.
+    pub agent_restart: restart::Figures,
+    /// Proxies replaced under load.
+    pub swap: swap::Figures,
+}
+
+impl Report {
+    /// What is not as promised, in words; empty when all is.
+    pub fn wrong(&self) -> Vec<String> {
+        let mut wrong = self.enrol_keeps_connections.wrong();
+        wrong.extend(self.agent_restart.wrong());
+        wrong.extend(self.swap.wrong());
+        wrong
+    }
+}
+
+/// All proofs on one mesh; its logs go beside the report, whatever happens.
+pub fn everything(plan: &Plan, interrupt: &Interrupt, logs: PathBuf) -> anyhow::Result<Report> {
+    let mut bed = Bed::up(interrupt, logs)?;
+    eprintln!("enrol and un-enrol with live connections");
+    let enrol_keeps_connections = enrol::prove(&mut bed, plan)?;
+    eprintln!("agents and proxies killed under load");
+    let agent_restart = restart::prove(&mut bed, plan)?;
+    eprintln!("proxies replaced under load");
+    let swap = swap::prove(&mut bed, plan)?;
+    bed.down()?;
+    Ok(Report {
+        enrol_keeps_connections,
+        agent_restart,
+        swap,
+    })
+}
+
+/// Writes a report as JSON, with its directory.
+pub fn write(path: &Path, report: &impl Serialize) -> anyhow::Result<()> {
+    let text = serde_json::to_string_pretty(report)?;
+    fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))
+        .and_then(|()| fs::write(path, format!("{text}\n")))
+        .with_context(|| format!("write {}", path.display()))
+}

@@ -1,0 +1,253 @@
+//! The demo's mesh with `traffic` in its pods, and what can be done to its processes.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use cli::demo::mesh::{Mesh, tunnelled};
+use cli::demo::{Silent, access_log};
+use nix::sys::signal::Signal;
+use serde::de::DeserializeOwned;
+use world::stack::{Binaries, READY_WITHIN, get};
+use world::{Interrupt, Place, Pod, Process, Program, World};
+
+/// Where `traffic server` listens; no port of a Service.
+pub const PORT: u16 = 9100;
+/// A server listens, and a holder holds, within this.
+const STARTS_WITHIN: Duration = Duration::from_secs(60);
+/// Longer than any stream or round of `traffic` may take.
+const ENDS_WITHIN: Duration = Duration::from_secs(150);
+/// A proxy whose connections have ended ends within this.
+const DRAINED_WITHIN: Duration = Duration::from_secs(60);
+/// A killed process is gone within this.
+const GONE_WITHIN: Duration = Duration::from_secs(5);
+/// Longer than any proof: connections of a replaced proxy are never cut.
+const DRAIN: &str = "1h";
+/// Each proxy has admin ports of its own while two run: ready and metrics, from here.
+const FIRST_PORT: u16 = 16000;
+
+/// A mesh whose parts can be killed and replaced. Dropping it removes everything.
+pub struct Bed {
+    // In the order of dropping: what runs in the world goes before the world.
+    servers: Vec<Process>,
+    draining: Vec<Process>,
+    /// The demo's mesh.
+    pub mesh: Mesh,
+    traffic: PathBuf,
+    proxies: u16,
+    clients: u32,
+}
+
+impl Bed {
+    /// Brings the mesh up, with `traffic` listening in all pods and outside.
+    pub fn up(interrupt: &Interrupt, logs: PathBuf) -> anyhow::Result<Self> {
+        world::remove_leftovers(world::Leftovers::Abandoned)?;
+        let mut world = World::with_interrupt(interrupt.clone())?;
+        world.save_logs_to(logs);
+        let traffic = Binaries::of_this_build()?.path("traffic");
+        ensure!(traffic.is_file(), "{} is not built", traffic.display());
+        let mut bed = Bed {
+            servers: Vec::new(),
+            draining: Vec::new(),
+            mesh: Mesh::up(world, "auto", &Silent)?,
+            traffic,
+            proxies: 0,
+            clients: 0,
+        };
+        let pods = bed.mesh.pods.all();
+        let places = pods.iter().map(|pod| pod.place());
+        for place in places.chain([bed.mesh.outside.place()]) {
+            let program = Program::new(&bed.traffic)
+                .args(["server", "--port"])
+                .arg(PORT.to_string());
+            let server = place.start("traffic", &program)?;
+            server.wait_for_line(&["listening"], STARTS_WITHIN)?;
+            bed.servers.push(server);
+        }
+        // The demo's proxies cut what lives after 5 s.
+        for node in 0..bed.mesh.nodes.len() {
+            bed.swap(node)?;
+        }
+        bed.drained()?;
+        Ok(bed)
+    }
+
+    /// Starts a client that holds connections; returns when all are held.
+    pub fn hold(&mut self, place: &Place, to: &[IpAddr], each: usize) -> anyhow::Result<Process> {
+        let program = self
+            .client("hold", to)
+            .args(["--each".into(), each.to_string()]);
+        let client = place.start(&self.name("hold"), &program)?;
+        client.wait_for_line(&["holding"], STARTS_WITHIN)?;
+        Ok(client)
+    }
+
+    /// Starts a client that opens connections; `words` are its other arguments.
+    pub fn load(&mut self, place: &Place, to: &[IpAddr], words: &str) -> anyhow::Result<Process> {
+        let program = self.client("load", to).args(words.split_whitespace());
+        Ok(place.start(&self.name("load"), &program)?)
+    }
+
+    /// Lets a client finish, and reads what it says.
+    pub fn finish<R: DeserializeOwned>(&self, client: &Process) -> anyhow::Result<R> {
+        client.signal(Signal::SIGTERM)?;
+        self.result(client)
+    }
+
+    /// Waits until a client with a count has finished, and reads what it says.
+    pub fn result<R: DeserializeOwned>(&self, client: &Process) -> anyhow::Result<R> {
+        client.wait_end(ENDS_WITHIN)?;
+        let log = client.log();
+        let line = log.lines().rfind(|line| line.starts_with('{'));
+        let line = line.with_context(|| format!("{} says nothing: {log}", client.name()))?;
+        Ok(serde_json::from_str(line)?)
+    }
+
+    /// Captures the pod `client` (`enrol`), or lets it go (`unenrol`), by command.
+    pub fn steer(&self, verb: &str, pod: &Pod) -> anyhow::Result<()> {
+        let netns = pod.place().netns().to_string_lossy();
+        let name = pod.name();
+        let mut words = vec![verb, "--namespace", &name.namespace, "--name", &name.name];
+        words.extend(["--uid", pod.uid(), "--netns", &netns]);
+        let node = &self.mesh.nodes[0].node;
+        self.mesh.control.agent_command(node, &words)?;
+        Ok(())
+    }
+
+    /// Waits until both proxies reach a pod through the tunnel, or do not.
+    pub fn wait_tunnelled(&self, pod: &Pod, wanted: bool) -> anyhow::Result<()> {
+        for (index, part) in self.mesh.nodes.iter().enumerate() {
+            let what = format!("the proxy of node {index}: tunnelled {wanted}");
+            part.ztunnel.wait_until(&what, READY_WITHIN, || {
+                let known = tunnelled(&part.node).contains(&pod.name().name);
+                (known == wanted).then_some(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Connections of a pod that its node's proxy has logged: opened by it, and to it.
+    pub fn captured(&self, pod: &Pod) -> (usize, usize) {
+        let addresses = pod.addresses();
+        let records = access_log::records(&self.mesh.nodes[0].ztunnel.log());
+        let socket = |text: &str| text.parse::<SocketAddr>().ok();
+        let to_server = |field: &str| socket(field).is_some_and(|to| to.port() == PORT);
+        let ours = records.iter().filter(|record| {
+            to_server(record.get("dst.addr")) || to_server(record.get("dst.hbone_addr"))
+        });
+        let (mut from, mut to) = (0, 0);
+        for record in ours.filter(|record| record.message == "connection complete") {
+            let source = record.source_ip();
+            let target = socket(record.get("dst.addr")).map(|address| address.ip());
+            if record.is_outbound() {
+                from += usize::from(source.is_some_and(|ip| addresses.contains(&ip)));
+            } else {
+                to += usize::from(target.is_some_and(|ip| addresses.contains(&ip)));
+            }
+        }
+        (from, to)
+    }
+
+    /// SIGKILL to a node's agent; nothing is started.
+    pub fn kill_agent(&self, node: usize) -> anyhow::Result<()> {
+        let agent = &self.mesh.nodes[node].agent;
+        agent.signal(Signal::SIGKILL)?;
+        agent.wait_end(GONE_WITHIN)?;
+        Ok(())
+    }
+
+    /// Starts a node's agent after its end; returns when it is ready.
+    pub fn start_agent(&mut self, node: usize) -> anyhow::Result<()> {
+        let part = &mut self.mesh.nodes[node];
+        part.agent = self.mesh.control.start_agent(&part.node)?;
+        Ok(())
+    }
+
+    /// SIGKILL to a node's proxy; nothing is started.
+    pub fn kill_proxy(&self, node: usize) -> anyhow::Result<()> {
+        let ztunnel = &self.mesh.nodes[node].ztunnel;
+        ztunnel.signal(Signal::SIGKILL)?;
+        ztunnel.wait_end(GONE_WITHIN)?;
+        Ok(())
+    }
+
+    /// Starts a proxy beside or after the node's; returns when it is ready, with the one before.
+    pub fn start_proxy(&mut self, node: usize) -> anyhow::Result<Process> {
+        let port = FIRST_PORT + 2 * self.proxies;
+        self.proxies += 1;
+        // The admin address stays: it can be shared, and `tunnelled` asks there.
+        let [ready, metrics] = [port, port + 1].map(|port| format!("127.0.0.1:{port}"));
+        let mut words = vec!["--drain-deadline", DRAIN];
+        words.extend(["--ready-addr", &ready, "--metrics-addr", &metrics]);
+        let Mesh { nodes, control, .. } = &mut self.mesh;
+        let part = &mut nodes[node];
+        let new = control.start_ztunnel(&part.node, "auto", &words)?;
+        let url = format!("http://{ready}/healthz/ready");
+        new.wait_until("the next proxy to be ready", READY_WITHIN, || {
+            get(part.node.place(), &url).ok().map(drop)
+        })?;
+        Ok(std::mem::replace(&mut part.ztunnel, new))
+    }
+
+    /// Starts a node's next proxy and ends the one before with SIGTERM; it drains.
+    pub fn swap(&mut self, node: usize) -> anyhow::Result<()> {
+        let old = self.start_proxy(node)?;
+        old.signal(Signal::SIGTERM)?;
+        self.draining.push(old);
+        Ok(())
+    }
+
+    /// Waits until all replaced proxies have ended by themselves, with code 0.
+    pub fn drained(&mut self) -> anyhow::Result<usize> {
+        let mut count = 0;
+        for old in std::mem::take(&mut self.draining) {
+            let status = old.wait_end(DRAINED_WITHIN);
+            let status = status.with_context(|| format!("{} drains", old.pid()))?;
+            ensure!(status.success(), "a replaced proxy ended with {status}");
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// Sleeps, less when interrupted.
+    pub fn sleep(&self, time: Duration) -> anyhow::Result<()> {
+        Ok(self.mesh.world.interrupt().sleep(time)?)
+    }
+
+    /// Looks every now and then until `look` is true or the time is over; whether it was true.
+    pub fn eventually(&self, within: Duration, look: impl Fn() -> bool) -> anyhow::Result<bool> {
+        let start = Instant::now();
+        while start.elapsed() < within {
+            if look() {
+                return Ok(true);
+            }
+            self.sleep(Duration::from_millis(50))?;
+        }
+        Ok(look())
+    }
+
+    /// Takes everything down in order, and says what does not go.
+    pub fn down(mut self) -> anyhow::Result<()> {
+        self.drained()?;
+        self.servers.clear();
+        self.mesh.down(Duration::from_secs(10))?;
+        Ok(())
+    }
+
+    fn client(&self, verb: &str, to: &[IpAddr]) -> Program {
+        let addresses = to.iter().map(|ip| SocketAddr::new(*ip, PORT).to_string());
+        let words = addresses.flat_map(|address| ["--to".to_owned(), address]);
+        Program::new(&self.traffic).arg(verb).args(words)
+    }
+
+    fn name(&mut self, verb: &str) -> String {
+        self.clients += 1;
+        format!("{verb}-{}", self.clients)
+    }
+}
+
+/// The addresses of some pods, both families.
+pub fn addresses(pods: &[&Pod]) -> Vec<IpAddr> {
+    pods.iter().flat_map(|pod| pod.addresses()).collect()
+}

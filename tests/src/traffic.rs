@@ -1,0 +1,133 @@
+//! Load for a mesh: connections that know what they must carry, and say what became of them.
+//!
+//! Runs in pods as the program `traffic`. It must not know the mesh: it sees sockets only.
+
+pub mod content;
+pub mod hold;
+pub mod load;
+pub mod server;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// A connection that waits in a listener while its proxy restarts is no failure; a debug build on
+/// two busy cores starts within 5 s.
+pub const CONNECT_WITHIN: Duration = Duration::from_secs(40);
+/// No stream or round of ours is silent for longer, but when it is lost.
+pub const SILENT_FOR: Duration = Duration::from_secs(60);
+
+/// What `traffic load` did, as one line of JSON on stdout.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadReport {
+    /// Connections tried, whatever became of them.
+    pub connections: u64,
+    /// Those that carried all their bytes, each checked by SHA-256 in both directions.
+    pub streams: u64,
+    /// Those that the client reset on purpose.
+    pub aborted: u64,
+    /// Those whose bytes were others than those sent.
+    pub mismatched: u64,
+    /// Bytes of checked streams, client to server.
+    pub bytes_up: u64,
+    /// Bytes of checked streams, server to client.
+    pub bytes_down: u64,
+    /// The longest of the checked streams in milliseconds.
+    pub slowest_ms: u64,
+    /// Connections that failed, by cause.
+    pub failed: BTreeMap<String, u64>,
+}
+
+/// What `traffic hold` did, as one line of JSON on stdout.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldReport {
+    /// Connections that it held.
+    pub tried: u64,
+    /// Those that lived to the end with every byte right.
+    pub kept: u64,
+    /// Questions answered, over all connections.
+    pub rounds: u64,
+    /// Connections lost, by cause.
+    pub lost: BTreeMap<String, u64>,
+}
+
+impl LoadReport {
+    /// Connections that failed, whatever the cause.
+    pub fn failures(&self) -> u64 {
+        self.failed.values().sum()
+    }
+
+    /// Adds what another program did.
+    pub fn add(&mut self, other: &LoadReport) {
+        self.connections += other.connections;
+        self.streams += other.streams;
+        self.aborted += other.aborted;
+        self.mismatched += other.mismatched;
+        self.bytes_up += other.bytes_up;
+        self.bytes_down += other.bytes_down;
+        self.slowest_ms = self.slowest_ms.max(other.slowest_ms);
+        for (cause, count) in &other.failed {
+            *self.failed.entry(cause.clone()).or_default() += count;
+        }
+    }
+}
+
+impl HoldReport {
+    /// Adds what another program held.
+    pub fn add(&mut self, other: &HoldReport) {
+        self.tried += other.tried;
+        self.kept += other.kept;
+        self.rounds += other.rounds;
+        for (cause, count) in &other.lost {
+            *self.lost.entry(cause.clone()).or_default() += count;
+        }
+    }
+}
+
+/// Why a connection is not as it should be.
+#[derive(Debug)]
+pub enum Fault {
+    /// The socket failed at a step.
+    Socket(&'static str, io::Error),
+    /// Nothing came within the limit.
+    Silent(&'static str),
+    /// Other bytes than were sent.
+    Mismatch(&'static str),
+}
+
+impl Fault {
+    /// A short text that equal failures share.
+    pub fn cause(&self) -> String {
+        match self {
+            Fault::Socket(step, error) => format!("{step}: {:?}", error.kind()),
+            Fault::Silent(step) => format!("{step}: silent"),
+            Fault::Mismatch(what) => format!("mismatch: {what}"),
+        }
+    }
+}
+
+/// Connects within the limit.
+async fn connect(to: SocketAddr) -> Result<TcpStream, Fault> {
+    let stream = within("connect", CONNECT_WITHIN, TcpStream::connect(to)).await?;
+    stream
+        .set_nodelay(true)
+        .map_err(|e| Fault::Socket("connect", e))?;
+    Ok(stream)
+}
+
+async fn within<T>(
+    step: &'static str,
+    limit: Duration,
+    work: impl Future<Output = io::Result<T>>,
+) -> Result<T, Fault> {
+    match timeout(limit, work).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(Fault::Socket(step, error)),
+        Err(_) => Err(Fault::Silent(step)),
+    }
+}
