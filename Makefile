@@ -3,12 +3,14 @@
 # Panics and errors are read by people: no backtrace unless asked for.
 export RUST_BACKTRACE ?= 0
 
-.PHONY: help setup build demo test lint bench fuzz clean
+.PHONY: help setup build demo test lint proofs prove soak bench fuzz clean
 
 help:
 	@echo "make setup   install what the build and the worlds need (Debian packages, as root)"
 	@echo "make demo    build, bring up a two-node mesh in network namespaces, show it, remove it"
 	@echo "make test    everything CI runs"
+	@echo "make prove   live connections through enrolment, restarts, swaps and repairs: target/prove/report.json"
+	@echo "make soak    MINUTES=10 SEED=1 of mixed load with all of these: target/soak/report.json"
 	@echo "make bench   direct against through the mesh, in one run: target/bench/report.json"
 	@echo "make fuzz    SECONDS=60 of each fuzz target"
 
@@ -16,7 +18,7 @@ setup:
 	@./setup.sh
 
 build: setup
-	cargo build --release --locked -p cli -p control-plane -p ztunnel -p cni-plugin
+	cargo build --release --locked -p cli -p control-plane -p ztunnel -p cni-plugin -p benches
 
 demo: build
 	target/release/culvert demo
@@ -30,8 +32,20 @@ test: lint
 	cargo build --workspace --locked
 	cargo test --workspace --locked
 
+# The proofs bring a load generator of their own.
+proofs: build
+	cargo build --release --locked -p scenarios --bins
+
+prove: proofs
+	target/release/prove prove
+
+MINUTES ?= 10
+SEED ?= 1
+soak: proofs
+	target/release/prove soak --minutes $(MINUTES) --seed $(SEED)
+
 bench: build
-	cargo run --release --locked -p benches
+	target/release/benches
 
 SECONDS ?= 60
 fuzz: setup
