@@ -15,6 +15,9 @@ shift
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here"
 [ $# -gt 0 ] || set -- $(cd seeds && ls)
+for target; do
+    [ -d "seeds/$target" ] || { echo "no target $target: there are" $(ls seeds) >&2; exit 2; }
+done
 
 # Not --locked: the lock file here follows when a crate of the workspace gains a dependency.
 # A host triple of its own keeps the flags away from build scripts and procedural macros.

@@ -1,5 +1,6 @@
-//! Discovery resources of every type, and names of removed ones: what is read goes to the wire and
-//! comes back alike, equal resources have equal bytes, and what came into a snapshot goes out again.
+//! Discovery resources of every type, and names of removed ones: what is read goes to the wire
+//! and comes back alike, equal resources have equal bytes, and what came into a snapshot goes out
+//! of it by its name.
 
 use mesh::Snapshot;
 use mesh::policy::Connection;

@@ -102,6 +102,8 @@ impl Codec {
         }
         self.window.consume(gone.window.held());
         self.grant_connection();
+        // What it waited to send took room that others may be waiting for.
+        self.wake_writers();
         self.close_if_drained();
     }
 

@@ -89,6 +89,10 @@ impl Codec {
                 code,
             },
         );
+        if !self.is_closed() {
+            // What it waited to send took room that others may be waiting for.
+            self.wake_writers();
+        }
     }
 
     fn on_data(&mut self, number: u32, length: u32, end: bool) -> Result<(), Fault> {
@@ -206,6 +210,7 @@ impl Codec {
             stream.send = Direction::Ended;
             self.streams.drop_backlog(number);
             self.wake_writer(number);
+            self.wake_writers();
             self.sweep(number);
             return Ok(());
         }
