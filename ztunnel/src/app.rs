@@ -1,7 +1,8 @@
 //! The program: the proxy, fed by the control plane and the node agent, until it is told to stop.
 //!
 //! ```text
-//!   start ──> serving ── SIGTERM ──> agent left, workers drain ──> joined ──> end, code 0
+//!   start ──> ready, accepting ── SIGTERM ──> agent left, workers drain ──> joined ──> end, code 0
+//!                │    └────────── a successor serves ──┘
 //!                └────── a task or a worker fails ──> end, code 1
 //! ```
 
@@ -13,21 +14,27 @@ use std::time::Duration;
 
 use netio::{Choice, ProbeError};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use process::admin::{self, BindError, Readiness};
+use process::admin::{self, BindError, Condition, Readiness};
 use process::certs::{CertManager, DEFAULT_TTL, GrpcAuthority};
 use process::clock::SystemClock;
 use process::grpc::{AddressError, ControlPlane, Settings};
 use process::metrics::{XdsMetrics, register_build};
 use process::tasks::{TaskFailure, Tasks, terminated};
 use process::telemetry::LogControl;
-use process::xds::{self, Feed, Node, Scope};
+use process::xds::{self, Carried, Feed, Node, Scope};
 use prometheus_client::registry::Registry;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Io};
 use crate::dump;
+use crate::gate::Gate;
+use crate::handover::predecessor::{Predecessor, take_over};
+use crate::handover::server::{Replaced, Server};
 use crate::memory;
 use crate::metrics::Metrics;
 use crate::proxy::{Parts, Proxy};
+use crate::worker::command::Workers;
 use crate::worker::threads::{ThreadError, Threads};
 use crate::zds;
 
@@ -63,40 +70,119 @@ pub enum AppError {
     WorkerEnded,
 }
 
-/// Runs until SIGTERM or SIGINT, and drains.
+/// What is waited for while the proxy serves.
+enum Told {
+    /// SIGTERM or SIGINT.
+    Terminated(&'static str),
+    /// A successor accepts connections; it waits for our word that we do no more.
+    Replaced(Replaced),
+}
+
+/// A proxy that serves, and what must be told when it ends.
+struct Serving {
+    workers: Workers,
+    threads: Threads,
+    tasks: Tasks,
+    /// Serves the readiness: a successor in the same network namespace must not share its port
+    /// with a process that is not ready any more.
+    probes: Tasks,
+    workers_up: Condition,
+    leave_agent: CancellationToken,
+    replaced: mpsc::Receiver<Replaced>,
+}
+
+/// Runs until SIGTERM or SIGINT, or until a successor serves, and drains.
 ///
 /// # Errors
 /// It cannot start, or something in it failed.
 pub async fn run(config: Config, logging: LogControl) -> Result<(), AppError> {
-    let terminated = terminated()?;
+    let mut terminated = Box::pin(terminated()?);
     match raise_open_files() {
         Ok(files) => tracing::info!(files, "open files allowed"),
         Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
     }
+    let mut serving = start(&config, logging).await?;
+    let told = tokio::select! {
+        signal = &mut terminated => Told::Terminated(signal),
+        Some(replaced) = serving.replaced.recv() => Told::Replaced(replaced),
+        failure = serving.tasks.failed() => return Err(AppError::Task(failure)),
+        ended = serving.threads.next() => {
+            ended.transpose()?;
+            return Err(AppError::WorkerEnded);
+        }
+    };
+    serving.workers_up.missing("draining");
+    serving.leave_agent.cancel();
+    let workers = serving.workers.clone();
+    match told {
+        Told::Terminated(signal) => {
+            let deadline = config.drain_deadline;
+            tracing::info!(signal, ?deadline, "draining");
+            workers.drain(deadline).await;
+            join(&mut serving.threads, deadline + WORKER_GRACE).await?;
+        }
+        Told::Replaced(replaced) => {
+            let deadline = config.swap_deadline;
+            tracing::info!(?deadline, "a successor serves, draining");
+            workers.drain(deadline).await;
+            // It may have died since: then its successor finds our socket free.
+            let _ = replaced.send(());
+            serving.probes.shutdown(TASK_GRACE).await;
+            let threads = &mut serving.threads;
+            let signal = tokio::select! {
+                joined = join(threads, deadline + WORKER_GRACE) => {
+                    joined?;
+                    None
+                }
+                signal = &mut terminated => Some(signal),
+            };
+            if let Some(signal) = signal {
+                let deadline = config.drain_deadline;
+                tracing::info!(signal, ?deadline, "the drain is shortened");
+                workers.drain(deadline).await;
+                join(&mut serving.threads, deadline + WORKER_GRACE).await?;
+            }
+        }
+    }
+    drop(workers);
+    serving.probes.shutdown(TASK_GRACE).await;
+    serving.tasks.shutdown(TASK_GRACE).await;
+    tracing::info!("drained");
+    Ok(())
+}
+
+async fn start(config: &Config, logging: LogControl) -> Result<Serving, AppError> {
     let (backend, why) = netio::probe(choice(config.io))?;
     tracing::info!(%backend, %why, "io back end");
-    let tasks = Tasks::new();
+    let (tasks, probes) = (Tasks::new(), Tasks::new());
     let readiness = Readiness::new();
     let workers_up = readiness.condition("workers", "not started");
     let zds_ready = readiness.condition("zds", "not connected to the node agent");
     let (registry, metrics, xds_metrics) = metrics();
-    serve_http(&tasks, &config, &readiness, registry)?;
-    let feed = feed(&tasks, &config, xds_metrics, &readiness)?;
+    serve_probes(&probes, config, &readiness)?;
+    serve_metrics(&tasks, config, registry)?;
+    let (predecessor, state) = take_over(&config.handover_socket).await;
+    let feed = feed(&tasks, config, (xds_metrics, state.carried), &readiness)?;
+    let manager = manager(&tasks, config)?;
+    manager.adopt(state.certificates);
+    let (open, opened) = watch::channel(false);
     let parts = Parts {
         backend,
-        workers: workers(&config),
+        workers: worker_count(config),
         config: config.data_path(),
         snapshots: feed.subscribe(),
-        certificates: certificates(&tasks, &config)?,
+        open: opened,
+        certificates: manager.clone(),
         metrics,
     };
     let Proxy {
         pods,
         workers,
         certificates,
-        mut threads,
+        threads,
     } = Proxy::start(parts, &tasks)?;
     workers_up.met();
+    let gate = Gate::new(&readiness, Arc::clone(&certificates), open);
     let sources = dump::Sources {
         snapshots: feed.subscribe(),
         certificates,
@@ -104,33 +190,58 @@ pub async fn run(config: Config, logging: LogControl) -> Result<(), AppError> {
         workers: workers.clone(),
         config: Arc::new(config.clone()),
     };
-    let router = dump::routes(sources).merge(admin::logging(logging));
-    admin::serve(&tasks, "admin", config.admin_addr, router)?;
+    let page = dump::routes(sources).merge(admin::logging(logging));
+    admin::serve(&tasks, "admin", config.admin_addr, page)?;
+    tasks.spawn("memory", memory::release_when_idle(tasks.stop()));
+    let (replaced_by, replaced) = mpsc::channel(1);
+    let server = Server {
+        socket: config.handover_socket.clone(),
+        feed,
+        certificates: manager,
+        replaced: replaced_by,
+    };
+    tasks.spawn(
+        "handover",
+        hand_over(gate, server, predecessor, tasks.stop()),
+    );
+    let leave_agent = tasks.stop().child_token();
     let agent = zds::Client {
         socket: config.zds_socket.clone(),
         config: config.data_path(),
         ready: zds_ready,
     };
-    tasks.spawn("memory", memory::release_when_idle(tasks.stop()));
-    let leave_agent = tasks.stop().child_token();
     tasks.spawn("zds", agent.run(pods, leave_agent.clone()));
-    let signal = tokio::select! {
-        signal = terminated => signal,
-        failure = tasks.failed() => return Err(AppError::Task(failure)),
-        ended = threads.next() => {
-            ended.transpose()?;
-            return Err(AppError::WorkerEnded);
+    Ok(Serving {
+        workers,
+        threads,
+        tasks,
+        probes,
+        workers_up,
+        leave_agent,
+        replaced,
+    })
+}
+
+/// Once this process can serve: it accepts, and whoever did until now stops.
+async fn hand_over(
+    gate: Gate,
+    server: Server,
+    predecessor: Option<Predecessor>,
+    stop: CancellationToken,
+) {
+    let serve = async {
+        gate.opened().await;
+        server.certificates.drop_unwanted();
+        if server.socket.as_os_str().is_empty() {
+            // Held, so that nobody takes its end for a failure.
+            return std::future::pending().await;
         }
+        server.run(predecessor).await;
     };
-    tracing::info!(signal, deadline = ?config.drain_deadline, "draining");
-    workers_up.missing("draining");
-    leave_agent.cancel();
-    workers.drain().await;
-    drop(workers);
-    join(&mut threads, config.drain_deadline + WORKER_GRACE).await?;
-    tasks.shutdown(TASK_GRACE).await;
-    tracing::info!("drained");
-    Ok(())
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = serve => {}
+    }
 }
 
 /// As many descriptors as the operator lets us have: each connection takes one or two.
@@ -165,7 +276,7 @@ fn choice(io: Io) -> Choice {
     }
 }
 
-fn workers(config: &Config) -> usize {
+fn worker_count(config: &Config) -> usize {
     let cores = || available_parallelism().map_or(1, NonZero::get);
     config.workers.map_or_else(cores, usize::from)
 }
@@ -179,31 +290,20 @@ fn metrics() -> (Arc<Registry>, Metrics, XdsMetrics) {
     (Arc::new(registry), metrics, xds_metrics)
 }
 
-fn serve_http(
-    tasks: &Tasks,
-    config: &Config,
-    readiness: &Readiness,
-    registry: Arc<Registry>,
-) -> Result<(), BindError> {
-    admin::serve(
-        tasks,
-        "metrics",
-        config.metrics_addr,
-        admin::metrics(registry),
-    )?;
-    admin::serve(
-        tasks,
-        "readiness",
-        config.ready_addr,
-        admin::readiness(readiness.clone()),
-    )?;
-    Ok(())
+fn serve_probes(probes: &Tasks, config: &Config, readiness: &Readiness) -> Result<(), BindError> {
+    let page = admin::readiness(readiness.clone());
+    admin::serve(probes, "readiness", config.ready_addr, page).map(drop)
+}
+
+fn serve_metrics(tasks: &Tasks, config: &Config, registry: Arc<Registry>) -> Result<(), BindError> {
+    let page = admin::metrics(registry);
+    admin::serve(tasks, "metrics", config.metrics_addr, page).map(drop)
 }
 
 fn feed(
     tasks: &Tasks,
     config: &Config,
-    metrics: XdsMetrics,
+    (metrics, carried): (XdsMetrics, Option<Carried>),
     readiness: &Readiness,
 ) -> Result<Feed, AddressError> {
     let control_plane = control_plane(config, &config.xds_address)?;
@@ -211,11 +311,12 @@ fn feed(
     let wanted = xds::Config {
         node,
         scope: Scope::Wildcard,
+        carried,
     };
     Ok(xds::start(tasks, control_plane, wanted, metrics, readiness))
 }
 
-fn certificates(tasks: &Tasks, config: &Config) -> Result<CertManager, AddressError> {
+fn manager(tasks: &Tasks, config: &Config) -> Result<CertManager, AddressError> {
     let authority = GrpcAuthority::new(control_plane(config, &config.ca_address)?);
     Ok(CertManager::start(
         tasks,

@@ -63,6 +63,20 @@ impl Certificates {
             .unwrap_or_else(|| "none was issued yet".to_owned())
     }
 
+    /// Why this node cannot prove who its pods are; None when it can, or has no pods. One pod whose
+    /// certificate is refused does not keep the others from being served.
+    pub fn why_none(&self) -> Option<String> {
+        let pods = self.pods();
+        let book = self.book.borrow();
+        let lacks = |identity: &&Identity| !book.contains_key(*identity);
+        let refused = |identity: &Identity| self.manager.last_error(identity).is_some();
+        let first = pods.keys().find(lacks)?;
+        let all_tried = pods.keys().filter(lacks).all(refused);
+        let none_has = pods.keys().all(|identity| lacks(&identity));
+        (none_has || !all_tried)
+            .then(|| format!("no certificate for {first}: {}", self.why_missing(first)))
+    }
+
     /// State of all, for the dump.
     pub fn status(&self) -> Vec<CertificateStatus> {
         self.manager.status()

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, ValueEnum};
 use mesh::identity::DEFAULT_TRUST_DOMAIN;
 use mesh::workload::WorkloadUid;
@@ -64,6 +65,24 @@ pub struct Config {
     /// Network of this node's pods; empty in a mesh of one network.
     #[arg(long, env = "NETWORK", default_value = "")]
     pub network: String,
+    /// Socket at which a successor is handed what this process knows, and at which this process
+    /// finds its own predecessor, such as `/var/run/ztunnel/handover.sock`. Empty: none, and a
+    /// successor starts with nothing.
+    #[arg(
+        long,
+        env = "HANDOVER_SOCKET",
+        default_value = "",
+        value_parser = OsStringValueParser::new().map(PathBuf::from)
+    )]
+    pub handover_socket: PathBuf,
+    /// How long open connections may go on after a successor has taken over.
+    #[arg(
+        long,
+        env = "SWAP_DEADLINE",
+        default_value = "1h",
+        value_parser = process::config::duration
+    )]
+    pub swap_deadline: Duration,
     /// How long open connections may go on after SIGTERM.
     #[arg(
         long,
@@ -162,6 +181,8 @@ mod tests {
         );
         assert_eq!(config.admin_addr.to_string(), "127.0.0.1:15000");
         assert_eq!(config.drain_deadline, Duration::from_secs(5));
+        assert_eq!(config.swap_deadline, Duration::from_secs(3_600));
+        assert_eq!(config.handover_socket, PathBuf::new());
         let uid = config.data_path().workload_uid("shop", "web");
         assert_eq!(&*uid.0, "Kubernetes//Pod/shop/web");
     }

@@ -10,6 +10,8 @@ pub mod config;
 pub mod connection;
 pub mod dump;
 pub mod flow;
+pub mod gate;
+pub mod handover;
 pub mod headers;
 pub mod inbound;
 pub mod limits;

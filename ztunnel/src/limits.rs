@@ -131,3 +131,27 @@ pub const WORKER_STACK_BYTES: usize = 1_024 * 1_024;
 /// How long a tunnel that a peer made is kept without streams: twice the client's time, so that
 /// an honest client is always the first to let go.
 pub const INBOUND_TUNNEL_IDLE: Duration = Duration::from_secs(600);
+
+/// Largest state in bytes that is handed to a successor: a mesh of 100,000 workloads at about
+/// 1 KB each, twice over.
+pub const HANDOVER_BYTES: usize = 256 * 1_024 * 1_024;
+
+/// Piece of the state in bytes that goes in one message, well inside a socket's send buffer
+/// (net.core.wmem_default, 208 KiB).
+pub const HANDOVER_CHUNK_BYTES: usize = 64 * 1_024;
+
+/// Longest word of a handover in bytes, the state's pieces excepted.
+pub const HANDOVER_WORD_BYTES: usize = 1_024;
+
+/// How long a predecessor may take to hand its state, or to stop accepting. A new process that
+/// waits for a hung one must come up nevertheless.
+pub const HANDOVER_WAIT: Duration = Duration::from_secs(10);
+
+/// Pause before the next look at the handover socket of another process.
+pub const HANDOVER_PAUSE: Duration = Duration::from_millis(500);
+
+/// Successors that may be starting at the same time; one is what happens.
+pub const SUCCESSORS: usize = 4;
+
+/// How often a starting process looks whether it can serve.
+pub const READY_LOOK: Duration = Duration::from_millis(20);

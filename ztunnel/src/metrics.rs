@@ -78,6 +78,7 @@ pub struct Metrics {
     received_bytes: Family<Labels, Counter>,
     open: Gauge,
     dropped_records: Counter,
+    cut: Counter,
     active_pods: Gauge,
     pods_started: Counter,
     pods_stopped: Counter,
@@ -136,6 +137,16 @@ impl Metrics {
             "Connection records lost to a full queue",
             self.dropped_records.clone(),
         );
+        registry.register(
+            "culvert_drain_connections_reset",
+            "Connections that were reset because the drain deadline was over",
+            self.cut.clone(),
+        );
+    }
+
+    /// Counts connections that a drain has reset at its deadline.
+    pub fn count_cut(&self, connections: u64) {
+        self.cut.inc_by(connections);
     }
 
     /// Counts one record.

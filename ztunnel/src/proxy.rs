@@ -30,6 +30,8 @@ pub struct Parts {
     pub config: DataPath,
     /// What is known of the mesh.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// Whether connections are accepted; until it says so they wait in the listeners.
+    pub open: watch::Receiver<bool>,
     /// Where certificates come from.
     pub certificates: CertManager,
     /// What is counted.
@@ -59,6 +61,7 @@ impl Proxy {
             workers,
             config,
             snapshots,
+            open,
             certificates,
             metrics,
         } = parts;
@@ -74,9 +77,11 @@ impl Proxy {
                 backend,
                 config: config.clone(),
                 snapshots: snapshots.clone(),
+                open: open.clone(),
                 certificates: Arc::clone(&certificates),
                 commands,
                 recorder: recorder.clone(),
+                metrics: metrics.clone(),
             };
             threads.start(number, move || worker::run(inputs))?;
         }

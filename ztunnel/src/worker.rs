@@ -26,6 +26,7 @@ use crate::certificate::{Book, Certificates};
 use crate::clock::Clock;
 use crate::config::DataPath;
 use crate::limits::{HANDSHAKES_IN_FLIGHT, INBOUND_TUNNELS_PER_WORKER, TASKS_PER_WORKER};
+use crate::metrics::Metrics;
 use crate::pod::PodUid;
 use crate::record::Recorder;
 use crate::relay::buffer::Buffers;
@@ -55,6 +56,9 @@ pub struct Worker {
     pub pods: LocalPods,
     /// Where records go.
     pub recorder: Recorder,
+    /// Whether connections are accepted.
+    pub open: watch::Receiver<bool>,
+    metrics: Metrics,
     /// Owner of all tasks.
     scope: Scope,
     snapshot: RefCell<Arc<Snapshot>>,
@@ -79,6 +83,8 @@ impl Worker {
             live: Live::default(),
             pods: LocalPods::default(),
             recorder: inputs.recorder.clone(),
+            open: inputs.open.clone(),
+            metrics: inputs.metrics.clone(),
             scope: Scope::new(TASKS_PER_WORKER),
             snapshot: RefCell::new(snapshot),
             snapshots: inputs.snapshots.clone(),

@@ -85,6 +85,8 @@ struct Inner {
 struct State {
     schedule: Schedule,
     entries: BTreeMap<Identity, Entry>,
+    /// Certificates of a predecessor that nobody has wanted yet.
+    adopted: BTreeMap<Identity, Arc<Issued>>,
 }
 
 struct Entry {
@@ -170,10 +172,17 @@ impl CertManager {
         if state.entries.len() >= MAX_IDENTITIES {
             return Err(CertificateError::Full(identity.clone()));
         }
-        state
-            .schedule
-            .want(identity.clone(), self.inner.clock.now());
-        let (issued, receiver) = watch::channel(None);
+        let now = self.inner.clock.now();
+        state.schedule.want(identity.clone(), now);
+        let adopted = state.adopted.remove(identity);
+        let adopted = adopted.filter(|issued| now < issued.not_after());
+        if let Some(issued) = &adopted {
+            // Counted from its beginning: a row of successors must not put it off.
+            let begun = issued.not_before().min(now);
+            let renew_at = schedule::half_life(begun, issued.not_after(), rand::random());
+            state.schedule.issued(identity, renew_at);
+        }
+        let (issued, receiver) = watch::channel(adopted);
         state.entries.insert(
             identity.clone(),
             Entry {
@@ -224,6 +233,28 @@ impl CertManager {
                     .unwrap_or_else(|| "no answer yet".to_owned()),
             }),
         }
+    }
+
+    /// All certificates that are valid now, with their keys: what a successor needs.
+    pub fn held(&self) -> Vec<Arc<Issued>> {
+        let now = self.inner.clock.now();
+        let state = self.inner.state();
+        let issued = state.entries.values().map(|entry| entry.issued.borrow());
+        let issued = issued.filter_map(|issued| issued.clone());
+        issued.filter(|issued| now < issued.not_after()).collect()
+    }
+
+    /// Keeps certificates of a predecessor: an identity that is wanted later has its own at once,
+    /// and it is renewed at half of its life. At most [`MAX_IDENTITIES`].
+    pub fn adopt(&self, certificates: Vec<Issued>) {
+        let adopted = certificates.into_iter().take(MAX_IDENTITIES);
+        let adopted = adopted.map(|issued| (issued.identity().clone(), Arc::new(issued)));
+        self.inner.state().adopted.extend(adopted);
+    }
+
+    /// Wipes what was adopted and is wanted by no pod: the keys of others have no place here.
+    pub fn drop_unwanted(&self) {
+        self.inner.state().adopted.clear();
     }
 
     /// What the last attempt for `identity` ended with; None after a success or before its end.
@@ -308,7 +339,9 @@ impl Inner {
     fn answered(&self, identity: &Identity, result: Result<Issued, AskError>) {
         let now = self.clock.now();
         let mut state = self.state();
-        let State { schedule, entries } = &mut *state;
+        let State {
+            schedule, entries, ..
+        } = &mut *state;
         // Forgotten meanwhile: the answer and its key are dropped.
         let Some(entry) = entries.get_mut(identity) else {
             return;

@@ -9,6 +9,7 @@ pub mod certs;
 pub mod clock;
 pub mod config;
 pub mod grpc;
+pub mod handover;
 pub mod metrics;
 pub mod retry;
 pub mod tasks;

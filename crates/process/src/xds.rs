@@ -16,10 +16,13 @@ use crate::grpc::ControlPlane;
 use crate::metrics::XdsMetrics;
 use crate::tasks::Tasks;
 
+mod carried;
 pub mod discovery;
 mod node;
 mod stream;
 
+pub use carried::{Carried, Mesh};
+use discovery::Discovery;
 pub use discovery::Scope;
 pub use node::Node;
 
@@ -34,6 +37,9 @@ pub struct Config {
     pub node: Node,
     /// Everything, or addresses on demand.
     pub scope: Scope,
+    /// What a predecessor knew: the feed starts with it, in [`Scope::Wildcard`] only, and tells
+    /// the control plane which versions it has. None: it starts with nothing.
+    pub carried: Option<Carried>,
 }
 
 /// State of the feed, for `/config_dump` and log lines.
@@ -59,6 +65,7 @@ pub struct WantError;
 #[derive(Clone, Debug)]
 pub struct Feed {
     snapshots: watch::Receiver<Arc<Snapshot>>,
+    carried: watch::Receiver<Option<Carried>>,
     status: watch::Receiver<Status>,
     wants: mpsc::Sender<NetworkAddress>,
     scope: Scope,
@@ -74,15 +81,25 @@ pub fn start(
     metrics: XdsMetrics,
     readiness: &Readiness,
 ) -> Feed {
-    let (snapshots, snapshots_seen) = watch::channel(Arc::new(Snapshot::new()));
+    let Config {
+        node,
+        scope,
+        carried,
+    } = config;
+    let discovery = match carried.filter(|_| scope == Scope::Wildcard) {
+        Some(carried) => Discovery::resume(node.to_wire(), carried),
+        None => Discovery::new(node.to_wire(), scope),
+    };
+    let (snapshots, snapshots_seen) = watch::channel(Arc::new(discovery.snapshot().clone()));
+    let (carried, carried_seen) = watch::channel(discovery.carried());
     let (status, status_seen) = watch::channel(Status::default());
     let (wants, wanted) = mpsc::channel(WANT_QUEUE);
-    let scope = config.scope;
-    let outlets = stream::Outlets::new(snapshots, status, metrics, readiness);
-    let stream = stream::Stream::new(control_plane, config, wanted, outlets);
+    let outlets = stream::Outlets::new((snapshots, carried), status, metrics, readiness);
+    let stream = stream::Stream::new(control_plane, discovery, wanted, outlets);
     tasks.spawn("xds", stream.run(tasks.stop()));
     Feed {
         snapshots: snapshots_seen,
+        carried: carried_seen,
         status: status_seen,
         wants,
         scope,
@@ -93,6 +110,11 @@ impl Feed {
     /// The newest snapshot.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshots.borrow().clone()
+    }
+
+    /// What another process' feed can start from; None before the first complete answer. Cheap.
+    pub fn carried(&self) -> Option<Carried> {
+        self.carried.borrow().clone()
     }
 
     /// A receiver of snapshots; it has seen none yet, so `changed()` ends at once after the first

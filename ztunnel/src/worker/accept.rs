@@ -72,6 +72,15 @@ impl Worker {
     async fn accept_loop(self: Rc<Self>, role: Role, listener: TcpListener, pod: &Rc<LocalPod>) {
         let stop = pod.stop.clone();
         let mut stopped = std::pin::pin!(stop.cancelled());
+        let mut gate = self.open.clone();
+        let opened = tokio::select! {
+            biased;
+            () = &mut stopped => return,
+            opened = gate.wait_for(|open| *open) => opened.is_ok(),
+        };
+        if !opened {
+            return;
+        }
         loop {
             let accepted = tokio::select! {
                 biased;

@@ -1,6 +1,7 @@
 //! What the control side tells a worker, and how it is sent. Bounded, and answered.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::join_all;
 use tokio::sync::{mpsc, oneshot};
@@ -18,8 +19,9 @@ pub enum Command {
     Remove(PodUid),
     /// Show the live connections.
     Dump(oneshot::Sender<Vec<ConnectionView>>),
-    /// Stop accepting, let connections end, then end them, and return.
-    Drain,
+    /// Stop accepting, let connections end for so long, then end them, and return. A second one
+    /// can only make it shorter.
+    Drain(Duration),
 }
 
 /// Why a worker did not do it.
@@ -95,11 +97,11 @@ impl Workers {
             .collect()
     }
 
-    /// Tells every worker to drain. Their threads end afterwards.
-    pub async fn drain(&self) {
+    /// Tells every worker to drain, for that long at most. Their threads end afterwards.
+    pub async fn drain(&self, within: Duration) {
         for queue in self.queues.iter() {
             // A worker that is gone has drained.
-            let _ = send(queue, Command::Drain).await;
+            let _ = send(queue, Command::Drain(within)).await;
         }
     }
 }

@@ -42,6 +42,11 @@ impl Remaining {
         !self.connections.iter().any(is_listed) && !self.tunnels.iter().any(is_open)
     }
 
+    /// How many connections.
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
     /// Waits until all has ended, and lets tunnels go that carry nothing any more.
     pub async fn ended(&self, deadline: Instant) {
         let look = async {

@@ -16,6 +16,7 @@ use crate::config::DataPath;
 use crate::connection::Ended;
 use crate::dump::ConnectionView;
 use crate::limits::{BUFFERS_KEPT_FOR, DUMPED_CONNECTIONS, POD_DRAIN};
+use crate::metrics::Metrics;
 use crate::pod::PodUid;
 use crate::record::Recorder;
 
@@ -24,6 +25,9 @@ const LAST_ACCEPTED: Duration = Duration::from_millis(20);
 
 /// How long connections that were ended by force have to leave their records.
 const DRAIN_RECORDS: Duration = Duration::from_millis(500);
+
+/// How long a drain keeps one list of what is open.
+const REMAINING_KEPT: Duration = Duration::from_secs(1);
 
 /// What a worker is made of.
 pub struct Inputs {
@@ -35,12 +39,16 @@ pub struct Inputs {
     pub config: DataPath,
     /// What is known of the mesh.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// Whether connections are accepted.
+    pub open: watch::Receiver<bool>,
     /// Certificates of this node's pods.
     pub certificates: Arc<Certificates>,
     /// Orders.
     pub commands: mpsc::Receiver<Command>,
     /// Where records go.
     pub recorder: Recorder,
+    /// What is counted without a record.
+    pub metrics: Metrics,
 }
 
 /// Runs a worker on the calling thread, until a [`Command::Drain`] is done, or the orders' queue
@@ -56,23 +64,30 @@ async fn serve(mut inputs: Inputs) {
     let worker = Worker::new(&inputs);
     worker.spawn(follow_pushes(Rc::clone(&worker), inputs.snapshots.clone()));
     worker.spawn(keep_house(Rc::clone(&worker)));
-    while let Some(command) = inputs.commands.recv().await {
+    let (deadline, deadlines) = watch::channel(None);
+    let mut drained = std::pin::pin!(worker.drain(deadlines));
+    let mut has_owner = true;
+    loop {
+        let command = tokio::select! {
+            () = &mut drained => break,
+            command = inputs.commands.recv(), if has_owner => command,
+        };
         match command {
-            Command::Add(pod, done) => {
-                let accepting = worker.accept_for(pod).map_err(|error| error.to_string());
-                // The asker may have given up waiting.
-                let _ = done.send(accepting);
+            Some(Command::Drain(within)) => shorten(&deadline, within),
+            Some(command) => worker.obey(command),
+            None => {
+                has_owner = false;
+                shorten(&deadline, worker.config.drain_deadline);
             }
-            Command::Remove(uid) => worker.remove(&uid),
-            Command::Dump(reply) => {
-                let _ = reply.send(worker.views());
-            }
-            Command::Drain => break,
         }
     }
-    worker.drain().await;
     worker.scope.abort_all();
     worker.scope.join_all().await;
+}
+
+fn shorten(deadline: &watch::Sender<Option<Instant>>, within: Duration) {
+    let new = Instant::now() + within;
+    deadline.send_modify(|old| *old = Some(old.map_or(new, |old| old.min(new))));
 }
 
 async fn follow_pushes(worker: Rc<Worker>, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
@@ -116,31 +131,72 @@ impl Worker {
             .collect()
     }
 
-    async fn drain(self: &Rc<Self>) {
-        let deadline = Instant::now() + self.config.drain_deadline;
-        self.draining.set(true);
-        for local in self.pods.all() {
-            local.stop.cancel();
+    fn obey(self: &Rc<Self>, command: Command) {
+        match command {
+            Command::Add(_, done) if self.draining.get() => {
+                let _ = done.send(Err("this proxy accepts no more".to_owned()));
+            }
+            Command::Add(pod, done) => {
+                let accepting = self.accept_for(pod).map_err(|error| error.to_string());
+                // The asker may have given up waiting.
+                let _ = done.send(accepting);
+            }
+            Command::Remove(uid) => self.remove(&uid),
+            Command::Dump(reply) => {
+                let _ = reply.send(self.views());
+            }
+            // Seen to by the main loop.
+            Command::Drain(_) => {}
         }
-        for tunnel in self
-            .tunnels
-            .of(None)
-            .iter()
-            .filter(|tunnel| tunnel.is_established())
-        {
-            tunnel.drain();
+    }
+
+    /// Begins when there is a deadline, and ends when all has ended or is ended by force.
+    async fn drain(self: &Rc<Self>, mut deadlines: watch::Receiver<Option<Instant>>) {
+        let ordered = deadlines.wait_for(Option::is_some).await.is_ok();
+        if !ordered {
+            return;
         }
+        self.stop_accepting();
         // The tasks of what was accepted a moment ago have not begun yet.
         sleep(LAST_ACCEPTED).await;
-        while Instant::now() < deadline {
+        loop {
+            let deadline = *deadlines.borrow_and_update();
+            let Some(deadline) = deadline.filter(|deadline| Instant::now() < *deadline) else {
+                break;
+            };
             let remaining = self.remaining(None);
             if remaining.is_empty() {
                 return;
             }
-            remaining.ended(deadline).await;
+            // Looked at again now and then: what has ended shall not be held for an hour.
+            let until = deadline.min(Instant::now() + REMAINING_KEPT);
+            tokio::select! {
+                () = remaining.ended(until) => {}
+                _ = deadlines.changed() => {}
+            }
         }
         let remaining = self.remaining(None);
         remaining.force(&Ended::DrainDeadline);
+        let cut = remaining.connections();
+        if cut > 0 {
+            tracing::warn!(
+                connections = cut,
+                "the drain deadline is over, the rest is reset"
+            );
+            self.metrics.count_cut(cut as u64);
+        }
         remaining.ended(Instant::now() + DRAIN_RECORDS).await;
+    }
+
+    fn stop_accepting(&self) {
+        self.draining.set(true);
+        for local in self.pods.all() {
+            local.stop.cancel();
+        }
+        let tunnels = self.tunnels.of(None);
+        tunnels
+            .iter()
+            .filter(|tunnel| tunnel.is_established())
+            .for_each(|tunnel| tunnel.drain());
     }
 }

@@ -16,6 +16,8 @@ mod net;
 mod policy;
 mod raw;
 mod relay;
+mod site;
 mod stop;
+mod swap;
 mod world;
 mod zds;

@@ -152,6 +152,7 @@ impl Node {
             workers: 2,
             config: config(),
             snapshots,
+            open: watch::channel(true).1,
             certificates,
             metrics: Metrics::default(),
         };
@@ -186,7 +187,7 @@ impl Node {
             mut threads,
             ..
         } = proxy;
-        workers.drain().await;
+        workers.drain(config().drain_deadline).await;
         while let Some(ended) = threads.next().await {
             ended.unwrap();
         }

@@ -128,7 +128,8 @@ impl Session<'_> {
     }
 }
 
-fn add(name: &str) -> Request {
+/// As the agent adds a pod.
+pub fn add(name: &str) -> Request {
     let pod = PodInfo {
         name: name.to_owned(),
         namespace: "shop".to_owned(),

@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use mesh::Identity;
-use rcgen::{KeyPair, PublicKeyData};
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
@@ -28,6 +28,16 @@ impl PrivateKey {
         let public_key = pair.subject_public_key_info();
         pair.zeroize();
         Self { key, public_key }
+    }
+
+    /// A key of ours (ECDSA P-256, PKCS 8) that another process made.
+    fn from_der(der: &[u8]) -> Result<Self, Unacceptable> {
+        let pair = KeyPair::from_pkcs8_der_and_sign_algo(
+            &PrivatePkcs8KeyDer::from(der),
+            &PKCS_ECDSA_P256_SHA256,
+        );
+        // The error's own words might repeat bytes of the key.
+        pair.map(Self::of).map_err(|_| Unacceptable::Key)
     }
 
     /// A copy, for a TLS configuration.
@@ -65,6 +75,29 @@ pub struct Issued {
 }
 
 impl Issued {
+    /// What another process held, checked like an answer of the CA. `certificates` are DER: leaf,
+    /// intermediates, roots.
+    ///
+    /// # Errors
+    /// It would not be accepted from the CA either.
+    pub fn from_der(
+        identity: &Identity,
+        key: &[u8],
+        certificates: &[Vec<u8>],
+        now: SystemTime,
+    ) -> Result<Self, Unacceptable> {
+        if !(2..=MAX_CHAIN).contains(&certificates.len()) {
+            return Err(Unacceptable::Count(certificates.len()));
+        }
+        let certificates = certificates.iter().cloned().map(CertificateDer::from);
+        check(
+            identity,
+            PrivateKey::from_der(key)?,
+            &certificates.collect::<Vec<_>>(),
+            now,
+        )
+    }
+
     /// Whose it is.
     pub fn identity(&self) -> &Identity {
         &self.identity
@@ -121,6 +154,9 @@ pub enum Unacceptable {
     /// Nothing, or far too much.
     #[error("the answer holds {0} certificates; 2 to {MAX_CHAIN} were expected")]
     Count(usize),
+    /// The key that came with it is none of the kind that we make.
+    #[error("the key beside the certificate is no ECDSA P-256 key")]
+    Key,
     /// The leaf is for a key that is not ours.
     #[error("the certificate is for another key than the one it was asked for")]
     ForeignKey,
@@ -148,7 +184,15 @@ pub(super) fn accept(
     texts: &[String],
     now: SystemTime,
 ) -> Result<Issued, Unacceptable> {
-    let certificates = read(texts)?;
+    check(identity, key, &read(texts)?, now)
+}
+
+fn check(
+    identity: &Identity,
+    key: PrivateKey,
+    certificates: &[CertificateDer<'static>],
+    now: SystemTime,
+) -> Result<Issued, Unacceptable> {
     let (leaf, tail) = certificates.split_first().ok_or(Unacceptable::Count(0))?;
     let parsed = parse(0, leaf)?;
     if parsed.public_key().raw != key.public_key() {

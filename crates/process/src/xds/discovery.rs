@@ -10,13 +10,15 @@
 //!   settle()        -> after a quiet moment on a reconnected stream: drops what is gone
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use mesh::NetworkAddress;
 use mesh::snapshot::Snapshot;
 use proto::ResourceName;
 use proto::wire::discovery::{self as wire, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
+
+use super::carried::{ByName, Carried, Entry};
 
 /// gRPC code of a NACK: INVALID_ARGUMENT.
 const INVALID_ARGUMENT: i32 = 3;
@@ -106,7 +108,7 @@ pub struct Discovery {
 /// What is held of one type.
 #[derive(Debug, Default)]
 struct Held {
-    by_name: HashMap<String, Entry>,
+    by_name: ByName,
     /// Whether a response came, on any stream.
     answered: bool,
     /// Names held when this stream was opened that it did not confirm yet. None once the server
@@ -115,12 +117,6 @@ struct Held {
     /// Whether the server repeated a resource in the very version that was announced: it does not
     /// compare versions, hence sends all there is, and what it leaves out is gone.
     repeats: bool,
-}
-
-#[derive(Debug)]
-struct Entry {
-    version: String,
-    key: ResourceName,
 }
 
 impl Discovery {
@@ -134,6 +130,33 @@ impl Discovery {
             policies: Held::default(),
             wanted: BTreeSet::new(),
         }
+    }
+
+    /// Everything, as another process' feed held it. Each type counts as answered.
+    pub fn resume(node: Node, carried: Carried) -> Self {
+        let held = |by_name| Held {
+            by_name,
+            answered: true,
+            ..Held::default()
+        };
+        Self {
+            snapshot: carried.snapshot,
+            addresses: held(carried.addresses),
+            policies: held(carried.policies),
+            ..Self::new(node, Scope::Wildcard)
+        }
+    }
+
+    /// What another feed can start from. None before both types were answered, and on demand,
+    /// when what is held depends on who asked.
+    pub fn carried(&self) -> Option<Carried> {
+        let whole =
+            self.scope == Scope::Wildcard && Kind::ALL.into_iter().all(|kind| self.answered(kind));
+        whole.then(|| Carried {
+            snapshot: self.snapshot.clone(),
+            addresses: self.addresses.by_name.clone(),
+            policies: self.policies.by_name.clone(),
+        })
     }
 
     /// All that is known now.

@@ -14,8 +14,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
+use super::Status;
+use super::carried::Carried;
 use super::discovery::{Applied, Discovery, Kind};
-use super::{Config, Status};
 use crate::admin::{Condition, Readiness};
 use crate::grpc::{CallError, ConnectError, ControlPlane, MAX_MESSAGE_BYTES, TokenError};
 use crate::metrics::XdsMetrics;
@@ -42,6 +43,7 @@ const REQUEST_QUEUE: usize = 64;
 /// Where the feed's results go.
 pub(super) struct Outlets {
     snapshots: watch::Sender<Arc<Snapshot>>,
+    carried: watch::Sender<Option<Carried>>,
     status: watch::Sender<Status>,
     metrics: XdsMetrics,
     addresses: Condition,
@@ -50,7 +52,7 @@ pub(super) struct Outlets {
 
 impl Outlets {
     pub(super) fn new(
-        snapshots: watch::Sender<Arc<Snapshot>>,
+        (snapshots, carried): (watch::Sender<Arc<Snapshot>>, watch::Sender<Option<Carried>>),
         status: watch::Sender<Status>,
         metrics: XdsMetrics,
         readiness: &Readiness,
@@ -60,6 +62,7 @@ impl Outlets {
         let policies = readiness.condition("policies", waiting);
         Self {
             snapshots,
+            carried,
             status,
             metrics,
             addresses,
@@ -138,13 +141,13 @@ impl End {
 impl Stream {
     pub(super) fn new(
         control_plane: ControlPlane,
-        config: Config,
+        discovery: Discovery,
         wanted: mpsc::Receiver<NetworkAddress>,
         outlets: Outlets,
     ) -> Self {
         Self {
             control_plane,
-            discovery: Discovery::new(config.node.to_wire(), config.scope),
+            discovery,
             wanted,
             outlets,
             pending: Vec::new(),
@@ -157,6 +160,8 @@ impl Stream {
     /// Keeps a stream open until `stop`.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let mut pause = pauses(FIRST_PAUSE, LONGEST_PAUSE);
+        // What was carried over counts as answered before anybody answers.
+        self.outlets.note_answers(&self.discovery);
         loop {
             let began = Instant::now();
             let end = tokio::select! {
@@ -311,6 +316,8 @@ impl Stream {
                 .snapshots
                 .send_replace(Arc::new(self.discovery.snapshot().clone()));
         }
+        // Also when nothing changed but the versions.
+        self.outlets.carried.send_replace(self.discovery.carried());
         self.outlets.note_answers(&self.discovery);
     }
 }

@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use mesh::Identity;
 use process::certs::{AskError, Authority, CertManager, GrpcAuthority, Issued, Question};
 use process::clock::{Clock, SystemClock};
+use process::handover::{pack, unpack};
 use process::tasks::Tasks;
 use tokio::sync::watch;
 
@@ -165,6 +166,42 @@ fn script(
     answer: impl Fn(&Ca, &Question, SystemTime) -> Vec<String> + Send + 'static,
 ) -> [Script; 1] {
     [Box::new(answer)]
+}
+
+#[tokio::test]
+async fn a_successor_has_the_certificates_of_its_predecessor_and_renews_them_in_time() {
+    let old = World::new([]);
+    let issued = old.certificate().await;
+    let held = old.manager.held();
+    let bytes = pack(None, held.iter().map(AsRef::as_ref));
+    let new = World::new([]);
+    let state = unpack(&bytes, new.clock.now()).unwrap();
+    assert!(state.carried.is_none());
+    new.manager.adopt(state.certificates);
+    let taken = new.certificate().await;
+    assert_eq!(taken.serial(), issued.serial());
+    assert_eq!(taken.key().to_der(), issued.key().to_der());
+    new.clock.turn(DAY / 3).await;
+    assert_eq!(new.authority.questions(), 0);
+    new.clock.turn(DAY / 3).await;
+    assert_eq!(new.authority.questions(), 1);
+}
+
+#[tokio::test]
+async fn a_successor_takes_no_certificate_that_has_ended_and_keeps_none_that_is_not_wanted() {
+    let old = World::new([]);
+    old.certificate().await;
+    let held = old.manager.held();
+    let bytes = pack(None, held.iter().map(AsRef::as_ref));
+    let late = unpack(&bytes, old.clock.now() + DAY * 2).unwrap();
+    assert!(late.certificates.is_empty());
+    let new = World::new([]);
+    let state = unpack(&bytes, new.clock.now()).unwrap();
+    new.manager.adopt(state.certificates);
+    new.manager.drop_unwanted();
+    new.certificate().await;
+    assert_eq!(new.authority.questions(), 1);
+    assert!(unpack(b"\xff\xff", new.clock.now()).is_err());
 }
 
 #[tokio::test]

@@ -33,6 +33,7 @@ impl Client {
         let config = Config {
             node: Node::ztunnel("node-1", "Kubernetes"),
             scope,
+            carried: None,
         };
         let feed = xds::start(&tasks, site.control_plane(), config, metrics, &readiness);
         Self {

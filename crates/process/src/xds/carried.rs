@@ -1,0 +1,214 @@
+//! What a feed holds, as a value that the feed of another process can start from. Knows no stream
+//! and no socket.
+
+use mesh::snapshot::Snapshot;
+use proto::wire::discovery::Resource as Wire;
+use proto::{Resource, ResourceName, decode, encode};
+
+/// A resource that is held: the version on the wire, and what it is in the snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) version: String,
+    pub(super) key: ResourceName,
+}
+
+/// By name on the wire. Cloning is cheap.
+pub(super) type ByName = imbl::HashMap<String, Entry>;
+
+/// A complete state of a feed. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct Carried {
+    pub(super) snapshot: Snapshot,
+    pub(super) addresses: ByName,
+    pub(super) policies: ByName,
+}
+
+/// The same as resources on the wire, to be sent.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Mesh {
+    /// Workloads and services.
+    #[prost(message, repeated, tag = "1")]
+    pub addresses: Vec<Wire>,
+    /// Policies.
+    #[prost(message, repeated, tag = "2")]
+    pub policies: Vec<Wire>,
+    /// Policies that were removed and stay in force because a workload names them.
+    #[prost(message, repeated, tag = "3")]
+    pub kept_policies: Vec<Wire>,
+}
+
+/// A resource that came from a predecessor cannot be used. Then nothing of it is: without one
+/// policy all might be open.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("resource {name}: {reason}")]
+pub struct Unusable {
+    name: String,
+    reason: String,
+}
+
+impl Carried {
+    /// For the wire.
+    pub fn to_wire(&self) -> Mesh {
+        let wire = |(name, entry): (&String, &Entry)| {
+            let resource = self.resource(&entry.key)?;
+            Some(Wire {
+                name: name.clone(),
+                ..encode::discovered(&resource, &entry.version)
+            })
+        };
+        let kept = self.snapshot.policies().filter(|policy| {
+            let snapshot = &self.snapshot;
+            snapshot.policy_is_kept(&policy.key)
+        });
+        let kept = kept.map(|policy| Resource::Policy((**policy).clone()));
+        Mesh {
+            addresses: self.addresses.iter().filter_map(wire).collect(),
+            policies: self.policies.iter().filter_map(wire).collect(),
+            kept_policies: kept.map(|kept| encode::discovered(&kept, "")).collect(),
+        }
+    }
+
+    /// From the wire.
+    ///
+    /// # Errors
+    /// One of the resources cannot be read.
+    pub fn from_wire(mesh: &Mesh) -> Result<Self, Unusable> {
+        let mut snapshot = Snapshot::new();
+        let addresses = insert(&mesh.addresses, &mut snapshot)?;
+        let policies = insert(&mesh.policies, &mut snapshot)?;
+        // Behind the workloads that name them.
+        for entry in insert(&mesh.kept_policies, &mut snapshot)?.values() {
+            if let ResourceName::Policy(key) = &entry.key {
+                snapshot.remove_policy(key);
+            }
+        }
+        snapshot.set_addresses_synced();
+        snapshot.set_policies_synced();
+        Ok(Self {
+            snapshot,
+            addresses,
+            policies,
+        })
+    }
+
+    fn resource(&self, key: &ResourceName) -> Option<Resource> {
+        let snapshot = &self.snapshot;
+        match key {
+            ResourceName::Workload(uid) => {
+                let workload = snapshot.workload(uid)?;
+                Some(Resource::Workload((**workload).clone()))
+            }
+            ResourceName::Service(key) => {
+                let service = snapshot.service(key)?;
+                Some(Resource::Service((**service).clone()))
+            }
+            ResourceName::Policy(key) => {
+                let policy = snapshot.policy(key)?;
+                Some(Resource::Policy((**policy).clone()))
+            }
+            // No resource is named like that.
+            ResourceName::Address(_) => None,
+        }
+    }
+}
+
+fn insert(resources: &[Wire], snapshot: &mut Snapshot) -> Result<ByName, Unusable> {
+    let mut by_name = ByName::new();
+    for wire in resources {
+        let resource = decode::discovered(wire).map_err(|error| Unusable {
+            name: wire.name.clone(),
+            reason: error.to_string(),
+        })?;
+        let entry = Entry {
+            version: wire.version.clone(),
+            key: resource.name(),
+        };
+        by_name.insert(wire.name.clone(), entry);
+        resource.insert_into(snapshot);
+    }
+    Ok(by_name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::discovery::Kind;
+    use super::super::{Scope, discovery::Discovery};
+    use super::*;
+    use proto::wire::discovery::{DeltaDiscoveryResponse, Node};
+    use proto::wire::workload as wire;
+
+    fn resource(name: &str, version: &str) -> Wire {
+        let uid = format!("Kubernetes//Pod/shop/{name}");
+        let workload = wire::Workload {
+            uid: uid.clone(),
+            name: name.to_owned(),
+            namespace: "shop".to_owned(),
+            ..Default::default()
+        };
+        let bytes = prost::Message::encode_to_vec(&wire::Address {
+            r#type: Some(wire::address::Type::Workload(workload)),
+        });
+        Wire {
+            name: uid,
+            version: version.to_owned(),
+            resource: Some(prost_types::Any {
+                type_url: proto::ADDRESS_TYPE_URL.to_owned(),
+                value: bytes,
+            }),
+            ..Default::default()
+        }
+    }
+
+    fn answer(kind: Kind, resources: Vec<Wire>) -> DeltaDiscoveryResponse {
+        DeltaDiscoveryResponse {
+            type_url: kind.url().to_owned(),
+            resources,
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_feed_that_resumes_knows_the_same_and_announces_the_same_versions() {
+        let mut first = Discovery::new(Node::default(), Scope::Wildcard);
+        first.apply(answer(Kind::Addresses, vec![resource("a", "7")]));
+        assert!(first.carried().is_none(), "policies were not answered");
+        first.apply(answer(Kind::Policies, Vec::new()));
+        let mesh = first.carried().unwrap().to_wire();
+        let carried = Carried::from_wire(&mesh).unwrap();
+        let mut second = Discovery::resume(Node::default(), carried);
+        assert_eq!(second.snapshot(), first.snapshot());
+        assert!(second.answered(Kind::Addresses) && second.answered(Kind::Policies));
+        let versions = second.open().remove(0).initial_resource_versions;
+        assert_eq!(
+            versions.into_iter().collect::<Vec<_>>(),
+            [("Kubernetes//Pod/shop/a".to_owned(), "7".to_owned())]
+        );
+    }
+
+    #[test]
+    fn what_was_removed_meanwhile_goes_at_the_first_contact() {
+        let mut first = Discovery::new(Node::default(), Scope::Wildcard);
+        let both = vec![resource("a", "1"), resource("b", "1")];
+        first.apply(answer(Kind::Addresses, both));
+        first.apply(answer(Kind::Policies, Vec::new()));
+        let carried = Carried::from_wire(&first.carried().unwrap().to_wire()).unwrap();
+        let mut second = Discovery::resume(Node::default(), carried);
+        second.open();
+        // A server that repeats all it has.
+        second.apply(answer(Kind::Addresses, vec![resource("a", "1")]));
+        second.settle();
+        assert_eq!(second.snapshot().workloads().count(), 1);
+    }
+
+    #[test]
+    fn one_bad_resource_makes_all_of_it_unusable() {
+        let mut bad = resource("a", "1");
+        bad.resource.as_mut().unwrap().value = vec![0xff];
+        let mesh = Mesh {
+            addresses: vec![resource("b", "1"), bad],
+            ..Mesh::default()
+        };
+        let error = Carried::from_wire(&mesh).unwrap_err().to_string();
+        assert!(error.contains("Pod/shop/a"), "{error}");
+    }
+}
