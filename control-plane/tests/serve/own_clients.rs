@@ -31,6 +31,7 @@ fn feed(tasks: &Tasks, control_plane: ControlPlane, scope: Scope) -> (Feed, Read
     let config = Config {
         node: Node::ztunnel("node-a", "Kubernetes"),
         scope,
+        carried: None,
     };
     let metrics = XdsMetrics::register(&mut Registry::default());
     (

@@ -185,3 +185,43 @@ fn a_connection_waits_for_the_certificate_of_its_pod() {
         world.stop();
     });
 }
+
+#[test]
+fn a_destination_that_stays_unknown_while_discovery_is_not_complete_is_refused_not_passed() {
+    on_both_back_ends(|mut world| {
+        let outside = world.net.pod("outside", 9);
+        let listener = outside.serve(false);
+        listener.set_nonblocking(true).unwrap();
+        // The pod itself is known, so that only the missing rest keeps its connection waiting.
+        let mut partial = mesh::Snapshot::default();
+        let client = mesh::workload::TunnelProtocol::Hbone;
+        partial.insert_workload(workload("client", &world.client, client));
+        partial.set_policies_synced();
+        world.snapshots.send_replace(Arc::new(partial));
+        world.settle();
+        let source = world.client.expect_refusal(outside.address(false));
+        line(&["connection failed", &source, "discovery is not complete"]);
+        let nobody = listener
+            .accept()
+            .expect_err("nothing was passed in plaintext");
+        assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock);
+        world.stop();
+    });
+}
+
+#[test]
+fn a_pod_without_a_certificate_is_refused_not_passed() {
+    on_both_back_ends(|mut world| {
+        world.ca.is_open.send_replace(false);
+        let bare = world.near_pod("bare", 7);
+        let listener = world.server.serve(false);
+        listener.set_nonblocking(true).unwrap();
+        let source = bare.expect_refusal(world.server.address(false));
+        line(&["connection failed", &source, "no certificate for"]);
+        let nobody = listener
+            .accept()
+            .expect_err("nothing was passed in plaintext");
+        assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock);
+        world.stop();
+    });
+}
