@@ -5,6 +5,7 @@
 
 pub mod bed;
 pub mod enrol;
+pub mod repairs;
 pub mod restart;
 pub mod soak;
 pub mod swap;
@@ -64,6 +65,8 @@ pub struct Report {
     pub agent_restart: restart::Figures,
     /// Proxies replaced under load.
     pub swap: swap::Figures,
+    /// Parts of a capture removed by hand.
+    pub repairs: repairs::Figures,
 }
 
 impl Report {
@@ -72,6 +75,7 @@ impl Report {
         let mut wrong = self.enrol_keeps_connections.wrong();
         wrong.extend(self.agent_restart.wrong());
         wrong.extend(self.swap.wrong());
+        wrong.extend(self.repairs.wrong());
         wrong
     }
 }
@@ -85,11 +89,14 @@ pub fn everything(plan: &Plan, interrupt: &Interrupt, logs: PathBuf) -> anyhow::
     let agent_restart = restart::prove(&mut bed, plan)?;
     eprintln!("proxies replaced under load");
     let swap = swap::prove(&mut bed, plan)?;
+    eprintln!("parts of a capture removed by hand");
+    let repairs = repairs::prove(&bed)?;
     bed.down()?;
     Ok(Report {
         enrol_keeps_connections,
         agent_restart,
         swap,
+        repairs,
     })
 }
 

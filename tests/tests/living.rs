@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::ensure;
-use scenarios::prove::{Bed, SHORT, enrol, restart, swap};
+use scenarios::prove::{Bed, SHORT, enrol, repairs, restart, swap};
 use scenarios::{run, scenario};
 use world::Interrupt;
 
@@ -35,6 +35,11 @@ fn main() -> ExitCode {
                 let figures = swap::prove(bed, &SHORT)?;
                 ensure!(figures.wrong().is_empty(), "{figures:#?}");
                 ensure!(figures.connections > 0 && figures.ended_clean == figures.swaps);
+                Ok(())
+            }),
+            scenario("a part of a capture that is removed is repaired", |bed| {
+                let figures = repairs::prove(bed)?;
+                ensure!(figures.wrong().is_empty(), "{figures:#?}");
                 Ok(())
             }),
         ],

@@ -43,6 +43,9 @@ enum Command {
         /// Connections in all; 0: until SIGTERM.
         #[arg(long, default_value_t = 0)]
         count: u64,
+        /// Prints `made N` at this many connections, and goes on; 0: never.
+        #[arg(long, default_value_t = 0)]
+        tell: u64,
         /// Also bulk, half-closed and aborted ones.
         #[arg(long)]
         mixed: bool,
@@ -78,6 +81,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
                 seed,
                 workers,
                 count,
+                tell,
                 mixed,
                 pause,
             } => {
@@ -86,6 +90,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
                     seed,
                     workers,
                     count,
+                    tell,
                     mixed,
                     pause: Duration::from_millis(pause),
                 };

@@ -9,8 +9,8 @@ use cli::demo::mesh::{Mesh, tunnelled};
 use cli::demo::{Silent, access_log};
 use nix::sys::signal::Signal;
 use serde::de::DeserializeOwned;
-use world::stack::{Binaries, READY_WITHIN, get};
-use world::{Interrupt, Place, Pod, Process, Program, World};
+use world::stack::{Binaries, READY_WITHIN, agent_socket, get};
+use world::{Interrupt, Output, Place, Pod, Process, Program, World};
 
 /// Where `traffic server` listens; no port of a Service.
 pub const PORT: u16 = 9100;
@@ -113,6 +113,17 @@ impl Bed {
         let node = &self.mesh.nodes[0].node;
         self.mesh.control.agent_command(node, &words)?;
         Ok(())
+    }
+
+    /// Runs a command of `culvert-cni` to the first node's agent, whatever its exit code is.
+    pub fn ask_agent(&self, words: &[&str]) -> anyhow::Result<Output> {
+        let node = &self.mesh.nodes[0].node;
+        let (verb, rest) = words.split_first().context("a verb")?;
+        let program = Program::new(Binaries::of_this_build()?.path("culvert-cni"))
+            .args([*verb, "--socket"])
+            .arg(agent_socket(node)?)
+            .args(rest.iter().copied());
+        Ok(node.run(&program)?)
     }
 
     /// Waits until both proxies reach a pod through the tunnel, or do not.

@@ -92,9 +92,10 @@ impl Clients {
         Ok(Clients { loads, holds })
     }
 
-    /// Whether a load still makes connections.
-    pub fn busy(&self) -> bool {
-        self.loads.iter().any(|load| load.ended().is_none())
+    /// Whether every load has told that it made so many connections.
+    pub fn made(&self, count: u64) -> bool {
+        let told = format!("made {count}\n");
+        self.loads.iter().all(|load| load.log().contains(&told))
     }
 
     /// Ends them and gives what became of all.

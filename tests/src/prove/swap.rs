@@ -52,19 +52,15 @@ impl Figures {
 pub fn prove(bed: &mut Bed, plan: &Plan) -> anyhow::Result<Figures> {
     let mut figures = Figures::default();
     let start = Instant::now();
-    // A client with a count ends by itself when it has made half of them.
-    let count = match plan.connections {
-        0 => String::new(),
-        all => format!("--count {}", all.div_ceil(2)),
-    };
-    let words = format!("--workers 8 --pause 10 {count}");
+    let half = plan.connections.div_ceil(2);
+    let words = format!("--workers 8 --pause 10 --tell {half}");
     let clients = Clients::start(bed, &words, 2 * plan.each)?;
     while figures.swaps < plan.swaps {
         bed.swap(figures.swaps % bed.mesh.nodes.len())?;
         figures.swaps += 1;
         bed.sleep(BETWEEN)?;
     }
-    while plan.connections > 0 && start.elapsed() < LOAD_FOR_AT_MOST && clients.busy() {
+    while half > 0 && start.elapsed() < LOAD_FOR_AT_MOST && !clients.made(half) {
         bed.sleep(Duration::from_millis(100))?;
     }
     let (loads, holds) = clients.finish(bed)?;

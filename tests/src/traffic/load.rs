@@ -33,6 +33,8 @@ pub struct Load {
     pub workers: usize,
     /// Connections in all; 0: until the end is told.
     pub count: u64,
+    /// Prints `made N` at this many connections, and goes on; 0: never.
+    pub tell: u64,
     /// Also bulk, half-closed and aborted ones.
     pub mixed: bool,
     /// Longest pause of a worker between two connections.
@@ -81,7 +83,14 @@ async fn work(shared: Rc<Shared>, worker: u64) {
         let to = load.to[random.random_range(0..load.to.len())];
         let start = Instant::now();
         let result = one(to, header, &mut random).await;
-        note(&mut shared.report.borrow_mut(), header, start, result);
+        let made = {
+            let mut report = shared.report.borrow_mut();
+            note(&mut report, header, start, result);
+            report.connections
+        };
+        if made == load.tell {
+            println!("made {made}");
+        }
         let pause = load.pause.mul_f64(random.random());
         tokio::time::sleep(pause).await;
     }
