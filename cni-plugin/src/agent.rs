@@ -5,7 +5,9 @@
 //! captured pod, the verification, the sweep for vanished pods, the admin server. All of it is
 //! owned by one `Tasks`.
 
+mod call;
 pub mod control;
+mod describe;
 mod enrol;
 mod existing;
 mod follow;
@@ -33,6 +35,7 @@ use tokio::time::Instant;
 use crate::steering::BpfError;
 use crate::steering::hook::Hook;
 use crate::zds::Zds;
+use call::Calls;
 use control::Control;
 use metrics::Metrics;
 use proxies::Proxies;
@@ -86,6 +89,8 @@ pub struct Agent {
     zds: Zds,
     control: Box<dyn Control>,
     table: Table,
+    /// The calls that are capturing a pod.
+    calls: Calls,
     state: StateDir,
     reporter: Reporter,
     metrics: Metrics,
@@ -130,6 +135,7 @@ pub async fn start(
         zds,
         control,
         table: Table::default(),
+        calls: Calls::default(),
         state,
         reporter,
         metrics,

@@ -6,38 +6,38 @@
 //!  (unknown) --ADD--> enrolling --> enrolled  listeners, program, ztunnel's ack, sysctls and
 //!                         |                   rules, link (inbound starts), cookie
 //!                         |                   (outbound), verification
-//!                         +--> (unknown)      a step failed: all is undone
+//!                         +--> (unknown)      a step failed, the caller's time was over, or a
+//!                                             DEL came: all is undone
 //! ```
+
+mod failure;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use netio::netns::Netns;
-use process::grpc::agent::{Described, PodDescription};
 use proto::zds::PodInfo;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::call::{Call, Ended};
+use super::describe::describe;
 use super::record::{Phase, Record};
 use super::table::{Entry, Live};
 use super::{Agent, existing, follow, verify};
-use crate::message::{Failure, PodName};
+use crate::message::Failure;
 use crate::plugin::code;
-use crate::steering::BpfError;
 use crate::steering::connections::Connection;
 use crate::steering::fault::Fault;
 use crate::steering::pod::unroute;
 use crate::steering::pod::{Listeners, PodSteering, SteerError};
 use crate::steering::program;
 use crate::zds::{HandError, HandedPod};
+use failure::{StepError, busy, foreign, unusable};
 
 /// How much before the caller's deadline the agent answers, so that its reason arrives.
 const ANSWER_EARLY: Duration = Duration::from_millis(500);
-/// How long the control plane may not know a pod: its source may lag behind the runtime's.
-const UNKNOWN_WAIT: Duration = Duration::from_secs(5);
-/// Pause between two questions to the control plane.
-const ASK_PAUSE: Duration = Duration::from_millis(250);
 /// How long an enrolment waits for a ztunnel: one that lost its agent connects again within it.
 const ZTUNNEL_WAIT: Duration = Duration::from_secs(3);
 /// How long an ADD waits for the report of its pod. Not needed for safety: it is repeated.
@@ -67,43 +67,6 @@ pub struct Outcome {
     pub reason: String,
 }
 
-/// A step of an enrolment that failed.
-#[derive(Debug, thiserror::Error)]
-enum StepError {
-    #[error("its record cannot be written: {0}")]
-    Record(#[from] std::io::Error),
-    #[error("{0}: {1}")]
-    Steer(&'static str, #[source] SteerError),
-    #[error(transparent)]
-    Hand(#[from] HandError),
-    #[error("the connect hook: {0}")]
-    Hook(#[from] BpfError),
-    #[error("verification: {}", Fault::join(.0))]
-    Unproven(Vec<Fault>),
-}
-
-impl StepError {
-    fn at(step: &'static str) -> impl FnOnce(SteerError) -> Self {
-        move |source| Self::Steer(step, source)
-    }
-
-    fn failure(&self, pod: &PodName) -> Failure {
-        let code = match self {
-            Self::Hand(_) => code::TRY_LATER,
-            _ => code::NOT_CAPTURED,
-        };
-        let msg = match self {
-            Self::Hand(HandError::NotConnected) => "ztunnel is not connected".to_owned(),
-            _ => format!("pod {}/{} could not be captured", pod.namespace, pod.name),
-        };
-        Failure {
-            code,
-            msg,
-            details: self.to_string(),
-        }
-    }
-}
-
 /// ADD and the enrol command.
 ///
 /// # Errors
@@ -111,9 +74,14 @@ impl StepError {
 pub async fn add(agent: &Arc<Agent>, wanted: Wanted) -> Result<Outcome, Failure> {
     let deadline = Instant::now() + wanted.timeout.saturating_sub(ANSWER_EARLY);
     let pod = wanted.record.pod.clone();
-    let turn = tokio::time::timeout_at(deadline, agent.table.lock(&pod.uid)).await;
-    let _turn = turn.map_err(|_| busy(&pod))?;
+    let container = wanted.record.container_id.as_str();
+    let call = agent.calls.begin(&pod.uid, container, deadline);
+    let turn = call.within(agent.table.lock(&pod.uid)).await;
+    let _turn = turn.map_err(|ended| busy(&pod, ended))?;
     let cookie = wanted.netns.cookie().map_err(|error| unusable(&error))?;
+    if let Some(holder) = agent.table.holder(cookie, &pod.uid) {
+        return Err(foreign(&pod, &holder));
+    }
     let known = agent
         .table
         .get(&pod.uid)
@@ -124,24 +92,64 @@ pub async fn add(agent: &Arc<Agent>, wanted: Wanted) -> Result<Outcome, Failure>
     }
     match &known {
         Some(entry) if entry.record.phase == Phase::Enrolled => {
-            return Ok(already(agent, entry.clone(), &wanted.record));
+            return already(agent, entry.clone(), &wanted.record, &call).await;
         }
         Some(entry) if entry.record.phase == Phase::Leaving => {
-            return again(agent, entry.clone()).await;
+            return again(agent, entry.clone(), &call).await;
         }
         Some(_) => {}
         // Another sandbox of the same pod, whose DEL is still to come.
         None => super::release::forget(agent, &pod.uid).await,
     }
-    let described = describe(agent, &pod, deadline).await?;
-    let mut record = Record {
-        cookie,
-        ..wanted.record
-    };
+    first(
+        agent,
+        Record {
+            cookie,
+            ..wanted.record.clone()
+        },
+        wanted,
+        known,
+        &call,
+    )
+    .await
+}
+
+/// A pod that is not captured. It is in the table before the first step, so that every look there
+/// finds it: a DEL by its sandbox, another uid by its namespace.
+async fn first(
+    agent: &Arc<Agent>,
+    mut record: Record,
+    wanted: Wanted,
+    known: Option<Entry>,
+    call: &Call,
+) -> Result<Outcome, Failure> {
+    let pod = record.pod.clone();
     if let (true, Some(entry)) = (record.container_id.is_empty(), &known) {
         record.container_id = entry.record.container_id.clone();
         record.ips = entry.record.ips.clone();
     }
+    record.phase = Phase::Enrolling;
+    let entry = Entry {
+        record: record.clone(),
+        live: None,
+    };
+    let abandoned = agent.table.claim(entry);
+    for uid in abandoned.map_err(|holder| foreign(&pod, &holder))? {
+        if let Err(error) = agent.state.remove(&uid) {
+            tracing::error!(uid, %error, "the record of a pod that was named by command stays");
+        }
+    }
+    let described = match call.within(describe(agent, &pod, call.deadline)).await {
+        Ok(Ok(described)) => described,
+        failed => {
+            agent.table.take(&pod.uid);
+            known.into_iter().for_each(|entry| agent.table.put(entry));
+            return Err(match failed {
+                Ok(Err(failure)) => failure,
+                _ => StepError::from(Ended::Deleted).failure(&pod),
+            });
+        }
+    };
     record.service_account = described.service_account;
     record.reason = described.reason;
     if wanted.by_command {
@@ -149,40 +157,51 @@ pub async fn add(agent: &Arc<Agent>, wanted: Wanted) -> Result<Outcome, Failure>
     } else if !described.enrol {
         return pass(agent, record);
     }
-    let result = enrol(agent, record, wanted.netns, wanted.close_existing).await;
-    if let (Err(_), Some(entry)) = (&result, known) {
-        let reason = entry.record.reason.clone();
-        // Known and not enrolled, as before; what fails here is logged by what failed before.
-        let _ = pass(
-            agent,
-            Record {
-                reason,
-                ..entry.record
-            },
-        );
-    }
-    result
+    record.passed = known.and_then(|entry| match entry.record.phase {
+        Phase::NotEnrolled => Some(entry.record.reason),
+        _ => entry.record.passed,
+    });
+    enrol(agent, record, wanted.netns, wanted.close_existing, call).await
 }
 
-/// A repeated ADD, or one by another sandbox name, for a pod that is captured.
-fn already(agent: &Agent, mut entry: Entry, wanted: &Record) -> Outcome {
+/// A repeated ADD, or one by another sandbox name, for a pod that is captured: that it is so is
+/// verified, and repaired where it is not.
+async fn already(
+    agent: &Arc<Agent>,
+    mut entry: Entry,
+    wanted: &Record,
+    call: &Call,
+) -> Result<Outcome, Failure> {
+    let pod = entry.record.pod.clone();
     if !wanted.container_id.is_empty() {
         entry.record.container_id = wanted.container_id.clone();
     }
-    let reason = "it was enrolled already".to_owned();
     if let Err(error) = agent.state.save(&entry.record) {
-        tracing::warn!(uid = entry.record.pod.uid, %error, "the record could not be renewed");
+        tracing::warn!(uid = pod.uid, %error, "the record could not be renewed");
     }
     agent.table.put(entry);
-    Outcome {
+    let repaired = verify::assure(agent, &pod.uid, call.deadline).await;
+    let repaired = repaired.map_err(|faults| StepError::Unproven(faults).failure(&pod))?;
+    let reason = match repaired.is_empty() {
+        true => "it was enrolled already".to_owned(),
+        false => format!(
+            "it was enrolled already; repaired: {}",
+            Fault::join(&repaired)
+        ),
+    };
+    Ok(Outcome {
         enrolled: true,
         reason,
-    }
+    })
 }
 
 /// A pod that the mesh leaves alone: remembered, reported, passed.
-fn pass(agent: &Agent, mut record: Record) -> Result<Outcome, Failure> {
+///
+/// # Errors
+/// [`Failure`] when its record cannot be written.
+pub(super) fn pass(agent: &Agent, mut record: Record) -> Result<Outcome, Failure> {
     record.phase = Phase::NotEnrolled;
+    record.passed = None;
     let pod = record.pod.clone();
     let reason = record.reason.clone();
     agent
@@ -204,73 +223,24 @@ fn pass(agent: &Agent, mut record: Record) -> Result<Outcome, Failure> {
     })
 }
 
-/// Asks until the control plane knows the pod; a pod that it does not know for 5 s fails, since a
-/// pod without identity must not run unprotected by accident.
-async fn describe(
-    agent: &Agent,
-    pod: &PodName,
-    deadline: Instant,
-) -> Result<PodDescription, Failure> {
-    let unknown_until = Instant::now() + UNKNOWN_WAIT;
-    let mut last = unasked("it did not answer in time".to_owned());
-    loop {
-        let started = Instant::now();
-        let answer = tokio::time::timeout_at(deadline, agent.control.describe(pod)).await;
-        let mut over = started + ASK_PAUSE >= deadline;
-        match answer {
-            Ok(Ok(Described::Pod(description))) => return Ok(description),
-            Ok(Ok(Described::Unknown { reason })) => {
-                over |= started >= unknown_until;
-                last = unknown(pod, reason);
-            }
-            Ok(Err(reason)) => last = unasked(reason),
-            Err(_) => over = true,
-        }
-        if over {
-            return Err(last);
-        }
-        tokio::time::sleep(ASK_PAUSE).await;
-    }
-}
-
-fn unasked(details: String) -> Failure {
-    let msg = "the control plane cannot be asked who the pod is".to_owned();
-    Failure {
-        code: code::TRY_LATER,
-        msg,
-        details,
-    }
-}
-
-fn unknown(pod: &PodName, details: String) -> Failure {
-    let PodName {
-        namespace, name, ..
-    } = pod;
-    let msg = format!("the control plane does not know pod {namespace}/{name} on this node");
-    Failure {
-        code: code::TRY_LATER,
-        msg,
-        details,
-    }
-}
-
 /// Steers a pod that is not steered. The caller holds its turn.
 async fn enrol(
     agent: &Arc<Agent>,
     mut record: Record,
     netns: Netns,
     close: bool,
+    call: &Call,
 ) -> Result<Outcome, Failure> {
     let pod = record.pod.clone();
     let started = Instant::now();
-    let before = match steps(agent, &mut record, &netns).await {
+    let before = match steps(agent, &mut record, &netns, call).await {
         Ok(before) => before,
         Err(error) => {
             tracing::error!(
                 uid = pod.uid, namespace = pod.namespace, pod = pod.name, %error,
                 "enrolment failed, undoing it"
             );
-            undo(agent, &record, &netns).await;
+            back(agent, record, &netns).await;
             return Err(error.failure(&pod));
         }
     };
@@ -278,8 +248,8 @@ async fn enrol(
         uid = pod.uid, namespace = pod.namespace, pod = pod.name, ips = ?record.ips,
         took = ?started.elapsed(), reason = record.reason, "pod enrolled"
     );
-    let reported = tokio::time::timeout(REPORT_WAIT, agent.reporter.now(false)).await;
-    if reported != Ok(true) {
+    let report = tokio::time::timeout(REPORT_WAIT, agent.reporter.now(false));
+    if call.within(report).await != Ok(Ok(true)) {
         tracing::warn!(
             uid = pod.uid,
             "the control plane was not told yet that it is enrolled"
@@ -297,7 +267,9 @@ async fn steps(
     agent: &Arc<Agent>,
     record: &mut Record,
     netns: &Netns,
+    call: &Call,
 ) -> Result<Vec<Connection>, StepError> {
+    call.check()?;
     record.phase = Phase::Enrolling;
     agent.state.save(record)?;
     let uid = record.pod.uid.clone();
@@ -307,22 +279,22 @@ async fn steps(
         .await
         .map_err(StepError::at("listeners and program"))?;
     done(&uid, "listeners and program");
-    steering
-        .settle()
-        .await
+    call.within(steering.settle())
+        .await?
         .map_err(StepError::at("addresses"))?;
     record.ips = steering
         .fill_addresses(&record.ips)
         .await
         .map_err(StepError::at("addresses"))?;
     done(&uid, "addresses");
-    if !agent.zds.ready(ZTUNNEL_WAIT).await {
+    if !call.within(agent.zds.ready(ZTUNNEL_WAIT)).await? {
         return Err(HandError::NotConnected.into());
     }
-    agent.zds.add(handed(record, netns, &listeners)).await?;
+    let handing = agent.zds.add(handed(record, netns, &listeners));
+    call.within(handing).await??;
     done(&uid, "ztunnel's acknowledgement");
     let before = existing::find(netns, &record.ips);
-    capture(agent, record, &steering, &listeners).await?;
+    capture(agent, record, &steering, &listeners, call).await?;
     keep(agent, record.clone(), steering, listeners);
     Ok(before)
 }
@@ -339,7 +311,9 @@ async fn capture(
     record: &mut Record,
     steering: &PodSteering,
     listeners: &Listeners,
+    call: &Call,
 ) -> Result<(), StepError> {
+    call.check()?;
     let uid = record.pod.uid.clone();
     if record.sysctls_before.is_empty() {
         record.sysctls_before = steering.read_sysctls().map_err(StepError::at("sysctls"))?;
@@ -358,11 +332,13 @@ async fn capture(
     done(&uid, "link");
     agent.hook().enrol(steering.cookie())?;
     done(&uid, "cookie");
-    verify::confirm(agent, record, steering, listeners)
+    verify::confirm(agent, record, steering, listeners, call.deadline)
         .await
         .map_err(StepError::Unproven)?;
     done(&uid, "verification");
+    call.check()?;
     record.phase = Phase::Enrolled;
+    record.passed = None;
     agent.state.save(record)?;
     done(&uid, "recorded as enrolled");
     Ok(())
@@ -427,7 +403,7 @@ pub(super) fn keep(
 }
 
 /// Captures a pod again whose un-enrolment has not ended: its proxy and program are still there.
-async fn again(agent: &Arc<Agent>, mut entry: Entry) -> Result<Outcome, Failure> {
+async fn again(agent: &Arc<Agent>, mut entry: Entry, call: &Call) -> Result<Outcome, Failure> {
     let pod = entry.record.pod.clone();
     let Some(live) = entry.live.clone() else {
         let details = "the agent was restarted while the pod was leaving; try again when its \
@@ -440,9 +416,11 @@ async fn again(agent: &Arc<Agent>, mut entry: Entry) -> Result<Outcome, Failure>
             details,
         });
     };
-    let captured = capture(agent, &mut entry.record, &live.steering, &live.listeners).await;
+    entry.record.passed = Some(entry.record.reason.clone());
+    let parts = (&live.steering, &live.listeners);
+    let captured = capture(agent, &mut entry.record, parts.0, parts.1, call).await;
     if let Err(error) = captured {
-        undo(agent, &entry.record, live.steering.netns()).await;
+        back(agent, entry.record, live.steering.netns()).await;
         return Err(error.failure(&pod));
     }
     let reason = entry.record.reason.clone();
@@ -455,8 +433,21 @@ async fn again(agent: &Arc<Agent>, mut entry: Entry) -> Result<Outcome, Failure>
     })
 }
 
+/// Takes back every step. Whoever was known before stays known.
+pub(super) async fn back(agent: &Agent, mut record: Record, netns: &Netns) {
+    undo(agent, &record, netns).await;
+    let Some(reason) = record.passed.take() else {
+        return;
+    };
+    record.reason = reason;
+    record.sysctls_before.clear();
+    if let Err(failure) = pass(agent, record) {
+        tracing::error!(details = failure.details, "a pod is known no more");
+    }
+}
+
 /// Takes back every step, in reverse, whichever were made. Goes on where one fails.
-pub(super) async fn undo(agent: &Agent, record: &Record, netns: &Netns) {
+async fn undo(agent: &Agent, record: &Record, netns: &Netns) {
     let uid = record.pod.uid.as_str();
     agent.table.take(uid);
     agent.withdraw(record.cookie);
@@ -471,23 +462,4 @@ pub(super) async fn undo(agent: &Agent, record: &Record, netns: &Netns) {
         tracing::error!(uid, %error, "undoing: the record stays");
     }
     agent.reporter.changed();
-}
-
-fn busy(pod: &PodName) -> Failure {
-    Failure {
-        code: code::TRY_LATER,
-        msg: format!(
-            "another call for pod {}/{} has not ended",
-            pod.namespace, pod.name
-        ),
-        details: String::new(),
-    }
-}
-
-fn unusable(error: &std::io::Error) -> Failure {
-    Failure {
-        code: code::IO,
-        msg: "the pod's network namespace cannot be entered".into(),
-        details: error.to_string(),
-    }
 }

@@ -72,6 +72,10 @@ pub struct Record {
     /// The sysctls as they were before enrolment.
     #[serde(default)]
     pub sysctls_before: Before,
+    /// While it is being enrolled: why it was known as not enrolled before, if it was. It is that
+    /// again when the enrolment fails.
+    #[serde(default)]
+    pub passed: Option<String>,
 }
 
 /// The directory of the records.
@@ -176,6 +180,7 @@ mod tests {
             reason: "label".into(),
             service_account: "web".into(),
             sysctls_before: [("net/ipv4/tcp_fwmark_accept".to_owned(), "0".to_owned())].into(),
+            passed: None,
         }
     }
 

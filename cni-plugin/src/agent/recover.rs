@@ -70,7 +70,7 @@ async fn one(agent: &Arc<Agent>, record: Record) {
         Phase::NotEnrolled => agent.table.put(Entry { record, live: None }),
         Phase::Enrolling => {
             tracing::warn!(uid, "an enrolment was cut off, undoing it");
-            enrol::undo(agent, &record, &netns).await;
+            enrol::back(agent, record, &netns).await;
         }
         Phase::Leaving => {
             agent.zds.remember(&uid, Known::Kept);

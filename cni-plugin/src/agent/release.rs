@@ -57,38 +57,47 @@ pub(super) fn drop_steering(agent: &Agent, record: &Record) {
     }
 }
 
-/// CNI DEL.
+/// CNI DEL. An ADD of the same sandbox that has not ended is ended, and waited for.
 pub async fn delete(agent: &Agent, container_id: &str) -> Outcome {
-    let Some(uid) = agent.table.by_container(container_id) else {
-        return Outcome {
-            enrolled: false,
-            reason: "the sandbox is not known".into(),
-        };
-    };
-    let _turn = agent.table.lock(&uid).await;
-    // Since the look above the same pod may have got another sandbox.
-    if agent.table.by_container(container_id).as_deref() == Some(uid.as_str()) {
-        forget(agent, &uid).await;
+    let known = agent.table.by_container(container_id);
+    let mut uids: BTreeSet<String> = agent
+        .calls
+        .end(container_id, known.as_deref())
+        .into_iter()
+        .collect();
+    // After the calls: one that ended between the two looks has left its pod in the table.
+    uids.extend(known);
+    uids.extend(agent.table.by_container(container_id));
+    let mut forgotten = false;
+    for uid in &uids {
+        let _turn = agent.table.lock(uid).await;
+        let entry = agent.table.get(uid);
+        // The same pod may have got another sandbox.
+        if entry.is_some_and(|entry| entry.record.container_id == container_id) {
+            forget(agent, uid).await;
+            forgotten = true;
+        }
     }
+    let reason = match (forgotten, uids.is_empty()) {
+        (true, _) => "forgotten",
+        (false, true) => "the sandbox is not known",
+        (false, false) => "its enrolment was ended and undone",
+    };
     Outcome {
         enrolled: false,
-        reason: "forgotten".into(),
+        reason: reason.into(),
     }
 }
 
 /// CNI GC: forgets every pod whose sandbox is not in `keep`. Pods that only a command named stay.
 pub async fn collect(agent: &Agent, keep: Vec<String>) -> Outcome {
     let keep: BTreeSet<String> = keep.into_iter().collect();
-    let stale =
-        |record: &Record| !record.container_id.is_empty() && !keep.contains(&record.container_id);
+    let entries = agent.table.all().into_iter();
+    let known = entries.map(|entry| entry.record.container_id);
+    let known: BTreeSet<String> = known.chain(agent.calls.containers()).collect();
     let mut forgotten = 0;
-    for entry in agent
-        .table
-        .all()
-        .into_iter()
-        .filter(|entry| stale(&entry.record))
-    {
-        delete(agent, &entry.record.container_id).await;
+    for container in known.difference(&keep).filter(|id| !id.is_empty()) {
+        delete(agent, container).await;
         forgotten += 1;
     }
     Outcome {

@@ -169,6 +169,7 @@ fn new_record(
         reason: String::new(),
         service_account: String::new(),
         sysctls_before: Default::default(),
+        passed: None,
     }
 }
 

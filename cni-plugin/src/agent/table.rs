@@ -10,6 +10,7 @@ use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::DropGuard;
 
 use super::record::{Phase, Record};
+use crate::message::PodName;
 use crate::steering::pod::{Listeners, PodSteering};
 
 /// What keeps a pod captured while the agent runs.
@@ -66,6 +67,31 @@ impl Table {
             .map(|(uid, _)| uid.clone())
     }
 
+    /// The pod that has a namespace, if it is another one than `uid`. One that only a command
+    /// named, and that is not captured, has none.
+    pub fn holder(&self, cookie: u64, uid: &str) -> Option<PodName> {
+        holder(&self.entries(), cookie, uid)
+    }
+
+    /// Puts a pod in place of what was known of its uid, when no other has its namespace. Gives
+    /// the uids of those that gave way: named by a command only, and not captured.
+    ///
+    /// # Errors
+    /// The pod that has the namespace.
+    pub fn claim(&self, entry: Entry) -> Result<Vec<String>, PodName> {
+        let mut entries = self.entries();
+        let (cookie, uid) = (entry.record.cookie, entry.record.pod.uid.clone());
+        if let Some(holder) = holder(&entries, cookie, &uid) {
+            return Err(holder);
+        }
+        let gives_way =
+            |name: &String, other: &mut Entry| *name != uid && other.record.cookie == cookie;
+        let abandoned = entries.extract_if(.., gives_way).map(|(name, _)| name);
+        let abandoned = abandoned.collect();
+        entries.insert(uid, entry);
+        Ok(abandoned)
+    }
+
     /// Puts a pod in place of what was known of its uid.
     pub fn put(&self, entry: Entry) {
         self.entries().insert(entry.record.pod.uid.clone(), entry);
@@ -105,4 +131,13 @@ impl Table {
         // No code that can panic runs under this lock.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn holder(entries: &BTreeMap<String, Entry>, cookie: u64, uid: &str) -> Option<PodName> {
+    let mut records = entries.values().map(|entry| &entry.record);
+    let holds = |record: &&Record| {
+        let named_only = record.phase == Phase::NotEnrolled && record.container_id.is_empty();
+        record.cookie == cookie && record.pod.uid != uid && !named_only
+    };
+    records.find(holds).map(|record| record.pod.clone())
 }

@@ -240,8 +240,9 @@ pub(super) async fn confirm(
     record: &Record,
     steering: &PodSteering,
     listeners: &Listeners,
+    latest: Instant,
 ) -> Result<(), Vec<Fault>> {
-    let deadline = Instant::now() + CONFIRM_WAIT;
+    let deadline = latest.min(Instant::now() + CONFIRM_WAIT);
     loop {
         let mut faults = look_at(agent, steering, listeners).await;
         if faults.is_empty() {
@@ -256,6 +257,47 @@ pub(super) async fn confirm(
         }
         tokio::time::sleep(CONFIRM_PAUSE).await;
     }
+}
+
+/// Verifies a pod that a call finds enrolled, and repairs it. The caller holds its turn. Gives what
+/// was broken.
+///
+/// # Errors
+/// The faults that are left.
+pub(super) async fn assure(
+    agent: &Arc<Agent>,
+    uid: &str,
+    latest: Instant,
+) -> Result<Vec<Fault>, Vec<Fault>> {
+    let deadline = latest.min(Instant::now() + CONFIRM_WAIT);
+    let mut repaired: Option<Vec<Fault>> = None;
+    while let Some(entry) = enrolled(agent, uid) {
+        let mut faults = look(agent, &entry).await;
+        if faults.is_empty() {
+            break;
+        }
+        if Instant::now() >= deadline {
+            return Err(faults);
+        }
+        let found = Fault::join(&faults);
+        tracing::warn!(
+            uid,
+            found,
+            "a call found the pod's capture broken, repairing it"
+        );
+        if let Err(error) = restore(agent, &entry).await {
+            faults.push(Fault::new(Cause::Namespace, error.to_string()));
+            return Err(faults);
+        }
+        repaired.get_or_insert(faults);
+        tokio::time::sleep(CONFIRM_PAUSE).await;
+    }
+    let repaired = repaired.unwrap_or_default();
+    let causes: BTreeSet<Cause> = repaired.iter().map(|fault| fault.cause).collect();
+    causes
+        .into_iter()
+        .for_each(|cause| agent.metrics.repaired(cause));
+    Ok(repaired)
 }
 
 /// Repairs a captured pod. The caller holds its turn.

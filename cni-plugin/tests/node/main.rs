@@ -9,6 +9,7 @@ mod existing;
 mod ground;
 mod lifecycle;
 mod plugin;
+mod races;
 mod rig;
 mod traffic;
 mod verify;
