@@ -50,7 +50,8 @@ impl PodName {
     }
 }
 
-fn is_id(text: &str) -> bool {
+/// Whether a text can be a pod's UID or a container id.
+pub fn is_id(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     !text.is_empty() && text.len() <= MAX_ID_BYTES && text.bytes().all(plain)
 }

@@ -43,6 +43,8 @@ pub struct Metrics {
     pub control_plane_reached: Gauge,
     /// Pods whose namespace vanished without a DEL.
     pub vanished: Counter,
+    /// Pods whose record could not be read at start: they stay captured as they were.
+    pub unreadable_records: Gauge,
     verified: Family<ResultLabel, Gauge>,
     repairs: Family<CauseLabel, Counter>,
     existing: Family<ResultLabel, Counter>,
@@ -74,6 +76,11 @@ impl Metrics {
             "vanished_pods",
             "Pods whose namespace went away without a DEL",
             metrics.vanished.clone(),
+        );
+        registry.register(
+            "unreadable_records",
+            "Pods whose record could not be read at start; their capture stays as it was",
+            metrics.unreadable_records.clone(),
         );
         registry.register(
             "verified_pods",

@@ -2,6 +2,7 @@
 //!
 //! The files lie in /run: they end with the boot, as namespaces and pins do. Knows no BPF.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -78,6 +79,15 @@ pub struct Record {
     pub passed: Option<String>,
 }
 
+/// What lies in the directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Loaded {
+    /// The pods.
+    pub records: Vec<Record>,
+    /// Uids, by the names of the files, of pods whose record is there and cannot be read.
+    pub unreadable: BTreeSet<String>,
+}
+
 /// The directory of the records.
 #[derive(Clone, Debug)]
 pub struct StateDir {
@@ -126,25 +136,27 @@ impl StateDir {
         }
     }
 
-    /// All records. One that cannot be read is logged and left where it is.
+    /// All records. One that cannot be read is logged, named, and left where it is.
     ///
     /// # Errors
     /// When the directory cannot be read.
-    pub fn load(&self) -> io::Result<Vec<Record>> {
-        let mut records = Vec::new();
+    pub fn load(&self) -> io::Result<Loaded> {
+        let mut loaded = Loaded::default();
         for entry in fs::read_dir(&self.dir)? {
             let path = entry?.path();
             if path.extension().is_none_or(|ending| ending != "json") {
                 continue;
             }
             match read(&path) {
-                Ok(record) => records.push(record),
+                Ok(record) => loaded.records.push(record),
                 Err(error) => {
                     tracing::error!(path = %path.display(), %error, "a pod's record is unreadable");
+                    let uid = path.file_stem().unwrap_or_default();
+                    loaded.unreadable.insert(uid.to_string_lossy().into());
                 }
             }
         }
-        Ok(records)
+        Ok(loaded)
     }
 
     fn path(&self, uid: &str) -> PathBuf {
@@ -192,14 +204,14 @@ mod tests {
         state.save(&first).unwrap();
         first.phase = Phase::Leaving;
         state.save(&first).unwrap();
-        assert_eq!(state.load().unwrap(), [first]);
+        assert_eq!(state.load().unwrap().records, [first]);
         state.remove("u-1").unwrap();
         state.remove("u-1").unwrap();
-        assert_eq!(state.load().unwrap(), []);
+        assert_eq!(state.load().unwrap(), Loaded::default());
     }
 
     #[test]
-    fn an_unreadable_record_hides_no_other() {
+    fn an_unreadable_record_is_named_and_hides_no_other() {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::open(dir.path()).unwrap();
         fs::write(dir.path().join("bad.json"), "{").unwrap();
@@ -211,6 +223,9 @@ mod tests {
         )
         .unwrap();
         state.save(&record("u-1")).unwrap();
-        assert_eq!(state.load().unwrap(), [record("u-1")]);
+        let loaded = state.load().unwrap();
+        assert_eq!(loaded.records, [record("u-1")]);
+        let unreadable = ["bad".to_owned(), "foreign".to_owned()];
+        assert_eq!(loaded.unreadable, unreadable.into());
     }
 }

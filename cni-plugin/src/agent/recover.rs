@@ -3,7 +3,8 @@
 //!
 //! Pinned programs went on steering meanwhile. Captured pods get new listeners, put over the old
 //! ones slot by slot, and ztunnel gets them at its next snapshot; what was cut off in the middle of
-//! an enrolment is undone; what belongs to no living pod is removed.
+//! an enrolment is undone; what belongs to no living pod is removed. A pod whose record cannot be
+//! read stays captured as it is: it fails closed until an ADD or enrol makes it whole.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -15,6 +16,7 @@ use super::record::{Phase, Record};
 use super::release::{Gone, drop_steering, leave, open_same};
 use super::table::Entry;
 use super::{Agent, enrol};
+use crate::message::is_id;
 use crate::steering::pod::SteerError;
 use crate::steering::program;
 use crate::zds::{HandedPod, Known};
@@ -28,13 +30,30 @@ pub const NODE_DIR: &str = "node";
 /// When the state directory or bpffs cannot be read: an agent that does not know its pods must not
 /// say that there are none.
 pub async fn all(agent: &Arc<Agent>) -> io::Result<()> {
-    let records = agent.state.load()?;
-    let found = records.len();
-    for record in records {
+    let loaded = agent.state.load()?;
+    let found = loaded.records.len();
+    let unreadable = loaded.unreadable;
+    let count = i64::try_from(unreadable.len()).unwrap_or(i64::MAX);
+    agent.metrics.unreadable_records.set(count);
+    let pinned = |uid: &&String| is_id(uid) && agent.pod_dir(uid).is_dir();
+    for uid in unreadable.iter().filter(pinned) {
+        tracing::error!(
+            uid,
+            "the pod's record is unreadable: its capture stays as it is, and may have no listener"
+        );
+        agent.zds.remember(uid, Known::Kept);
+    }
+    for record in loaded.records {
         one(agent, record).await;
     }
-    sweep_pins(agent)?;
-    sweep_hook(agent);
+    sweep_pins(agent, &unreadable)?;
+    match unreadable.is_empty() {
+        true => sweep_hook(agent),
+        false => tracing::error!(
+            count,
+            "records are unreadable: outbound capture of all namespaces stays, since some are theirs"
+        ),
+    }
     let enrolled = agent.table.count(Phase::Enrolled);
     tracing::info!(
         found,
@@ -124,12 +143,12 @@ async fn captured(
 }
 
 /// Removes the pins of pods that nobody knows.
-fn sweep_pins(agent: &Agent) -> io::Result<()> {
+fn sweep_pins(agent: &Agent, unreadable: &BTreeSet<String>) -> io::Result<()> {
     for entry in std::fs::read_dir(&agent.settings.bpffs)? {
         let entry = entry?;
         let name = entry.file_name().into_string().unwrap_or_default();
         let is_pod = entry.file_type()?.is_dir() && name != NODE_DIR;
-        if is_pod && agent.table.get(&name).is_none() {
+        if is_pod && !unreadable.contains(&name) && agent.table.get(&name).is_none() {
             tracing::info!(uid = name, "removing the pins of an unknown pod");
             if let Err(error) = program::unpin(&entry.path()) {
                 tracing::error!(uid = name, %error, "they stay");

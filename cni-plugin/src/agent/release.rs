@@ -18,11 +18,14 @@ use super::record::{Phase, Record};
 use super::table::Entry;
 use crate::message::{Failure, PodName};
 use crate::plugin::code;
+use crate::steering::BpfError;
 use crate::steering::pod::{captured_connections, unroute};
 use crate::steering::program;
 
 /// Pause between two looks for captured connections that live on.
 const LEAVING_PAUSE: Duration = Duration::from_secs(1);
+/// What an un-enrolment answers.
+const GOES_ON: &str = "captured connections go on until they end";
 /// Pause between two looks for namespaces that vanished.
 const SWEEP_PAUSE: Duration = Duration::from_secs(5);
 
@@ -122,11 +125,17 @@ pub async fn unenrol(agent: &Arc<Agent>, pod: &PodName) -> Result<Outcome, Failu
             details,
         });
     };
-    if entry.record.phase != Phase::Enrolled {
-        return Ok(Outcome {
-            enrolled: false,
-            reason: "it is not enrolled".into(),
-        });
+    let outcome = |reason: &str| Outcome {
+        enrolled: false,
+        reason: reason.to_owned(),
+    };
+    match entry.record.phase {
+        Phase::Enrolled => {}
+        Phase::Leaving => {
+            stop_capture(agent, &entry)?;
+            return Ok(outcome(GOES_ON));
+        }
+        _ => return Ok(outcome("it is not enrolled")),
     }
     entry.record.phase = Phase::Leaving;
     entry.record.reason = "un-enrolled by command".into();
@@ -140,27 +149,29 @@ pub async fn unenrol(agent: &Arc<Agent>, pod: &PodName) -> Result<Outcome, Failu
             "not all proxies know yet that the pod leaves the mesh"
         );
     }
-    agent.withdraw(entry.record.cookie);
-    let detached = match &entry.live {
-        Some(live) => live.steering.detach().map_err(|error| error.to_string()),
-        None => program::unpin(&agent.pod_dir(&pod.uid)).map_err(|error| error.to_string()),
-    };
-    detached.map_err(|details| Failure {
-        code: code::NOT_CAPTURED,
-        msg: "inbound capture could not be stopped".into(),
-        details,
-    })?;
+    // Before the attempt: this repeats it when it fails.
+    agent
+        .tasks
+        .spawn("leaving pod", leave(agent.clone(), pod.uid.clone()));
+    stop_capture(agent, &entry)?;
     tracing::info!(
         uid = pod.uid,
         "pod un-enrolled; its captured connections go on"
     );
-    agent
-        .tasks
-        .spawn("leaving pod", leave(agent.clone(), pod.uid.clone()));
-    Ok(Outcome {
-        enrolled: false,
-        reason: "captured connections go on until they end".into(),
-    })
+    Ok(outcome(GOES_ON))
+}
+
+/// No new connection of a leaving pod is captured after this. May be repeated.
+fn stop_capture(agent: &Agent, entry: &Entry) -> Result<(), Failure> {
+    let failed = |way: &str, error: BpfError| Failure {
+        code: code::NOT_CAPTURED,
+        msg: format!("{way} capture could not be stopped; the agent goes on trying"),
+        details: error.to_string(),
+    };
+    let withdrawn = agent.hook().withdraw(entry.record.cookie);
+    withdrawn.map_err(|error| failed("outbound", error))?;
+    let detached = program::detach(&agent.pod_dir(&entry.record.pod.uid));
+    detached.map_err(|error| failed("inbound", error))
 }
 
 /// Waits for the captured connections of a leaving pod, then removes the rest.
@@ -185,6 +196,10 @@ pub async fn leave(agent: Arc<Agent>, uid: String) {
 /// Whether the pod has left.
 async fn finish_if_quiet(agent: &Agent, mut entry: Entry) -> bool {
     let uid = entry.record.pod.uid.clone();
+    if let Err(failure) = stop_capture(agent, &entry) {
+        tracing::error!(uid, details = failure.details, "{}", failure.msg);
+        return false;
+    }
     let netns = match netns_of(&entry) {
         Ok(netns) => netns,
         // The sweep takes it when it is gone.
@@ -201,6 +216,10 @@ async fn finish_if_quiet(agent: &Agent, mut entry: Entry) -> bool {
             return false;
         }
     }
+    if let Err(error) = program::unpin(&agent.pod_dir(&uid)) {
+        tracing::error!(uid, %error, "the pod's program stays pinned");
+        return false;
+    }
     if let Err(error) = unroute(&netns, &entry.record.sysctls_before).await {
         tracing::error!(uid, %error, "rules or sysctls stay in the pod");
     }
@@ -208,9 +227,6 @@ async fn finish_if_quiet(agent: &Agent, mut entry: Entry) -> bool {
     entry.live = None;
     entry.record.phase = Phase::NotEnrolled;
     entry.record.sysctls_before.clear();
-    if let Err(error) = program::unpin(&agent.pod_dir(&uid)) {
-        tracing::error!(uid, %error, "the pod's program stays pinned");
-    }
     if let Err(error) = agent.state.save(&entry.record) {
         tracing::warn!(uid, %error, "the record could not be renewed");
     }

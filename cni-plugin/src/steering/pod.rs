@@ -221,14 +221,6 @@ impl PodSteering {
         Ok(self.program().attach(&self.netns)?)
     }
 
-    /// Inbound connections go to the application from now on.
-    ///
-    /// # Errors
-    /// [`SteerError`].
-    pub fn detach(&self) -> Result<(), SteerError> {
-        Ok(self.program().detach()?)
-    }
-
     /// What the program did so far, by name.
     ///
     /// # Errors

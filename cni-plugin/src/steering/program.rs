@@ -104,14 +104,6 @@ impl Program {
         std::fs::rename(&fresh, &link).map_err(BpfError::step("pinning the link"))
     }
 
-    /// Stops steering; the maps stay.
-    ///
-    /// # Errors
-    /// [`BpfError`].
-    pub fn detach(&self) -> Result<(), BpfError> {
-        detach_pinned(&self.dir)
-    }
-
     /// Whether the pinned link steers the namespace with this inode number.
     pub fn is_attached(&self, netns: u64) -> bool {
         let info = netio::bpf::object_get(&self.dir.join(LINK))
@@ -240,7 +232,7 @@ where
 /// [`BpfError`].
 pub fn unpin(dir: &Path) -> Result<(), BpfError> {
     // The link first: without it nothing of the rest is in use.
-    detach_pinned(dir)?;
+    detach(dir)?;
     match std::fs::remove_dir_all(dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(BpfError::step("removing the pod's pins")(error))
@@ -249,8 +241,13 @@ pub fn unpin(dir: &Path) -> Result<(), BpfError> {
     }
 }
 
+/// Stops steering by what is pinned in a pod's directory; the maps stay.
+///
 /// Removing a pin alone ends its link some time later, in a work queue of the kernel.
-fn detach_pinned(dir: &Path) -> Result<(), BpfError> {
+///
+/// # Errors
+/// [`BpfError`].
+pub fn detach(dir: &Path) -> Result<(), BpfError> {
     for name in [NEW_LINK, LINK] {
         let path = dir.join(name);
         match netio::bpf::object_get(&path) {

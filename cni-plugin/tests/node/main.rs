@@ -4,6 +4,7 @@
 
 mod app;
 mod captured;
+mod closed;
 mod commands;
 mod existing;
 mod ground;

@@ -1,0 +1,74 @@
+//! What the agent cannot read or cannot do leaves pods captured, or says that it is not done.
+
+use cni_plugin::plugin::code;
+
+use crate::ground::POD_V4;
+use crate::rig::Rig;
+use crate::traffic::{Connections, servers};
+use crate::ztunnel::Ztunnel;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_whose_record_is_unreadable_stays_captured() {
+    let mut rig = Rig::start().await;
+    let ztunnel = Ztunnel::connect(&rig.zds_socket()).await;
+    rig.add().unwrap();
+    rig.stop_agent().await;
+    let path = rig.state_dir().join(format!("{}.json", rig.pod.uid));
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, &text[..text.len() / 2]).unwrap();
+    let stray = rig.bpffs.path().join("stray-pod");
+    std::fs::create_dir(&stray).unwrap();
+    rig.restart_agent().await;
+    assert!(!stray.exists(), "what has no record at all goes");
+    assert!(rig.pins().join("link").exists() && path.exists());
+    let metrics = rig.metrics();
+    assert!(metrics.contains("culvert_agent_unreadable_records 1"));
+    let (mut app, mut outside) = servers(&rig);
+    ztunnel.accepted();
+    Connections::open(&mut app, &mut outside);
+    assert_eq!(ztunnel.accepted().len(), 4);
+    // A ztunnel that comes now is told to keep what it has of the pod.
+    let next = Ztunnel::connect(&rig.zds_socket()).await;
+    let uid = rig.pod.uid.clone();
+    let kept = |request: &proto::zds::Request| match request {
+        proto::zds::Request::Keep { uid: of } => *of == uid,
+        _ => false,
+    };
+    assert!(next.requests().iter().any(kept), "{:?}", next.requests());
+    ztunnel.stop().await;
+    rig.add().unwrap();
+    assert!(rig.verify(false).captured);
+    rig.restart_agent().await;
+    assert_eq!(rig.phase(), "enrolled");
+    assert!(rig.metrics().contains("culvert_agent_unreadable_records 0"));
+    next.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unenrolment_that_could_not_stop_the_capture_says_so_until_it_is_done() {
+    let rig = Rig::start().await;
+    let ztunnel = Ztunnel::connect(&rig.zds_socket()).await;
+    rig.add_and_settle().await;
+    // The link stays in force by another name, and cannot be opened by its own.
+    let (link, aside) = (rig.pins().join("link"), rig.bpffs.path().join("aside"));
+    std::fs::rename(&link, &aside).unwrap();
+    std::fs::create_dir(&link).unwrap();
+    for _ in 0..2 {
+        let failure = rig.unenrol().unwrap_err();
+        assert_eq!(failure.code, code::NOT_CAPTURED, "{failure:?}");
+        assert!(failure.msg.contains("inbound"), "{failure:?}");
+        assert_eq!(rig.phase(), "leaving");
+    }
+    std::fs::remove_dir(&link).unwrap();
+    std::fs::rename(&aside, &link).unwrap();
+    // Without another call.
+    rig.until("it left", |rig| rig.phase() == "not_enrolled")
+        .await;
+    assert!(!rig.pins().exists());
+    ztunnel.accepted();
+    let (_app, mut outside) = servers(&rig);
+    outside.dial(POD_V4, 8080);
+    assert_eq!(ztunnel.accepted(), []);
+    assert!(!rig.unenrol().unwrap().0);
+    ztunnel.stop().await;
+}
