@@ -391,15 +391,13 @@ pub(super) fn keep(
         listeners,
         _follower: stop.clone().drop_guard(),
     });
-    let watched = live.steering.netns().clone();
     agent.table.put(Entry {
         record,
         live: Some(live),
     });
-    agent.tasks.spawn(
-        "address follower",
-        follow::run(agent.clone(), uid, watched, stop),
-    );
+    agent
+        .tasks
+        .spawn("address follower", follow::run(agent.clone(), uid, stop));
 }
 
 /// Captures a pod again whose un-enrolment has not ended: its proxy and program are still there.

@@ -1,11 +1,13 @@
 //! Keeps a captured pod's addresses right: what the kernel says of them changes the program's map
 //! and the routes at once, and the control plane's picture soon after.
 
+use std::convert::Infallible;
+use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use netio::netns::Netns;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Agent;
@@ -15,31 +17,77 @@ use crate::steering::routes::AddressWatch;
 /// Changes come in bursts (address, then its routes); one look per burst.
 const SETTLE: Duration = Duration::from_millis(50);
 
-/// Follows until the stop, or until the namespace's socket is lost.
-pub async fn run(agent: Arc<Agent>, uid: String, netns: Netns, stop: CancellationToken) {
-    let (mut watch, driver) = match AddressWatch::new(&netns) {
-        Ok(watch) => watch,
-        Err(error) => {
-            tracing::error!(uid, %error, "address changes of the pod will not be followed");
-            return;
-        }
-    };
-    // Its socket would keep the namespace alive as long as this task.
-    drop(netns);
+/// Pauses before the kernel is asked again, when it stopped to tell (its buffer ran over) or cannot
+/// be asked: doubled at each attempt, and short again after a time that is longer than the longest.
+#[derive(Clone, Copy, Debug)]
+struct Pauses {
+    first: Duration,
+    longest: Duration,
+}
+
+const PAUSES: Pauses = Pauses {
+    first: Duration::from_secs(1),
+    longest: Duration::from_secs(30),
+};
+
+/// Follows until the stop. A loss of the kernel's messages is logged and ends in a new look.
+pub async fn run(agent: Arc<Agent>, uid: String, stop: CancellationToken) {
     let process_stop = agent.tasks.stop();
-    let work = async {
-        // What changed between the enrolment's look and the subscription.
-        refresh(&agent, &uid).await;
-        while watch.changed().await {
-            tokio::time::sleep(SETTLE).await;
-            refresh(&agent, &uid).await;
-        }
-    };
     tokio::select! {
         () = stop.cancelled() => {}
         () = process_stop.cancelled() => {}
-        () = pin!(driver) => {}
-        () = work => {}
+        _ = restarted(&uid, PAUSES, || follow(&agent, &uid)) => {}
+    }
+}
+
+/// Runs `once` again whenever it ends, with the reason that it gives.
+async fn restarted<F, W>(uid: &str, pauses: Pauses, mut once: F) -> Infallible
+where
+    F: FnMut() -> W,
+    W: Future<Output = String>,
+{
+    let mut pause = pauses.first;
+    loop {
+        let started = Instant::now();
+        let reason = once().await;
+        if started.elapsed() > pauses.longest {
+            pause = pauses.first;
+        }
+        tracing::warn!(
+            uid,
+            reason,
+            ?pause,
+            "address changes of the pod are not followed; beginning again after the pause"
+        );
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(pauses.longest);
+    }
+}
+
+/// Follows until the namespace's socket is lost; tells why.
+async fn follow(agent: &Arc<Agent>, uid: &str) -> String {
+    let live = agent.table.get(uid).and_then(|entry| entry.live);
+    let Some(live) = live else {
+        return "the pod is not captured any more".into();
+    };
+    let watch = AddressWatch::new(live.steering.netns());
+    // It would keep the namespace alive as long as this task.
+    drop(live);
+    let (mut watch, driver) = match watch {
+        Ok(watch) => watch,
+        Err(error) => return error.to_string(),
+    };
+    let work = async {
+        // What changed since the last look, or the enrolment's.
+        refresh(agent, uid).await;
+        while watch.changed().await {
+            tokio::time::sleep(SETTLE).await;
+            refresh(agent, uid).await;
+        }
+    };
+    tokio::select! {
+        () = pin!(driver) => "the kernel's socket was lost".into(),
+        () = work => "the kernel's messages ended".into(),
     }
 }
 
@@ -67,5 +115,35 @@ async fn refresh(agent: &Agent, uid: &str) {
             agent.reporter.changed();
         }
         Err(error) => tracing::error!(uid, %error, "the pod's addresses could not be followed"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_watch_that_ends_begins_again_with_pauses_that_grow_to_their_bound() {
+        let pauses = Pauses {
+            first: Duration::from_millis(1),
+            longest: Duration::from_millis(4),
+        };
+        let (attempts, fourth) = (AtomicUsize::new(0), tokio::sync::Notify::new());
+        let once = || async {
+            if attempts.fetch_add(1, Ordering::Relaxed) == 3 {
+                fourth.notify_one();
+            }
+            "the test ends it".to_owned()
+        };
+        let started = Instant::now();
+        tokio::select! {
+            _ = restarted("u", pauses, once) => {}
+            () = fourth.notified() => {}
+        }
+        assert!(attempts.load(Ordering::Relaxed) >= 4);
+        let least = pauses.first * 3;
+        assert!(started.elapsed() >= least, "without pauses");
     }
 }

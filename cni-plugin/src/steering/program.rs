@@ -149,7 +149,8 @@ impl Program {
         Ok(cookies)
     }
 
-    /// Makes `wanted` the pod's addresses. New ones are added before old ones go.
+    /// Makes `wanted` the pod's addresses. New ones are added before old ones go,
+    /// as far as there is room: without its entry an own address is captured as a foreign one.
     ///
     /// # Errors
     /// [`BpfError`]; more than [`MAX_ADDRESSES`] is one.
@@ -160,14 +161,14 @@ impl Program {
                 reason,
             )));
         }
-        let known = self.addresses();
         let map = &mut self.local_addrs;
-        let failed = || BpfError::step("filling map local_addrs");
-        for gone in known.difference(wanted) {
-            map.remove(&address_key(*gone)).map_err(failed())?;
-        }
-        for new in wanted.difference(&known) {
-            map.insert(address_key(*new), 1, 0).map_err(failed())?;
+        let known = map.keys().flatten().map(key_address).collect();
+        for change in changes(&known, wanted) {
+            let made = match change {
+                Change::Add(ip) => map.insert(address_key(ip), 1, 0),
+                Change::Remove(ip) => map.remove(&address_key(ip)),
+            };
+            made.map_err(BpfError::step("filling map local_addrs"))?;
         }
         Ok(())
     }
@@ -187,6 +188,24 @@ impl Program {
         }
         Ok(counters)
     }
+}
+
+/// One change of the map of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    Add(IpAddr),
+    Remove(IpAddr),
+}
+
+/// The changes from `known` to `wanted`, in their order; each has at most [`MAX_ADDRESSES`].
+fn changes(known: &BTreeSet<IpAddr>, wanted: &BTreeSet<IpAddr>) -> Vec<Change> {
+    let mut new = wanted.difference(known).copied().map(Change::Add);
+    let gone = known.difference(wanted).copied().map(Change::Remove);
+    let room = MAX_ADDRESSES.saturating_sub(known.len());
+    let mut changes: Vec<Change> = new.by_ref().take(room).collect();
+    changes.extend(gone);
+    changes.extend(new);
+    changes
 }
 
 fn load_object(dir: &Path) -> Result<Ebpf, BpfError> {
@@ -278,4 +297,32 @@ pub(super) fn make_private_dir(dir: &Path) -> Result<(), BpfError> {
         .map_err(BpfError::step(
             "making a directory on bpffs (is a bpffs mounted there?)",
         ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_come_before_others_go_as_far_as_there_is_room() {
+        let ips = |range: std::ops::Range<u8>| -> BTreeSet<IpAddr> {
+            range.map(|last| IpAddr::from([10, 0, 0, last])).collect()
+        };
+        let (first, last) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 3]));
+        let order = changes(&ips(1..3), &ips(2..4));
+        assert_eq!(order, [Change::Add(last), Change::Remove(first)]);
+        let most = MAX_ADDRESSES as u8;
+        let mut held = ips(0..most - 1);
+        let wanted = ips(2..most + 1);
+        for change in changes(&held, &wanted) {
+            match change {
+                Change::Add(ip) => held.insert(ip),
+                Change::Remove(ip) => held.remove(&ip),
+            };
+            assert!(held.len() <= MAX_ADDRESSES);
+        }
+        assert_eq!(held, wanted);
+        let full = changes(&ips(0..most), &ips(1..most + 1));
+        assert_eq!(full[0], Change::Remove(IpAddr::from([10, 0, 0, 0])));
+    }
 }
