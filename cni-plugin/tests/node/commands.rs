@@ -1,16 +1,17 @@
 //! The binary as an operator and a DaemonSet run it.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use netio::command::{Placement, Signal};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::ground::{Bpffs, Network, Tree};
+use crate::ground::{Bpffs, Network, RUN, Tree};
 use crate::ztunnel::Ztunnel;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_culvert-cni");
@@ -62,9 +63,7 @@ impl Site {
 
     /// With a control plane that is not there, and no files for it.
     fn start_agent(&self) -> AgentProcess {
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let admin = free.local_addr().unwrap();
-        drop(free);
+        let admin = own_address();
         let mut command = Command::new(PROGRAM);
         command
             .args([
@@ -121,6 +120,16 @@ impl Site {
         ];
         command(&arguments)
     }
+}
+
+/// A loopback address that nobody else listens at: a port that was free a moment ago may be
+/// another test's now.
+fn own_address() -> SocketAddr {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let [b, c, ..] = RUN.to_be_bytes();
+    // 127.0.0.0/16 has the addresses of everybody else.
+    let own = Ipv4Addr::new(127, b.max(1), c, NEXT.fetch_add(1, Ordering::Relaxed));
+    SocketAddr::from((own, 15_099))
 }
 
 impl AgentProcess {

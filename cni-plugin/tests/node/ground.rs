@@ -1,23 +1,25 @@
 //! What tests stand on: a cgroup tree of this test process, namespaces with links, a bpffs.
 //! Everything is removed when dropped.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{LazyLock, Mutex};
 
 use netio::cgroup::Cgroup;
 use netio::netns::{self, Netns};
 use nix::mount::{MntFlags, MsFlags};
 
-/// A name that no other test of this machine uses at the moment.
+/// Tells this process from every other, also from those of earlier runs that were killed: their
+/// process ids come again.
+pub static RUN: LazyLock<u64> = LazyLock::new(|| RandomState::new().build_hasher().finish());
+
+/// A name that no other test of this machine uses.
 pub fn unique() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    format!(
-        "cni{}-{}",
-        std::process::id(),
-        NEXT.fetch_add(1, Ordering::Relaxed)
-    )
+    let next = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("cni{:08x}-{next}", *RUN as u32)
 }
 
 pub fn ip(batch: &str) {
