@@ -38,8 +38,9 @@ use crate::worker::command::Workers;
 use crate::worker::threads::{ThreadError, Threads};
 use crate::zds;
 
-/// What the workers may take beyond their drain deadline to end what they force.
-const WORKER_GRACE: Duration = Duration::from_secs(2);
+/// What the workers may take beyond their drain deadline: 0.2 s to see what is quiet, 1 s to close
+/// that, 0.5 s to reset the rest.
+const WORKER_GRACE: Duration = Duration::from_secs(3);
 
 /// What the control side's tasks may take to end, the recorder's last records included.
 const TASK_GRACE: Duration = Duration::from_secs(2);

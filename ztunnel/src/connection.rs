@@ -13,7 +13,7 @@ use mesh::{Identity, PolicyKey, Workload};
 
 use crate::pod::PodUid;
 use crate::record::{Flag, Outcome, Party, Phase, Record};
-use crate::relay::End;
+use crate::relay::{End, Pulse};
 
 /// Which way a connection goes, seen from the pod on this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -100,6 +100,8 @@ pub struct Connection {
     pub sent_bytes: Cell<u64>,
     /// Bytes that the pod's application received.
     pub received_bytes: Cell<u64>,
+    /// Whether it could be closed without cutting anything off.
+    pub pulse: Pulse,
     /// Its place in the worker's list.
     pub place: Cell<usize>,
     opened: Instant,
@@ -124,6 +126,7 @@ impl Connection {
             details: RefCell::default(),
             sent_bytes: Cell::new(0),
             received_bytes: Cell::new(0),
+            pulse: Pulse::default(),
             place: Cell::new(usize::MAX),
             opened: Instant::now(),
             ended: RefCell::new(None),
@@ -149,6 +152,22 @@ impl Connection {
         for end in &ends {
             end.reset();
         }
+    }
+
+    /// Closes the connection: its ends hear that no bytes follow, and may end it in their own time.
+    /// For one that is quiet ([`Pulse::is_quiet`]); the first reason stays.
+    pub fn close(&self, why: Ended) {
+        self.ended.borrow_mut().get_or_insert(why);
+        let ends = self.ends.borrow().clone();
+        for end in &ends {
+            // One that is broken ends its relay by itself.
+            let _ = end.finish();
+        }
+    }
+
+    /// Bytes moved, both ways.
+    pub fn moved_bytes(&self) -> u64 {
+        self.sent_bytes.get() + self.received_bytes.get()
     }
 
     /// Why it was ended from outside, if it was.

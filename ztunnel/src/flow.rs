@@ -111,10 +111,12 @@ fn counts(connection: &Connection) -> Counts<'_> {
     let (sent, received) = (&connection.sent_bytes, &connection.received_bytes);
     match connection.direction {
         Direction::Outbound => Counts {
+            pulse: &connection.pulse,
             up_bytes: sent,
             down_bytes: received,
         },
         Direction::Inbound => Counts {
+            pulse: &connection.pulse,
             up_bytes: received,
             down_bytes: sent,
         },

@@ -78,7 +78,8 @@ pub struct Metrics {
     received_bytes: Family<Labels, Counter>,
     open: Gauge,
     dropped_records: Counter,
-    cut: Counter,
+    drain_closed: Counter,
+    drain_reset: Counter,
     active_pods: Gauge,
     pods_started: Counter,
     pods_stopped: Counter,
@@ -138,15 +139,21 @@ impl Metrics {
             self.dropped_records.clone(),
         );
         registry.register(
+            "culvert_drain_connections_closed",
+            "Quiet connections that were closed because the drain deadline was over",
+            self.drain_closed.clone(),
+        );
+        registry.register(
             "culvert_drain_connections_reset",
             "Connections that were reset because the drain deadline was over",
-            self.cut.clone(),
+            self.drain_reset.clone(),
         );
     }
 
-    /// Counts connections that a drain has reset at its deadline.
-    pub fn count_cut(&self, connections: u64) {
-        self.cut.inc_by(connections);
+    /// Counts connections that a drain has closed (FIN) or reset (RST) at its deadline.
+    pub fn count_cut(&self, closed: u64, reset: u64) {
+        self.drain_closed.inc_by(closed);
+        self.drain_reset.inc_by(reset);
     }
 
     /// Counts one record.

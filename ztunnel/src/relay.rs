@@ -35,8 +35,34 @@ pub enum EndError {
     Stream(#[from] StreamError),
 }
 
-/// Where the bytes of each direction are counted.
+/// Whether a relay could be ended now without cutting anything off.
+#[derive(Debug, Default)]
+pub struct Pulse {
+    /// Both directions are open.
+    is_open: Cell<bool>,
+    /// Directions with bytes that have left one end and have not arrived at the other.
+    moving: Cell<u8>,
+}
+
+impl Pulse {
+    /// Both directions are open, and nothing is on its way.
+    pub fn is_quiet(&self) -> bool {
+        self.is_open.get() && self.moving.get() == 0
+    }
+
+    fn begins(&self) {
+        self.moving.set(self.moving.get() + 1);
+    }
+
+    fn arrived(&self) {
+        self.moving.set(self.moving.get() - 1);
+    }
+}
+
+/// Where the bytes of each direction are counted, and what is seen of them.
 pub struct Counts<'a> {
+    /// Of both directions.
+    pub pulse: &'a Pulse,
     /// From the near end to the far end.
     pub up_bytes: &'a Cell<u64>,
     /// From the far end to the near end.
@@ -54,6 +80,8 @@ pub async fn relay(
     counts: Counts<'_>,
     buffers: &Buffers,
 ) -> Result<(), RelayError> {
+    let pulse = counts.pulse;
+    pulse.is_open.set(true);
     let first = Cell::new(None);
     let guarded = |broken: Option<RelayError>| {
         if let Some(error) = broken {
@@ -64,11 +92,11 @@ pub async fn relay(
         }
     };
     let up = async {
-        let broken = copy(near, far, counts.up_bytes, buffers).await;
+        let broken = copy((near, far), (counts.up_bytes, pulse), buffers).await;
         guarded(broken.map(|side| side.of(RelayError::Near, RelayError::Far)));
     };
     let down = async {
-        let broken = copy(far, near, counts.down_bytes, buffers).await;
+        let broken = copy((far, near), (counts.down_bytes, pulse), buffers).await;
         guarded(broken.map(|side| side.of(RelayError::Far, RelayError::Near)));
     };
     futures::join!(up, down);
@@ -91,11 +119,20 @@ impl Broken {
 }
 
 /// One direction, to its end. None when that was an orderly half-close.
-async fn copy(from: &End, to: &End, count: &Cell<u64>, buffers: &Buffers) -> Option<Broken> {
+async fn copy(
+    (from, to): (&End, &End),
+    (count, pulse): (&Cell<u64>, &Pulse),
+    buffers: &Buffers,
+) -> Option<Broken> {
+    let is_socket = matches!(from, End::Tcp(_));
     let mut size = Size::default();
     loop {
         if let Err(error) = from.ready().await {
             return Some(Broken::From(error));
+        }
+        // What waits in a socket may wait for room; what waits in a stream was not read yet.
+        if is_socket {
+            pulse.begins();
         }
         // Before the read: what cannot be taken is left with the sender.
         let room = match to.room().await {
@@ -107,6 +144,9 @@ async fn copy(from: &End, to: &End, count: &Cell<u64>, buffers: &Buffers) -> Opt
             Ok(None) => break,
             Err(error) => return Some(Broken::From(error)),
         };
+        if !is_socket {
+            pulse.begins();
+        }
         let bytes = chunk.bytes();
         size = size.after(bytes);
         match to.write(chunk).await {
@@ -114,8 +154,10 @@ async fn copy(from: &End, to: &End, count: &Cell<u64>, buffers: &Buffers) -> Opt
             Ok(Some(spent)) => from.recycle(spent, buffers),
             Err(error) => return Some(Broken::To(error)),
         }
+        pulse.arrived();
         from.taken(bytes);
         count.set(count.get() + bytes as u64);
     }
+    pulse.is_open.set(false);
     to.finish().err().map(|error| Broken::To(error.into()))
 }

@@ -14,6 +14,12 @@ use crate::tunnel::Tunnel;
 /// How often it is looked whether everything has ended.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// A connection that moved nothing for so long at its deadline is quiet.
+const QUIET: Duration = Duration::from_millis(200);
+
+/// How long both sides of a connection that was closed may take to close it too.
+const CLOSE_WAIT: Duration = Duration::from_secs(1);
+
 /// Connections and tunnels that were open at one moment.
 pub struct Remaining {
     worker: Rc<Worker>,
@@ -61,6 +67,29 @@ impl Remaining {
         };
         // What is left then is ended by force.
         let _ = timeout_at(deadline, look).await;
+    }
+
+    /// Closes connections of which nothing is on its way, and waits a moment for both sides to
+    /// agree. Says how many have; the others are left. No byte is cut off by it: where a side has
+    /// half-closed, a close would look like the end of an answer that is still to come.
+    pub async fn close_quiet(&self, why: &Ended) -> usize {
+        let moved = |connection: &Shared| connection.moved_bytes();
+        let before: Vec<_> = self.connections.iter().map(moved).collect();
+        sleep(QUIET).await;
+        let is_listed = |connection: &Shared| self.worker.live.contains(connection);
+        let quiet = self.connections.iter().zip(before).filter(|(now, moved)| {
+            is_listed(now) && now.pulse.is_quiet() && now.moved_bytes() == *moved
+        });
+        let closing: Vec<_> = quiet.map(|(connection, _)| connection).collect();
+        for connection in &closing {
+            connection.close(why.clone());
+        }
+        let open = || closing.iter().filter(|it| is_listed(it)).count();
+        let deadline = Instant::now() + CLOSE_WAIT;
+        while open() > 0 && Instant::now() < deadline {
+            sleep(LOOK).await;
+        }
+        closing.len() - open()
     }
 
     /// Ends what is left.

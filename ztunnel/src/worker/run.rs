@@ -176,14 +176,13 @@ impl Worker {
             }
         }
         let remaining = self.remaining(None);
+        let closed = remaining.close_quiet(&Ended::DrainDeadline).await;
+        let remaining = self.remaining(None);
         remaining.force(&Ended::DrainDeadline);
-        let cut = remaining.connections();
-        if cut > 0 {
-            tracing::warn!(
-                connections = cut,
-                "the drain deadline is over, the rest is reset"
-            );
-            self.metrics.count_cut(cut as u64);
+        let reset = remaining.connections();
+        if closed + reset > 0 {
+            tracing::warn!(closed, reset, "the drain deadline is over");
+            self.metrics.count_cut(closed as u64, reset as u64);
         }
         remaining.ended(Instant::now() + DRAIN_RECORDS).await;
     }

@@ -32,15 +32,34 @@ fn a_connection_may_end_by_itself_while_the_proxy_drains() {
 }
 
 #[test]
-fn what_has_not_ended_at_the_deadline_is_reset() {
+fn what_is_quiet_at_the_deadline_is_closed() {
     on_both_back_ends(|world| {
         let listener = world.server.serve(false);
         let client = world.client.connect(world.server.address(false));
         let server = accept(&listener);
         talk(&client, &server, b"before");
+        let source = format!("src.addr={}", client.local_addr().unwrap());
+        let ends = std::thread::scope(|scope| {
+            // As applications do: each closes when it hears that the other has.
+            let ends = [client, server].map(|stream| scope.spawn(move || receive(&stream)));
+            world.stop();
+            ends.map(|end| end.join().unwrap())
+        });
+        assert_eq!(ends, [Vec::<u8>::new(), Vec::new()]);
+        line(&["connection failed", &source, "the drain deadline is over"]);
+    });
+}
+
+#[test]
+fn what_waits_for_an_answer_at_the_deadline_is_reset() {
+    on_both_back_ends(|world| {
+        let listener = world.server.serve(false);
+        let client = world.client.connect(world.server.address(false));
+        let server = accept(&listener);
+        send(&client, b"question");
+        assert_eq!(receive(&server), b"question");
         world.stop();
         expect_reset(&client);
-        expect_reset(&server);
         let source = format!("src.addr={}", client.local_addr().unwrap());
         line(&["connection failed", &source, "the drain deadline is over"]);
     });
