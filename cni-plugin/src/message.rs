@@ -187,7 +187,8 @@ pub struct PodStatus {
     pub pod: PodName,
     /// Addresses as text.
     pub ips: Vec<IpAddr>,
-    /// `not_enrolled`, `enrolling`, `enrolled` or `leaving` (un-enrolled, captured connections still live).
+    /// `not_enrolled`, `enrolling`, `enrolled` or `leaving` (un-enrolled, captured connections
+    /// still live).
     pub phase: String,
     /// Why it is in this phase.
     pub reason: String,

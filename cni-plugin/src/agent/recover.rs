@@ -51,7 +51,7 @@ pub async fn all(agent: &Arc<Agent>) -> io::Result<()> {
         true => sweep_hook(agent),
         false => tracing::error!(
             count,
-            "records are unreadable: outbound capture of all namespaces stays, since some are theirs"
+            "records are unreadable: no namespace is withdrawn from the hook, some are theirs"
         ),
     }
     let enrolled = agent.table.count(Phase::Enrolled);

@@ -245,7 +245,7 @@ async fn ready(agent: &Agent) -> Result<Outcome, Failure> {
     })
 }
 
-async fn check(agent: &Agent, container_id: &str) -> Result<Outcome, Failure> {
+async fn check(agent: &Arc<Agent>, container_id: &str) -> Result<Outcome, Failure> {
     let fail = |code, msg: &str, details: String| Failure {
         code,
         msg: msg.to_owned(),
@@ -259,18 +259,16 @@ async fn check(agent: &Agent, container_id: &str) -> Result<Outcome, Failure> {
         let msg = "the node agent does not know this sandbox";
         return Err(fail(code::UNKNOWN_CONTAINER, msg, container_id.to_owned()));
     };
-    if entry.record.phase != Phase::Enrolled || entry.live.is_none() {
-        return Ok(Outcome {
-            enrolled: false,
-            reason: entry.record.reason,
-        });
-    }
-    let faults = verify::look(agent, &entry).await;
+    let outcome = |enrolled| Outcome {
+        enrolled,
+        reason: entry.record.reason.clone(),
+    };
+    let Some(verdict) = verify::one(agent, &entry.record.pod.uid, false).await else {
+        return Ok(outcome(false));
+    };
+    let faults = verdict.faults;
     if faults.is_empty() {
-        return Ok(Outcome {
-            enrolled: true,
-            reason: entry.record.reason,
-        });
+        return Ok(outcome(true));
     }
     Err(fail(
         code::BROKEN,

@@ -102,8 +102,9 @@ async fn all(agent: &Arc<Agent>, repair: bool) -> Vec<PodVerdict> {
     verdicts.into_iter().flatten().collect()
 }
 
-/// None when the pod is not captured by intention.
-async fn one(agent: &Arc<Agent>, uid: &str, repair: bool) -> Option<PodVerdict> {
+/// Verifies one pod; a fault counts when a second look finds it too. None when the pod is not
+/// captured by intention.
+pub(super) async fn one(agent: &Arc<Agent>, uid: &str, repair: bool) -> Option<PodVerdict> {
     let mut turn = agent.table.lock(uid).await;
     let mut entry = enrolled(agent, uid)?;
     let mut faults = look(agent, &entry).await;
@@ -185,7 +186,7 @@ pub fn publish(agent: &Agent) {
 }
 
 /// What is wrong with a captured pod.
-pub(super) async fn look(agent: &Agent, entry: &Entry) -> Vec<Fault> {
+async fn look(agent: &Agent, entry: &Entry) -> Vec<Fault> {
     match &entry.live {
         Some(live) => look_at(agent, &live.steering, &live.listeners).await,
         None => vec![Fault::new(

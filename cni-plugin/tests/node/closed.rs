@@ -2,7 +2,7 @@
 
 use cni_plugin::plugin::code;
 
-use crate::ground::POD_V4;
+use crate::ground::{POD_V4, POD_V6, ip};
 use crate::rig::Rig;
 use crate::traffic::{Connections, servers};
 use crate::ztunnel::Ztunnel;
@@ -70,5 +70,34 @@ async fn an_unenrolment_that_could_not_stop_the_capture_says_so_until_it_is_done
     outside.dial(POD_V4, 8080);
     assert_eq!(ztunnel.accepted(), []);
     assert!(!rig.unenrol().unwrap().0);
+    ztunnel.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_could_not_be_taken_over_fails_its_check_until_an_add_makes_it_whole() {
+    let mut rig = Rig::start().await;
+    let ztunnel = Ztunnel::connect(&rig.zds_socket()).await;
+    rig.add().unwrap();
+    rig.stop_agent().await;
+    ztunnel.stop().await;
+    let name = rig.network.pod.name.clone();
+    ip(&format!("-n {name} addr flush dev eth0"));
+    rig.restart_agent().await;
+    assert_eq!(rig.phase(), "enrolled");
+    let failure = rig.check().unwrap_err();
+    assert_eq!(failure.code, code::BROKEN, "{failure:?}");
+    let ztunnel = Ztunnel::connect(&rig.zds_socket()).await;
+    assert_eq!(rig.add().unwrap_err().code, code::NOT_CAPTURED);
+    ip(&format!(
+        "-n {name} addr add {POD_V4}/24 dev eth0
+        -n {name} addr add {POD_V6}/64 dev eth0 nodad
+        -n {name} route replace default via 10.77.0.1
+        -n {name} -6 route replace default via fd77::1"
+    ));
+    assert!(rig.add().unwrap().0);
+    assert!(rig.check().unwrap().0);
+    let (mut app, mut outside) = servers(&rig);
+    Connections::open(&mut app, &mut outside);
+    assert_eq!(ztunnel.accepted().len(), 4);
     ztunnel.stop().await;
 }

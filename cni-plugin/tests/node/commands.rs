@@ -146,7 +146,7 @@ impl AgentProcess {
     }
 
     fn until_ready(&self) {
-        for _ in 0..500 {
+        for _ in 0..3000 {
             if self
                 .get("/healthz/ready")
                 .is_some_and(|text| text.starts_with("HTTP/1.1 200"))

@@ -83,7 +83,7 @@ async fn a_leaving_pod_can_be_enrolled_again_at_once() {
     let enrol = Request::Enrol {
         pod: rig.pod.clone(),
         netns: rig.network.pod.path().display().to_string(),
-        timeout_ms: 5000,
+        timeout_ms: 30_000,
         close_existing: false,
     };
     assert!(rig.ask(&enrol, Some(&rig.network.pod)).unwrap().0);
@@ -117,7 +117,7 @@ async fn a_pod_that_shall_not_be_captured_passes_is_remembered_and_can_be_enroll
     let enrol = Request::Enrol {
         pod: rig.pod.clone(),
         netns: rig.network.pod.path().display().to_string(),
-        timeout_ms: 5000,
+        timeout_ms: 30_000,
         close_existing: false,
     };
     assert!(rig.ask(&enrol, Some(&rig.network.pod)).unwrap().0);
@@ -172,7 +172,7 @@ async fn a_second_sandbox_of_a_pod_replaces_the_first_and_survives_its_late_dele
         container_id: "sandbox-2".into(),
         netns: second.path().display().to_string(),
         ips: vec!["10.99.0.2".parse().unwrap()],
-        timeout_ms: 5000,
+        timeout_ms: 30_000,
     };
     assert!(rig.ask(&request, Some(&second)).unwrap().0);
     rig.del();
@@ -314,7 +314,7 @@ async fn a_descriptor_that_is_no_pods_namespace_is_refused() {
     let request = rig.add_request(&[POD_V4]);
     let ask = |fd: std::os::fd::BorrowedFd<'_>| {
         let socket = rig.cni_socket();
-        match cni_plugin::client::ask(&socket, &request, Some(fd), Duration::from_secs(5)) {
+        match cni_plugin::client::ask(&socket, &request, Some(fd), Duration::from_secs(30)) {
             Ok(cni_plugin::message::Answer::Failed(failure)) => failure,
             other => panic!("{other:?}"),
         }

@@ -93,7 +93,7 @@ fn conf(version: &str, socket: &Path) -> Value {
         "name": "pods",
         "type": "culvert-cni",
         "agent_socket": socket,
-        "timeout_s": 5,
+        "timeout_s": 20,
         "runtimeConfig": {"anything": [1, 2.5, null]},
         "prevResult": {
             "cniVersion": version,

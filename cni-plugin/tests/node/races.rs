@@ -43,7 +43,7 @@ fn enrol_request(rig: &Rig, uid: &str) -> Request {
     Request::Enrol {
         pod,
         netns: rig.network.pod.path().display().to_string(),
-        timeout_ms: 10_000,
+        timeout_ms: 30_000,
         close_existing: false,
     }
 }
@@ -217,7 +217,11 @@ async fn a_known_pod_whose_enrolment_crashed_or_failed_is_known_as_not_enrolled(
         ..Manners::default()
     };
     let ztunnel = Ztunnel::with(&rig.zds_socket(), silent).await;
-    let enrolling = asked(&rig, enrol_request(&rig, &rig.pod.uid));
+    let mut request = enrol_request(&rig, &rig.pod.uid);
+    if let Request::Enrol { timeout_ms, .. } = &mut request {
+        *timeout_ms = 4000;
+    }
+    let enrolling = asked(&rig, request);
     rig.until("ztunnel was asked", |rig| ztunnel.added(&rig.pod.uid) > 0)
         .await;
     let path = rig.state_dir().join(format!("{}.json", rig.pod.uid));

@@ -163,7 +163,7 @@ impl Rig {
 
     pub fn ask(&self, request: &Request, space: Option<&Space>) -> Result<(bool, String), Failure> {
         let fd = space.map(|space| std::os::fd::AsFd::as_fd(&space.netns));
-        let answer = client::ask(&self.cni_socket(), request, fd, Duration::from_secs(40));
+        let answer = client::ask(&self.cni_socket(), request, fd, Duration::from_secs(90));
         match answer.unwrap() {
             Answer::Done { enrolled, reason } => Ok((enrolled, reason)),
             Answer::Failed(failure) => Err(failure),
@@ -177,7 +177,7 @@ impl Rig {
             container_id: "sandbox-1".into(),
             netns: self.network.pod.path().display().to_string(),
             ips: ips.iter().map(|ip| ip.parse::<IpAddr>().unwrap()).collect(),
-            timeout_ms: 10_000,
+            timeout_ms: 30_000,
         }
     }
 
@@ -240,7 +240,7 @@ impl Rig {
     /// The verdict on the pod.
     pub fn verify(&self, repair: bool) -> PodVerdict {
         let uid = Some(self.pod.uid.clone());
-        let wait = Duration::from_secs(20);
+        let wait = Duration::from_secs(60);
         let mut verdicts = client::verify(&self.cni_socket(), uid, repair, wait).unwrap();
         assert_eq!(verdicts.len(), 1);
         verdicts.remove(0)
@@ -254,7 +254,7 @@ impl Rig {
     }
 
     pub fn status(&self) -> Status {
-        client::status(&self.cni_socket(), Duration::from_secs(5)).unwrap()
+        client::status(&self.cni_socket(), Duration::from_secs(30)).unwrap()
     }
 
     pub fn pod_status(&self) -> Option<PodStatus> {
@@ -268,9 +268,9 @@ impl Rig {
         self.pod_status().map(|pod| pod.phase).unwrap_or_default()
     }
 
-    /// Waits until a condition holds, ten seconds at most.
+    /// Waits until a condition holds, a minute at most.
     pub async fn until(&self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
-        for _ in 0..500 {
+        for _ in 0..3000 {
             if holds(self) {
                 return;
             }

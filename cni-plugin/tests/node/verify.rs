@@ -243,7 +243,7 @@ async fn the_agent_repairs_by_itself_at_its_next_round() {
 #[tokio::test(flavor = "multi_thread")]
 async fn only_enrolled_pods_are_verified_and_an_unknown_one_is_an_error() {
     let rig = Rig::start().await;
-    let wait = Duration::from_secs(5);
+    let wait = Duration::from_secs(30);
     let all = cni_plugin::client::verify(&rig.cni_socket(), None, false, wait);
     assert_eq!(all.unwrap(), []);
     let uid = Some("no-such-pod".to_owned());

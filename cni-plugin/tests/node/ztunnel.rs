@@ -85,7 +85,7 @@ impl Ztunnel {
 
     /// Waits until the requests so far are as wanted.
     pub async fn until(&self, wanted: impl Fn(&[Request]) -> bool) {
-        for _ in 0..500 {
+        for _ in 0..3000 {
             if wanted(&self.shared.requests.lock().unwrap()) {
                 return;
             }
@@ -239,7 +239,7 @@ fn inbound(
 }
 
 fn finish(socket: Socket, to: SocketAddr) -> std::io::Result<std::net::TcpStream> {
-    socket.connect_timeout(&to.into(), Duration::from_secs(2))?;
+    socket.connect_timeout(&to.into(), Duration::from_secs(10))?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
 }
