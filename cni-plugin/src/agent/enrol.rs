@@ -287,16 +287,26 @@ async fn steps(
         .await
         .map_err(StepError::at("addresses"))?;
     done(&uid, "addresses");
-    if !call.within(agent.zds.ready(ZTUNNEL_WAIT)).await? {
-        return Err(HandError::NotConnected.into());
-    }
-    let handing = agent.zds.add(handed(record, netns, &listeners));
-    call.within(handing).await??;
+    hand(agent, handed(record, netns, &listeners), call).await?;
     done(&uid, "ztunnel's acknowledgement");
     let before = existing::find(netns, &record.ips);
     capture(agent, record, &steering, &listeners, call).await?;
     keep(agent, record.clone(), steering, listeners);
     Ok(before)
+}
+
+/// Hands a pod to ztunnel. A caller whose time is over learns that it was ztunnel it waited for.
+async fn hand(agent: &Agent, pod: Arc<HandedPod>, call: &Call) -> Result<(), StepError> {
+    match call.within(agent.zds.ready(ZTUNNEL_WAIT)).await {
+        Ok(true) => {}
+        Ok(false) | Err(Ended::Late) => return Err(HandError::NotConnected.into()),
+        Err(ended) => return Err(ended.into()),
+    }
+    match call.within(agent.zds.add(pod)).await {
+        Ok(handed) => Ok(handed?),
+        Err(Ended::Late) => Err(HandError::Unanswered.into()),
+        Err(ended) => Err(ended.into()),
+    }
 }
 
 /// Tells how far an enrolment is. Whatever ends the process here, the next agent finds the record

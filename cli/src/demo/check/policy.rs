@@ -108,8 +108,7 @@ fn refusals(mesh: &Mesh) -> usize {
     let logs = mesh.nodes.iter().map(|node| node.ztunnel.log());
     logs.flat_map(|log| records(&log))
         .filter(|record| {
-            record.get("src.identity") == INTRUDER
-                && record.get("error").starts_with(&refused)
+            record.get("src.identity") == INTRUDER && record.get("error").starts_with(&refused)
         })
         .count()
 }
