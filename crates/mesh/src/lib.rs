@@ -9,6 +9,7 @@ pub mod decide;
 pub mod endpoint;
 pub mod identity;
 pub mod policy;
+pub mod route;
 pub mod service;
 pub mod snapshot;
 pub mod workload;

@@ -131,12 +131,13 @@ impl<'ast> Visit<'ast> for Uses<'_> {
 }
 
 /// What pure crates may depend on besides ours: crates without I/O, clock, thread or executor.
-const PURE_DEPENDENCIES: [&str; 13] = [
+const PURE_DEPENDENCIES: [&str; 14] = [
     "aws-lc-rs",
     "bytes",
     "imbl",
     "ipnet",
     "k8s-openapi",
+    "regex",
     "rustls",
     "rustls-webpki",
     "serde",
