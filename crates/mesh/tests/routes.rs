@@ -25,7 +25,7 @@ fn prefix(path: &str) -> RequestMatch {
 }
 
 fn regex(text: &str) -> RequestMatch {
-    at(PathMatch::Regex(Pattern::new(text).unwrap()))
+    at(PathMatch::Regex(Pattern::new(text).expect("an expression")))
 }
 
 fn at(path: PathMatch) -> RequestMatch {
@@ -517,7 +517,7 @@ fn any_match() -> impl Strategy<Value = RequestMatch> {
         any_path().prop_map(|path| PathMatch::Exact(path.into())),
         any_path().prop_map(|path| PathMatch::prefix(&path)),
         prop::sample::select(expressions)
-            .prop_map(|text| PathMatch::Regex(Pattern::new(text).unwrap())),
+            .prop_map(|text| PathMatch::Regex(Pattern::new(text).expect("an expression"))),
     ];
     let names = || prop::sample::subsequence(vec!["x", "y"], 0..=2);
     (path, any::<bool>(), names(), names()).prop_map(|(path, get, headers, query)| RequestMatch {
@@ -537,7 +537,7 @@ fn any_route() -> impl Strategy<Value = Route> {
             created,
             hostnames: hosts
                 .iter()
-                .map(|h| HostPattern::parse(h).unwrap())
+                .map(|h| HostPattern::parse(h).expect("a host"))
                 .collect(),
             ..route("", rules.into_iter().map(rule).collect())
         }
