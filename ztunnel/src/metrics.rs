@@ -1,6 +1,7 @@
 //! Counters of connections and bytes (protocol.md 9). Knows no socket; only the recorder counts.
 
-use std::collections::HashSet;
+mod sets;
+
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,9 +12,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use crate::connection::Direction;
-use crate::limits::LABEL_SETS;
-use crate::record::{Party, Phase, Record};
+use crate::connection::{Details, Direction};
+use crate::record::{Flag, Party, Phase, Record};
+use sets::{Series, Sets};
 
 /// A label value; the empty text shows as `unknown`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -83,8 +84,8 @@ pub struct Metrics {
     active_pods: Gauge,
     pods_started: Counter,
     pods_stopped: Counter,
-    /// Label sets seen, to bound their number. Locked by the recorder alone.
-    seen: Arc<Mutex<HashSet<Labels>>>,
+    /// Label sets in use. Locked by the recorder alone.
+    sets: Arc<Mutex<Sets>>,
 }
 
 impl Metrics {
@@ -156,26 +157,25 @@ impl Metrics {
         self.drain_reset.inc_by(reset);
     }
 
-    /// Counts one record.
+    /// Counts one record. Only the first one of a label set writes and hashes text.
     pub fn count(&self, record: &Record) {
-        let labels = self.bounded(labels(record));
+        let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
+        let Series { labels, counters } = sets.of(record);
         match record.phase {
             Phase::Opened => {
-                self.opened.get_or_create(&labels).inc();
+                counters.opened.of(&self.opened, labels).inc();
                 self.open.inc();
             }
             Phase::Closed => {
-                self.closed.get_or_create(&labels).inc();
-                self.sent_bytes
-                    .get_or_create(&labels)
-                    .inc_by(record.sent_bytes);
-                self.received_bytes
-                    .get_or_create(&labels)
-                    .inc_by(record.received_bytes);
+                counters.closed.of(&self.closed, labels).inc();
+                let (sent, received) = (record.sent_bytes, record.received_bytes);
+                counters.sent.of(&self.sent_bytes, labels).inc_by(sent);
+                let family = &self.received_bytes;
+                counters.received.of(family, labels).inc_by(received);
                 self.open.dec();
             }
             Phase::Refused => {
-                self.failed.get_or_create(&labels).inc();
+                counters.failed.of(&self.failed, labels).inc();
             }
         }
     }
@@ -196,40 +196,33 @@ impl Metrics {
         self.pods_stopped.inc();
         self.active_pods.dec();
     }
+}
 
-    /// The labels, or those of "everything else" when there are [`LABEL_SETS`] already.
-    fn bounded(&self, labels: Labels) -> Labels {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.contains(&labels) {
-            return labels;
-        }
-        if seen.len() < LABEL_SETS {
-            seen.insert(labels.clone());
-            return labels;
-        }
-        Labels {
-            reporter: labels.reporter,
-            ..Labels::default()
-        }
+/// Whether mutual TLS carries the connection.
+fn is_mutual_tls(direction: Direction, details: &Details) -> bool {
+    match direction {
+        Direction::Outbound => details.authority.is_some(),
+        Direction::Inbound => details.source.identity.is_some(),
+    }
+}
+
+fn flag_of(record: &Record) -> Flag {
+    match &record.outcome {
+        Ok(()) => Flag::None,
+        Err((flag, _)) => *flag,
     }
 }
 
 fn labels(record: &Record) -> Labels {
     let details = &record.details;
-    let mutual_tls = match record.direction {
-        Direction::Outbound => details.authority.is_some(),
-        Direction::Inbound => details.source.identity.is_some(),
-    };
+    let mutual_tls = is_mutual_tls(record.direction, details);
     let mut labels = Labels {
         reporter: match record.direction {
             Direction::Outbound => "source".into(),
             Direction::Inbound => "destination".into(),
         },
         request_protocol: "tcp".into(),
-        response_flags: match &record.outcome {
-            Ok(()) => "-".into(),
-            Err((flag, _)) => flag.as_str().into(),
-        },
+        response_flags: flag_of(record).as_str().into(),
         connection_security_policy: if mutual_tls { "mutual_tls" } else { "unknown" }.into(),
         source_principal: principal(&details.source),
         destination_principal: principal(&details.destination),
@@ -283,6 +276,7 @@ mod tests {
 
     use super::*;
     use crate::connection::Details;
+    use crate::limits::LABEL_SETS;
     use crate::record::Flag;
     use mesh::Identity;
 

@@ -205,9 +205,6 @@ impl Codec {
     pub fn poll_event(&mut self) -> Option<Event> {
         loop {
             let event = self.events.pop_front()?;
-            if self.events.is_empty() {
-                self.events = VecDeque::new();
-            }
             let Some(stream) = stream_of(&event) else {
                 return Some(event);
             };
@@ -258,11 +255,23 @@ impl Codec {
         match self.heart.due(now) {
             Due::Nothing => {}
             Due::Ping(payload) => {
-                // Nothing has come for a while: this connection rests.
-                self.spares.clear();
+                // Nothing has come for a while.
+                self.rest();
                 frame::ping(&mut self.control, false, payload);
             }
             Due::Dead => self.died(),
+        }
+    }
+
+    /// Lets go of memory that only a busy connection needs.
+    fn rest(&mut self) {
+        self.spares.clear();
+        self.streams.rest();
+        if self.events.is_empty() {
+            self.events = VecDeque::new();
+        }
+        if self.control.is_empty() {
+            self.control = Vec::new();
         }
     }
 
@@ -290,7 +299,7 @@ impl Codec {
         {
             self.streams.remove(stream);
             if self.streams.is_empty() {
-                self.spares.clear();
+                self.spares.clear_large();
             }
             self.close_if_drained();
         }

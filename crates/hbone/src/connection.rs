@@ -42,6 +42,8 @@ pub struct Connection {
     /// Told once, before everything that the codec tells.
     established: Option<KeyExchange>,
     handshake_deadline: Mono,
+    /// Small pieces on their way into a record; empty between two calls.
+    gathered: Vec<u8>,
 }
 
 impl Connection {
@@ -79,6 +81,7 @@ impl Connection {
             peer: None,
             established: None,
             handshake_deadline,
+            gathered: Vec::new(),
         }
     }
 
@@ -129,7 +132,7 @@ impl Connection {
         let start = out.len();
         self.session.take_pending(out);
         if self.is_established() && self.codec.wants_transmit() {
-            let mut sealer = Sealer::new(&mut self.session, out, start);
+            let mut sealer = Sealer::new(&mut self.session, out, &mut self.gathered);
             self.codec.transmit(now, &mut sealer, max_bytes);
             if let Err(error) = sealer.finish() {
                 self.broke(error);
@@ -173,6 +176,9 @@ impl Connection {
     /// Does what is due by `now`; calls that come early do nothing.
     pub fn handle_timeout(&mut self, now: Mono) {
         if self.is_established() {
+            // Seldom enough: a busy connection makes them again.
+            self.gathered = Vec::new();
+            self.session.rest();
             self.codec.handle_timeout(now);
         } else if now >= self.handshake_deadline {
             self.codec.break_off(HandshakeError::Timeout.into());
@@ -272,9 +278,10 @@ impl Connection {
         self.codec.recycle(buffer);
     }
 
-    /// Optional: an empty buffer for [`Self::write_buffer`], used before if there is one.
-    pub fn spare_buffer(&mut self) -> Vec<u8> {
-        self.codec.spare_buffer()
+    /// Optional: an empty buffer of at least `bytes` for [`Self::write_buffer`] (its head included),
+    /// used before if there is one.
+    pub fn spare_buffer(&mut self, bytes: usize) -> Vec<u8> {
+        self.codec.spare_buffer(bytes)
     }
 
     /// The application's socket took `bytes` of what was read: the peer may send as many more.

@@ -183,7 +183,7 @@ impl End {
                 self.flow(stream).cut = true;
             }
             5 => self.consume(stream, number * 17),
-            6 => drop(self.codec.spare_buffer()),
+            6 => drop(self.codec.spare_buffer(4096)),
             _ if number.is_multiple_of(8) => self.codec.drain(now),
             _ => {}
         }

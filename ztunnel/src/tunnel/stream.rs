@@ -151,9 +151,8 @@ impl TunnelStream {
 
     /// Memory for a large [`Self::write`], used before if there is some.
     pub fn spare_buffer(&self, size: Size) -> Vec<u8> {
-        let mut buffer = self.tunnel.connection.borrow_mut().spare_buffer();
-        buffer.reserve_exact(size.capacity_bytes());
-        buffer
+        let bytes = size.capacity_bytes();
+        self.tunnel.connection.borrow_mut().spare_buffer(bytes)
     }
 
     /// Gives the memory of a [`Self::read`] back.

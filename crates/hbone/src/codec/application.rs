@@ -114,9 +114,9 @@ impl Codec {
         }
     }
 
-    /// An empty buffer for data to be written with `write_buffer`, with memory if some is at hand.
-    pub fn spare_buffer(&mut self) -> Vec<u8> {
-        self.spares.take(usize::MAX, self.now)
+    /// An empty buffer for `bytes`, head included, to be written with `write_buffer`.
+    pub fn spare_buffer(&mut self, bytes: usize) -> Vec<u8> {
+        self.spares.take(bytes, self.now)
     }
 
     /// The driver holds nothing of the stream any more: what was read counts as used up, what was

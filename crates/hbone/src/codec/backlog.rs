@@ -18,10 +18,13 @@ struct Chunk {
     at: usize,
 }
 
-/// Chunks in order. Empty it holds no memory.
+/// Chunks in order. Empty it holds no memory; one chunk, which is what a stream mostly has, needs
+/// none but its own.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
-    chunks: VecDeque<Chunk>,
+    first: Option<Chunk>,
+    /// Behind `first`; empty without it.
+    more: VecDeque<Chunk>,
     bytes: usize,
 }
 
@@ -40,7 +43,7 @@ impl Backlog {
             return;
         }
         self.bytes += data.len();
-        if let Some(last) = self.chunks.back_mut()
+        if let Some(last) = self.more.back_mut().or(self.first.as_mut())
             && last.buffer.capacity() - last.buffer.len() >= data.len()
         {
             last.buffer.extend_from_slice(data);
@@ -49,10 +52,17 @@ impl Backlog {
         let mut buffer = Vec::with_capacity(FRAME_HEADROOM + data.len().max(SMALL_CHUNK_BYTES));
         buffer.resize(FRAME_HEADROOM, 0);
         buffer.extend_from_slice(data);
-        self.chunks.push_back(Chunk {
-            buffer,
-            at: FRAME_HEADROOM,
-        });
+        self.push(buffer);
+    }
+
+    fn push(&mut self, buffer: Vec<u8>) {
+        let at = FRAME_HEADROOM;
+        let chunk = Chunk { buffer, at };
+        if self.first.is_none() {
+            self.first = Some(chunk);
+        } else {
+            self.more.push_back(chunk);
+        }
     }
 
     /// Takes a buffer whose payload stands behind [`FRAME_HEADROOM`] bytes.
@@ -60,10 +70,7 @@ impl Backlog {
         let payload = buffer.len().saturating_sub(FRAME_HEADROOM);
         if payload > 0 {
             self.bytes += payload;
-            self.chunks.push_back(Chunk {
-                buffer,
-                at: FRAME_HEADROOM,
-            });
+            self.push(buffer);
         }
     }
 
@@ -75,7 +82,7 @@ impl Backlog {
         header: impl FnOnce(u32, bool) -> FrameHeader,
         write: impl FnOnce(&[u8]),
     ) -> (usize, Vec<u8>) {
-        let Some(chunk) = self.chunks.front_mut() else {
+        let Some(chunk) = self.first.as_mut() else {
             return (0, Vec::new());
         };
         let length = (chunk.buffer.len() - chunk.at).min(most);
@@ -86,10 +93,12 @@ impl Backlog {
         write(&chunk.buffer[begin..chunk.at + length]);
         // What was sent is the headroom of the next frame.
         chunk.at += length;
-        let spent = chunk.at == chunk.buffer.len();
-        let spent = if spent { self.chunks.pop_front() } else { None };
-        if self.bytes == 0 {
-            self.chunks = VecDeque::new();
+        if chunk.at < chunk.buffer.len() {
+            return (length, Vec::new());
+        }
+        let spent = std::mem::replace(&mut self.first, self.more.pop_front());
+        if self.more.is_empty() {
+            self.more = VecDeque::new();
         }
         (length, spent.map(|chunk| chunk.buffer).unwrap_or_default())
     }
@@ -149,6 +158,6 @@ mod tests {
         backlog.push_buffer(vec![0; FRAME_HEADROOM]);
         backlog.push_buffer(Vec::new());
         backlog.push_copy(&[]);
-        assert!(backlog.is_empty() && backlog.chunks.is_empty());
+        assert!(backlog.is_empty() && backlog.first.is_none());
     }
 }

@@ -147,9 +147,7 @@ impl Codec {
         };
         stream.window.receive(length);
         if stream.unread.is_empty() {
-            let expected = bytes.len() + more;
-            stream.unread = self.spares.take(expected, self.now);
-            stream.unread.reserve_exact(expected);
+            stream.unread = self.spares.take(bytes.len() + more, self.now);
         }
         stream.unread.extend_from_slice(bytes);
         if self.bulk.0 != number {

@@ -1,63 +1,85 @@
-//! Large buffers between two uses. A fresh one costs a page fault for each 4 KiB, which is more
-//! than the copy into it; so a connection that moves bulk keeps a few, and one that rests keeps
-//! none.
+//! Buffers between two uses. A fresh large one costs a page fault for each 4 KiB, which is more than
+//! the copy into it, and a fresh small one costs two calls of the allocator for each message; so a
+//! connection that moves data keeps a few, and one that rests keeps none.
 
 use std::time::Duration;
 
 use crate::time::Mono;
 
-/// Buffers kept: one being filled and one being written out, in each direction.
-const MAX_SPARES: usize = 4;
+/// Large buffers kept: one being filled and one being written out, in each direction.
+const MAX_LARGE: usize = 4;
 
-/// Buffers smaller than this are cheap to make, bytes.
-const SMALLEST_BYTES: usize = 16 << 10;
+/// Small buffers kept: the messages of one read of a tunnel with many small flows; 128 KiB.
+const MAX_SMALL: usize = 32;
+
+/// Capacity of small buffers, bytes: one small read of an application's socket, or a small message.
+const SMALL_BYTES: usize = 4 << 10;
+
+/// Large buffers are at least this large, bytes.
+const LARGE_FROM_BYTES: usize = 16 << 10;
 
 /// Buffers larger than this are not kept, bytes; two large reads.
 const LARGEST_BYTES: usize = 512 << 10;
 
-/// How long a buffer is kept that nobody asks for: a tunnel whose bulk is over carries small flows
-/// without it.
+/// How long buffers are kept that nobody asks for: a tunnel whose bulk is over carries small flows
+/// without large ones.
 const KEPT_FOR: Duration = Duration::from_secs(1);
 
-/// At most [`MAX_SPARES`] empty buffers.
+/// Empty buffers of two sizes.
 #[derive(Debug, Default)]
 pub(super) struct Spares {
-    kept: Vec<Vec<u8>>,
-    /// When one was put or taken last.
-    used: Mono,
+    small: Vec<Vec<u8>>,
+    large: Vec<Vec<u8>>,
+    /// When a large one was put or taken last.
+    large_used: Mono,
 }
 
 impl Spares {
     /// Keeps a buffer, if it is worth it.
     pub(super) fn put(&mut self, mut buffer: Vec<u8>, now: Mono) {
-        let worth = (SMALLEST_BYTES..=LARGEST_BYTES).contains(&buffer.capacity());
-        if worth && self.kept.len() < MAX_SPARES {
+        let bytes = buffer.capacity();
+        if bytes == SMALL_BYTES {
+            if self.small.len() < MAX_SMALL {
+                buffer.clear();
+                self.small.push(buffer);
+            }
+        } else if (LARGE_FROM_BYTES..=LARGEST_BYTES).contains(&bytes)
+            && self.large.len() < MAX_LARGE
+        {
             buffer.clear();
-            self.kept.push(buffer);
-            self.used = now;
+            self.large.push(buffer);
+            self.large_used = now;
         }
     }
 
-    /// An empty buffer for about `bytes`; a new one without memory when none is kept or few are
-    /// needed.
+    /// An empty buffer for `bytes`.
     pub(super) fn take(&mut self, bytes: usize, now: Mono) -> Vec<u8> {
-        if bytes < SMALLEST_BYTES {
-            return Vec::new();
+        if bytes <= SMALL_BYTES {
+            let spare = self.small.pop();
+            return spare.unwrap_or_else(|| Vec::with_capacity(SMALL_BYTES));
         }
-        self.used = now;
-        self.kept.pop().unwrap_or_default()
+        self.large_used = now;
+        let mut buffer = self.large.pop().unwrap_or_default();
+        buffer.reserve_exact(bytes);
+        buffer
     }
 
-    /// Lets go of what has not been used for a while.
+    /// Lets go of large buffers that were not used for a while.
     pub(super) fn trim(&mut self, now: Mono) {
-        if !self.kept.is_empty() && now.since(self.used) >= KEPT_FOR {
-            self.clear();
+        if !self.large.is_empty() && now.since(self.large_used) >= KEPT_FOR {
+            self.large = Vec::new();
         }
+    }
+
+    /// Lets go of the large ones.
+    pub(super) fn clear_large(&mut self) {
+        self.large = Vec::new();
     }
 
     /// Lets go of all.
     pub(super) fn clear(&mut self) {
-        self.kept = Vec::new();
+        self.small = Vec::new();
+        self.clear_large();
     }
 }
 
@@ -71,14 +93,25 @@ mod tests {
         let mut spares = Spares::default();
         spares.put(Vec::with_capacity(100), now);
         spares.put(Vec::with_capacity(1 << 20), now);
-        assert_eq!(spares.take(1 << 20, now).capacity(), 0);
-        for _ in 0..10 {
+        assert!(spares.small.is_empty() && spares.large.is_empty());
+        for _ in 0..2 * MAX_SMALL {
             spares.put(vec![7; 100_000], now);
+            spares.put(Vec::with_capacity(SMALL_BYTES), now);
         }
-        assert_eq!(spares.take(10, now).capacity(), 0);
-        let kept: Vec<_> = (0..10).map(|_| spares.take(1 << 20, now)).collect();
-        assert_eq!(kept.iter().filter(|b| b.capacity() > 0).count(), MAX_SPARES);
-        assert!(kept.iter().all(Vec::is_empty));
+        assert_eq!(spares.small.len(), MAX_SMALL);
+        assert_eq!(spares.large.len(), MAX_LARGE);
+        assert!(spares.take(50_000, now).is_empty());
+        assert_eq!(spares.large.len(), MAX_LARGE - 1);
+    }
+
+    #[test]
+    fn a_buffer_is_large_enough_whether_kept_or_new() {
+        let now = Mono::default();
+        let mut spares = Spares::default();
+        spares.put(vec![7; 100_000], now);
+        for bytes in [0, 1, SMALL_BYTES, SMALL_BYTES + 1, 200_000] {
+            assert!(spares.take(bytes, now).capacity() >= bytes);
+        }
     }
 
     #[test]
@@ -86,8 +119,8 @@ mod tests {
         let mut spares = Spares::default();
         spares.put(vec![7; 100_000], Mono::default());
         spares.trim(Mono(Duration::from_millis(999)));
-        assert_eq!(spares.kept.len(), 1);
+        assert_eq!(spares.large.len(), 1);
         spares.trim(Mono(KEPT_FOR));
-        assert_eq!(spares.kept.capacity(), 0);
+        assert_eq!(spares.large.capacity(), 0);
     }
 }

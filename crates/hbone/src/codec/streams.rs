@@ -1,13 +1,17 @@
 //! The table of a connection's streams, and the order in which they send.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 
 use super::stream::Stream;
+
+/// Turns that the queue keeps room for when it is empty.
+const TURNS_KEPT: usize = 16;
 
 /// Streams by number. Numbers grow, so a new one is always the largest of its kind.
 #[derive(Debug)]
 pub(super) struct Streams {
-    table: BTreeMap<u32, Box<Stream>>,
+    table: Table,
     /// Streams that have something to send, next first; may name some that are gone.
     turns: VecDeque<u32>,
     /// Number of the next stream that a client opens.
@@ -18,10 +22,34 @@ pub(super) struct Streams {
     backlog: usize,
 }
 
+/// Every message looks some ten times here.
+type Table = HashMap<u32, Box<Stream>, BuildHasherDefault<NumberHasher>>;
+
+/// Spreads stream numbers. A peer that chooses them badly meets its limit of streams first.
+#[derive(Default)]
+struct NumberHasher(u64);
+
+impl Hasher for NumberHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u32(u32::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        // Fibonacci hashing: 2^64 divided by the golden ratio.
+        self.0 = (self.0 ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
 impl Default for Streams {
     fn default() -> Self {
         Self {
-            table: BTreeMap::new(),
+            table: Table::default(),
             turns: VecDeque::new(),
             next: 1,
             last: 0,
@@ -79,8 +107,21 @@ impl Streams {
             .map(|(number, stream)| (*number, &mut **stream))
     }
 
+    /// All numbers, oldest first.
     pub(super) fn numbers(&self) -> Vec<u32> {
-        self.table.keys().copied().collect()
+        let mut numbers: Vec<u32> = self.table.keys().copied().collect();
+        numbers.sort_unstable();
+        numbers
+    }
+
+    /// Lets go of memory that only a busy connection needs.
+    pub(super) fn rest(&mut self) {
+        if self.turns.is_empty() {
+            self.turns = VecDeque::new();
+        }
+        if self.table.is_empty() {
+            self.table = Table::default();
+        }
     }
 
     /// The number for a new stream of ours; `None` when all are used up.
@@ -142,7 +183,7 @@ impl Streams {
     /// The stream whose turn it is; it leaves the queue.
     pub(super) fn next_turn(&mut self) -> Option<u32> {
         while let Some(number) = self.turns.pop_front() {
-            if self.turns.is_empty() {
+            if self.turns.is_empty() && self.turns.capacity() > TURNS_KEPT {
                 self.turns = VecDeque::new();
             }
             if let Some(stream) = self.table.get_mut(&number) {

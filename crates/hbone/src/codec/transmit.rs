@@ -32,9 +32,9 @@ impl Codec {
     pub fn transmit(&mut self, now: Mono, out: &mut dyn Outlet, max_bytes: usize) {
         self.advance(now);
         self.spares.trim(now);
-        let control = std::mem::take(&mut self.control);
-        if !control.is_empty() {
-            out.write(&control);
+        if !self.control.is_empty() {
+            out.write(&self.control);
+            self.control.clear();
         }
         let before = self.streams.backlog();
         while out.written() < max_bytes && self.send_window > 0 {

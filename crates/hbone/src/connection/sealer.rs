@@ -11,27 +11,38 @@ pub(super) struct Sealer<'a> {
     out: &'a mut Vec<u8>,
     /// Bytes in `out` before.
     start: usize,
-    /// Less than a record.
-    gathered: Vec<u8>,
+    /// Less than a record; its memory is the connection's.
+    gathered: &'a mut Vec<u8>,
     error: Option<SessionError>,
 }
 
 impl<'a> Sealer<'a> {
-    pub(super) fn new(session: &'a mut Session, out: &'a mut Vec<u8>, start: usize) -> Self {
+    pub(super) fn new(
+        session: &'a mut Session,
+        out: &'a mut Vec<u8>,
+        gathered: &'a mut Vec<u8>,
+    ) -> Self {
+        let start = out.len();
         Self {
             session,
             out,
             start,
-            gathered: Vec::new(),
+            gathered,
             error: None,
         }
     }
 
     /// Seals what is gathered.
     pub(super) fn finish(mut self) -> Result<(), SessionError> {
-        let rest = std::mem::take(&mut self.gathered);
-        self.seal(&rest);
+        self.seal_gathered();
         self.error.map_or(Ok(()), Err)
+    }
+
+    fn seal_gathered(&mut self) {
+        let mut gathered = std::mem::take(self.gathered);
+        self.seal(&gathered);
+        gathered.clear();
+        *self.gathered = gathered;
     }
 
     fn seal(&mut self, plaintext: &[u8]) {
@@ -51,10 +62,7 @@ impl Outlet for Sealer<'_> {
             if self.gathered.len() < RECORD_BYTES {
                 return;
             }
-            let mut full = std::mem::take(&mut self.gathered);
-            self.seal(&full);
-            full.clear();
-            self.gathered = full;
+            self.seal_gathered();
         }
         let whole = rest.len() - rest.len() % RECORD_BYTES;
         self.seal(&rest[..whole]);

@@ -303,31 +303,42 @@ impl Parser {
 
     /// A frame is whole.
     fn finish(&mut self) -> Result<Option<Token<'_>>, Fault> {
-        let payload = std::mem::take(&mut self.payload);
         let header = self.header;
-        let token = match header.kind {
-            kind::HEADERS => return self.begin_block(payload),
-            kind::CONTINUATION => return self.continue_block(&payload),
-            kind::SETTINGS if header.has(flag::ACK) => Token::SettingsAck,
-            kind::SETTINGS => {
-                self.done = payload;
-                Token::Settings(&self.done)
+        match header.kind {
+            kind::HEADERS => {
+                let payload = std::mem::take(&mut self.payload);
+                return self.begin_block(payload);
             }
+            kind::CONTINUATION => {
+                let payload = std::mem::take(&mut self.payload);
+                return self.continue_block(&payload);
+            }
+            kind::SETTINGS if !header.has(flag::ACK) => {
+                self.done = std::mem::take(&mut self.payload);
+                return Ok(Some(Token::Settings(&self.done)));
+            }
+            _ => {}
+        }
+        // At most eight bytes, whose memory stays for the next one.
+        let payload = &self.payload;
+        let token = match header.kind {
+            kind::SETTINGS => Token::SettingsAck,
             kind::RST_STREAM => Token::Reset {
                 stream: header.stream,
-                code: ErrorCode(word(&payload, 0)),
+                code: ErrorCode(word(payload, 0)),
             },
             kind::WINDOW_UPDATE => Token::WindowUpdate {
                 stream: header.stream,
-                increment: word(&payload, 0) & MAX_31_BIT,
+                increment: word(payload, 0) & MAX_31_BIT,
             },
-            kind::PING if header.has(flag::ACK) => Token::Pong(eight(&payload)),
-            kind::PING => Token::Ping(eight(&payload)),
+            kind::PING if header.has(flag::ACK) => Token::Pong(eight(payload)),
+            kind::PING => Token::Ping(eight(payload)),
             _ => Token::GoAway {
-                last_stream: word(&payload, 0) & MAX_31_BIT,
-                code: ErrorCode(word(&payload, 4)),
+                last_stream: word(payload, 0) & MAX_31_BIT,
+                code: ErrorCode(word(payload, 4)),
             },
         };
+        self.payload.clear();
         Ok(Some(token))
     }
 

@@ -146,6 +146,11 @@ impl Session {
         !self.pending.is_empty()
     }
 
+    /// Lets go of memory that only a busy session needs.
+    pub(crate) fn rest(&mut self) {
+        self.waiting.shrink_to_fit();
+    }
+
     /// Moves handshake bytes and alerts that wait behind what `out` holds.
     pub(crate) fn take_pending(&mut self, out: &mut Vec<u8>) {
         out.append(&mut std::mem::take(&mut self.pending));
@@ -180,31 +185,34 @@ impl Session {
                 Opened::Data(data, rest) => sink(Opened::Data(data, rest + behind)),
                 other => sink(other),
             })?;
-            self.keep(&waiting[used..])?;
+            waiting.drain(..used);
+            self.keep(waiting)?;
         }
         if taken < received.len() {
             let used = self.process(&mut received[taken..], sink)?;
-            self.keep(&received[taken + used..])?;
+            let mut waiting = std::mem::take(&mut self.waiting);
+            waiting.extend_from_slice(&received[taken + used..]);
+            self.keep(waiting)?;
         }
         if self.closed {
-            self.keep(&[])?;
+            self.keep(Vec::new())?;
         }
         Ok(())
     }
 
     /// Keeps what waits for more: part of a record, behind the whole records of a handshake message
     /// in pieces, which the engine has seen.
-    fn keep(&mut self, rest: &[u8]) -> Result<(), SessionError> {
+    fn keep(&mut self, rest: Vec<u8>) -> Result<(), SessionError> {
         if rest.len() > MAX_WAITING_BYTES {
             return Err(self.broken("a handshake message in too many pieces".to_owned()));
         }
-        self.waiting = rest.to_vec();
         self.seen = 0;
         while let Some(length) = record_bytes(&rest[self.seen..])
             && self.seen + length <= rest.len()
         {
             self.seen += length;
         }
+        self.waiting = rest;
         Ok(())
     }
 

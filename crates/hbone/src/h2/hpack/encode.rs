@@ -1,8 +1,14 @@
 //! Fields to header blocks: static table and literals, nothing indexed. So the encoder has no
 //! state, and no peer's table size matters to it.
+//!
+//! Texts are written as they are: Huffman's code would save a third of some 250 bytes in a CONNECT,
+//! once per connection, and cost both ends more CPU than anything else in it.
 
+use super::integer;
 use super::table::STATIC;
-use super::{huffman, integer};
+
+/// Entries of the static table whose names begin with a colon; they stand first.
+const PSEUDO: usize = 14;
 
 /// Appends a header block with these fields to `out`. Names are in lower case.
 pub fn encode<'a>(fields: impl IntoIterator<Item = (&'a str, &'a str)>, out: &mut Vec<u8>) {
@@ -22,9 +28,13 @@ pub fn encode<'a>(fields: impl IntoIterator<Item = (&'a str, &'a str)>, out: &mu
 }
 
 /// Index of the name in the static table (0 for none), and whether the value stands there too.
+/// Looked up for pseudo-header fields; those that a tunnel sends besides are not in the table.
 fn find(name: &str, value: &str) -> (usize, bool) {
     let mut named = 0;
-    for (at, (n, v)) in STATIC.iter().enumerate() {
+    if !name.starts_with(':') {
+        return (0, false);
+    }
+    for (at, (n, v)) in STATIC.iter().take(PSEUDO).enumerate() {
         if *n == name {
             if *v == value && !value.is_empty() {
                 return (at + 1, true);
@@ -38,14 +48,8 @@ fn find(name: &str, value: &str) -> (usize, bool) {
 }
 
 fn string(text: &[u8], out: &mut Vec<u8>) {
-    let packed = huffman::encoded_len(text);
-    if packed < text.len() {
-        integer::write(out, 0x80, 7, packed);
-        huffman::encode(text, out);
-    } else {
-        integer::write(out, 0, 7, text.len());
-        out.extend_from_slice(text);
-    }
+    integer::write(out, 0, 7, text.len());
+    out.extend_from_slice(text);
 }
 
 #[cfg(test)]

@@ -75,33 +75,6 @@ const fn derive() -> Code {
     code
 }
 
-/// Bytes that `text` takes in this code.
-pub(super) fn encoded_len(text: &[u8]) -> usize {
-    let bits: usize = text
-        .iter()
-        .map(|b| usize::from(LENGTHS[usize::from(*b)]))
-        .sum();
-    bits.div_ceil(8)
-}
-
-/// Writes `text` in this code, padded with ones.
-pub(super) fn encode(text: &[u8], out: &mut Vec<u8>) {
-    let (mut bits, mut held) = (0_u64, 0_u32);
-    for byte in text {
-        let length = u32::from(LENGTHS[usize::from(*byte)]);
-        bits = (bits << length) | u64::from(CODE.codes[usize::from(*byte)]);
-        held += length;
-        while held >= 8 {
-            held -= 8;
-            out.push((bits >> held).to_le_bytes()[0]);
-        }
-    }
-    if held > 0 {
-        let padded = (bits << (8 - held)) | ((1 << (8 - held)) - 1);
-        out.push(padded.to_le_bytes()[0]);
-    }
-}
-
 /// Reads a string in this code, of at most `max_bytes` bytes.
 pub(super) fn decode(text: &[u8], max_bytes: usize) -> Result<Vec<u8>, HpackError> {
     const BROKEN: HpackError = HpackError::Broken("a Huffman string is broken");
@@ -144,6 +117,33 @@ pub(super) fn decode(text: &[u8], max_bytes: usize) -> Result<Vec<u8>, HpackErro
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Bytes that `text` takes in this code.
+    fn encoded_len(text: &[u8]) -> usize {
+        let bits: usize = text
+            .iter()
+            .map(|b| usize::from(LENGTHS[usize::from(*b)]))
+            .sum();
+        bits.div_ceil(8)
+    }
+
+    /// Writes `text` in this code, padded with ones.
+    fn encode(text: &[u8], out: &mut Vec<u8>) {
+        let (mut bits, mut held) = (0_u64, 0_u32);
+        for byte in text {
+            let length = u32::from(LENGTHS[usize::from(*byte)]);
+            bits = (bits << length) | u64::from(CODE.codes[usize::from(*byte)]);
+            held += length;
+            while held >= 8 {
+                held -= 8;
+                out.push((bits >> held).to_le_bytes()[0]);
+            }
+        }
+        if held > 0 {
+            let padded = (bits << (8 - held)) | ((1 << (8 - held)) - 1);
+            out.push(padded.to_le_bytes()[0]);
+        }
+    }
 
     #[test]
     fn the_examples_of_rfc_7541_c_4_hold() {
