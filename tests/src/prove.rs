@@ -4,11 +4,14 @@
 //! in the pods check every byte. It must not know how the mesh keeps its promises.
 
 pub mod bed;
+pub mod cold;
 pub mod enrol;
+pub mod proxy;
 pub mod repairs;
 pub mod restart;
 pub mod soak;
 pub mod swap;
+pub mod usage;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,6 +21,7 @@ use serde::Serialize;
 use world::Interrupt;
 
 pub use bed::Bed;
+use proxy::{Change, Swap};
 
 /// How much of each proof is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,8 +34,10 @@ pub struct Plan {
     pub restarts: usize,
     /// Times that a proxy is killed while connections come.
     pub kills: usize,
-    /// Times that a proxy is replaced.
-    pub swaps: usize,
+    /// The proxies that are replaced, in this order.
+    pub swaps: &'static [Swap],
+    /// Those that are replaced while the control plane does not run.
+    pub swaps_alone: &'static [Swap],
     /// Connections that the swaps see at least; bounded by [`swap::LOAD_FOR_AT_MOST`].
     pub connections: u64,
 }
@@ -42,7 +48,22 @@ pub const LONG: Plan = Plan {
     each: 4,
     restarts: 6,
     kills: 3,
-    swaps: 10,
+    swaps: &[
+        Swap::by_handover(0, Change::Nothing),
+        Swap::by_handover(1, Change::Nothing),
+        Swap::by_handover(0, Change::Binary),
+        Swap::by_handover(1, Change::Binary),
+        Swap::by_handover(0, Change::Flags),
+        Swap::by_handover(1, Change::Flags),
+        Swap::by_signal(0),
+        Swap::by_signal(1),
+    ],
+    swaps_alone: &[
+        Swap::by_handover(0, Change::Nothing),
+        Swap::by_handover(1, Change::Binary),
+        Swap::by_handover(0, Change::Flags),
+        Swap::by_handover(1, Change::Nothing),
+    ],
     connections: 20_000,
 };
 
@@ -52,7 +73,8 @@ pub const SHORT: Plan = Plan {
     each: 1,
     restarts: 2,
     kills: 1,
-    swaps: 2,
+    swaps: &[Swap::by_handover(0, Change::Binary), Swap::by_signal(1)],
+    swaps_alone: &[Swap::by_handover(1, Change::Flags)],
     connections: 0,
 };
 
@@ -65,6 +87,8 @@ pub struct Report {
     pub agent_restart: restart::Figures,
     /// Proxies replaced under load.
     pub swap: swap::Figures,
+    /// A proxy started with nobody to ask.
+    pub cold_start: cold::Figures,
     /// Parts of a capture removed by hand.
     pub repairs: repairs::Figures,
 }
@@ -75,6 +99,7 @@ impl Report {
         let mut wrong = self.enrol_keeps_connections.wrong();
         wrong.extend(self.agent_restart.wrong());
         wrong.extend(self.swap.wrong());
+        wrong.extend(self.cold_start.wrong());
         wrong.extend(self.repairs.wrong());
         wrong
     }
@@ -89,6 +114,8 @@ pub fn everything(plan: &Plan, interrupt: &Interrupt, logs: PathBuf) -> anyhow::
     let agent_restart = restart::prove(&mut bed, plan)?;
     eprintln!("proxies replaced under load");
     let swap = swap::prove(&mut bed, plan)?;
+    eprintln!("a proxy with nobody to ask");
+    let cold_start = cold::prove(&mut bed)?;
     eprintln!("parts of a capture removed by hand");
     let repairs = repairs::prove(&bed)?;
     bed.down()?;
@@ -96,6 +123,7 @@ pub fn everything(plan: &Plan, interrupt: &Interrupt, logs: PathBuf) -> anyhow::
         enrol_keeps_connections,
         agent_restart,
         swap,
+        cold_start,
         repairs,
     })
 }

@@ -29,6 +29,10 @@ pub struct LoadReport {
     pub connections: u64,
     /// Those that carried all their bytes, each checked by SHA-256 in both directions.
     pub streams: u64,
+    /// The same by kind: `short`, `middling`, `bulk`, `half_closed`.
+    pub kinds: BTreeMap<String, u64>,
+    /// The same by family: `ipv4`, `ipv6`.
+    pub families: BTreeMap<String, u64>,
     /// Those that the client reset on purpose.
     pub aborted: u64,
     /// Those whose bytes were others than those sent.
@@ -71,9 +75,9 @@ impl LoadReport {
         self.bytes_up += other.bytes_up;
         self.bytes_down += other.bytes_down;
         self.slowest_ms = self.slowest_ms.max(other.slowest_ms);
-        for (cause, count) in &other.failed {
-            *self.failed.entry(cause.clone()).or_default() += count;
-        }
+        add(&mut self.kinds, &other.kinds);
+        add(&mut self.families, &other.families);
+        add(&mut self.failed, &other.failed);
     }
 }
 
@@ -83,9 +87,14 @@ impl HoldReport {
         self.tried += other.tried;
         self.kept += other.kept;
         self.rounds += other.rounds;
-        for (cause, count) in &other.lost {
-            *self.lost.entry(cause.clone()).or_default() += count;
-        }
+        add(&mut self.lost, &other.lost);
+    }
+}
+
+/// Adds counts by name.
+pub fn add(to: &mut BTreeMap<String, u64>, from: &BTreeMap<String, u64>) {
+    for (name, count) in from {
+        *to.entry(name.clone()).or_default() += count;
     }
 }
 

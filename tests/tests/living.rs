@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::ensure;
-use scenarios::prove::{Bed, SHORT, enrol, repairs, restart, swap};
+use scenarios::prove::{Bed, SHORT, cold, enrol, repairs, restart, soak, swap};
 use scenarios::{run, scenario};
 use world::Interrupt;
 
@@ -34,12 +34,28 @@ fn main() -> ExitCode {
             scenario("proxies are replaced under load and none breaks", |bed| {
                 let figures = swap::prove(bed, &SHORT)?;
                 ensure!(figures.wrong().is_empty(), "{figures:#?}");
-                ensure!(figures.connections > 0 && figures.ended_clean == figures.swaps);
+                ensure!(figures.connections > 0 && figures.swaps > figures.by_handover);
+                ensure!(figures.changed_binary > 0 && figures.without_control_plane > 0);
                 Ok(())
             }),
+            scenario(
+                "with no proxy and no control plane to ask the next is not ready, and \
+                 connections wait",
+                |bed| {
+                    let figures = cold::prove(bed)?;
+                    ensure!(figures.wrong().is_empty(), "{figures:#?}");
+                    Ok(())
+                },
+            ),
             scenario("a part of a capture that is removed is repaired", |bed| {
                 let figures = repairs::prove(bed)?;
                 ensure!(figures.wrong().is_empty(), "{figures:#?}");
+                Ok(())
+            }),
+            scenario("a soak breaks nothing and leaves nothing", |bed| {
+                let figures = soak::run(bed, &soak::Plan::new(0, 1, true))?;
+                ensure!(figures.wrong().is_empty(), "{figures:#?}");
+                ensure!(!figures.events.is_empty() && figures.bytes > 0);
                 Ok(())
             }),
         ],

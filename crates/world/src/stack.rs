@@ -150,7 +150,16 @@ impl ControlPlane {
 
     /// Starts the node's agent; `install_chain` and `start_ztunnel` complete the node.
     pub fn start_agent(&self, node: &Node) -> Result<Process, WorldError> {
-        let program = self
+        let place = node.place().with_cgroup("agent")?;
+        let process = place.start("agent", &self.agent_program(node)?)?;
+        wait_agent(node, &process)?;
+        Ok(process)
+    }
+
+    /// The command line of the node's agent, for callers that change it; it runs in the node's
+    /// cgroup `agent`. See [`wait_agent`].
+    pub fn agent_program(&self, node: &Node) -> Result<Program, WorldError> {
+        Ok(self
             .node_program(
                 Program::new(self.binaries.path("culvert-cni")).arg("agent"),
                 node,
@@ -160,11 +169,7 @@ impl ControlPlane {
             .arg("--bpffs")
             .arg(node.bpffs())
             .arg("--cgroup-root")
-            .arg(node.place().cgroup());
-        let place = node.place().with_cgroup("agent")?;
-        let process = place.start("agent", &program)?;
-        wait_ready(&process, &place, AGENT_READY)?;
-        Ok(process)
+            .arg(node.place().cgroup()))
     }
 
     /// Starts the node's ztunnel with a back end; does not wait, since it may have to wait for
@@ -175,20 +180,29 @@ impl ControlPlane {
         io: &str,
         more: &[&str],
     ) -> Result<Process, WorldError> {
-        let program = self
-            .node_program(Program::new(self.binaries.path("ztunnel")), node)?
-            .args([
-                "--xds-address",
-                &self.url(),
-                "--ca-address",
-                &self.url(),
-                "--io",
-                io,
-            ])
-            .args(more.iter().copied());
+        let binary = self.binaries.path("ztunnel");
+        let program = self.ztunnel_program(&binary, node, io)?;
         node.place()
             .with_cgroup("ztunnel")?
-            .start("ztunnel", &program)
+            .start("ztunnel", &program.args(more.iter().copied()))
+    }
+
+    /// The command line of the node's ztunnel, for callers that change it, or its file; it runs in
+    /// the node's cgroup `ztunnel`.
+    pub fn ztunnel_program(
+        &self,
+        binary: &Path,
+        node: &Node,
+        io: &str,
+    ) -> Result<Program, WorldError> {
+        Ok(self.node_program(Program::new(binary), node)?.args([
+            "--xds-address",
+            &self.url(),
+            "--ca-address",
+            &self.url(),
+            "--io",
+            io,
+        ]))
     }
 
     /// Chains our plugin after those of the node's CNI configuration, by its own command.
@@ -245,6 +259,11 @@ impl ControlPlane {
 /// Waits until a started ztunnel is ready.
 pub fn wait_ztunnel(node: &Node, process: &Process) -> Result<(), WorldError> {
     wait_ready(process, node.place(), ZTUNNEL_READY)
+}
+
+/// Waits until a started agent is ready.
+pub fn wait_agent(node: &Node, process: &Process) -> Result<(), WorldError> {
+    wait_ready(process, node.place(), AGENT_READY)
 }
 
 /// The socket that the plugin calls the agent on.

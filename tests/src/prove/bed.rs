@@ -9,8 +9,10 @@ use cli::demo::mesh::{Mesh, tunnelled};
 use cli::demo::{Silent, access_log};
 use nix::sys::signal::Signal;
 use serde::de::DeserializeOwned;
-use world::stack::{Binaries, READY_WITHIN, agent_socket, get};
+use world::stack::{Binaries, READY_WITHIN, agent_socket};
 use world::{Interrupt, Output, Place, Pod, Process, Program, World};
+
+use super::proxy::{Started, Swap};
 
 /// Where `traffic server` listens; no port of a Service.
 pub const PORT: u16 = 9100;
@@ -18,24 +20,17 @@ pub const PORT: u16 = 9100;
 const STARTS_WITHIN: Duration = Duration::from_secs(60);
 /// Longer than any stream or round of `traffic` may take.
 const ENDS_WITHIN: Duration = Duration::from_secs(150);
-/// A proxy whose connections have ended ends within this.
-const DRAINED_WITHIN: Duration = Duration::from_secs(60);
 /// A killed process is gone within this.
-const GONE_WITHIN: Duration = Duration::from_secs(5);
-/// Longer than any proof: connections of a replaced proxy are never cut.
-const DRAIN: &str = "1h";
-/// Each proxy has admin ports of its own while two run: ready and metrics, from here.
-const FIRST_PORT: u16 = 16000;
-
+pub(super) const GONE_WITHIN: Duration = Duration::from_secs(5);
 /// A mesh whose parts can be killed and replaced. Dropping it removes everything.
 pub struct Bed {
     // In the order of dropping: what runs in the world goes before the world.
     servers: Vec<Process>,
-    draining: Vec<Process>,
+    pub(super) draining: Vec<Process>,
     /// The demo's mesh.
     pub mesh: Mesh,
     traffic: PathBuf,
-    proxies: u16,
+    pub(super) started: Started,
     clients: u32,
 }
 
@@ -45,6 +40,11 @@ impl Bed {
         world::remove_leftovers(world::Leftovers::Abandoned)?;
         let mut world = World::with_interrupt(interrupt.clone())?;
         world.save_logs_to(logs);
+        Self::up_in(world)
+    }
+
+    /// The same in a world that its caller has prepared.
+    pub fn up_in(world: World) -> anyhow::Result<Self> {
         let traffic = Binaries::of_this_build()?.path("traffic");
         ensure!(traffic.is_file(), "{} is not built", traffic.display());
         let mut bed = Bed {
@@ -52,7 +52,7 @@ impl Bed {
             draining: Vec::new(),
             mesh: Mesh::up(world, "auto", &Silent)?,
             traffic,
-            proxies: 0,
+            started: Started::default(),
             clients: 0,
         };
         let pods = bed.mesh.pods.all();
@@ -67,7 +67,7 @@ impl Bed {
         }
         // The demo's proxies cut what lives after 5 s.
         for node in 0..bed.mesh.nodes.len() {
-            bed.swap(node)?;
+            bed.swap(Swap::by_signal(node))?;
         }
         bed.drained()?;
         Ok(bed)
@@ -175,50 +175,18 @@ impl Bed {
         Ok(())
     }
 
-    /// SIGKILL to a node's proxy; nothing is started.
-    pub fn kill_proxy(&self, node: usize) -> anyhow::Result<()> {
-        let ztunnel = &self.mesh.nodes[node].ztunnel;
-        ztunnel.signal(Signal::SIGKILL)?;
-        ztunnel.wait_end(GONE_WITHIN)?;
+    /// SIGKILL to the control plane; nothing is started.
+    pub fn kill_control(&self) -> anyhow::Result<()> {
+        self.mesh.culvertd.signal(Signal::SIGKILL)?;
+        self.mesh.culvertd.wait_end(GONE_WITHIN)?;
         Ok(())
     }
 
-    /// Starts a proxy beside or after the node's; returns when it is ready, with the one before.
-    pub fn start_proxy(&mut self, node: usize) -> anyhow::Result<Process> {
-        let port = FIRST_PORT + 2 * self.proxies;
-        self.proxies += 1;
-        // The admin address stays: it can be shared, and `tunnelled` asks there.
-        let [ready, metrics] = [port, port + 1].map(|port| format!("127.0.0.1:{port}"));
-        let mut words = vec!["--drain-deadline", DRAIN];
-        words.extend(["--ready-addr", &ready, "--metrics-addr", &metrics]);
-        let Mesh { nodes, control, .. } = &mut self.mesh;
-        let part = &mut nodes[node];
-        let new = control.start_ztunnel(&part.node, "auto", &words)?;
-        let url = format!("http://{ready}/healthz/ready");
-        new.wait_until("the next proxy to be ready", READY_WITHIN, || {
-            get(part.node.place(), &url).ok().map(drop)
-        })?;
-        Ok(std::mem::replace(&mut part.ztunnel, new))
-    }
-
-    /// Starts a node's next proxy and ends the one before with SIGTERM; it drains.
-    pub fn swap(&mut self, node: usize) -> anyhow::Result<()> {
-        let old = self.start_proxy(node)?;
-        old.signal(Signal::SIGTERM)?;
-        self.draining.push(old);
+    /// Starts the control plane again over the same state; returns when it is ready.
+    pub fn start_control(&mut self) -> anyhow::Result<()> {
+        let manifests = self.mesh.manifests.directory().to_owned();
+        self.mesh.culvertd = self.mesh.control.serve(&manifests, &[])?;
         Ok(())
-    }
-
-    /// Waits until all replaced proxies have ended by themselves, with code 0.
-    pub fn drained(&mut self) -> anyhow::Result<usize> {
-        let mut count = 0;
-        for old in std::mem::take(&mut self.draining) {
-            let status = old.wait_end(DRAINED_WITHIN);
-            let status = status.with_context(|| format!("{} drains", old.pid()))?;
-            ensure!(status.success(), "a replaced proxy ended with {status}");
-            count += 1;
-        }
-        Ok(count)
     }
 
     /// Sleeps, less when interrupted.

@@ -85,7 +85,7 @@ async fn work(shared: Rc<Shared>, worker: u64) {
         let result = one(to, header, &mut random).await;
         let made = {
             let mut report = shared.report.borrow_mut();
-            note(&mut report, header, start, result);
+            note(&mut report, (header, to), start, result);
             report.connections
         };
         if made == load.tell {
@@ -113,12 +113,38 @@ fn choose(random: &mut SmallRng, mixed: bool) -> Header {
     }
 }
 
-fn note(report: &mut LoadReport, header: Header, start: Instant, result: Result<(), Fault>) {
+/// What a report calls it.
+fn name(header: Header) -> &'static str {
+    match header.kind {
+        Kind::HalfClosed => "half_closed",
+        Kind::Aborted => "aborted",
+        Kind::Hold => "held",
+        Kind::Both => match header.up.max(header.down) {
+            most if most <= SHORT_BYTES => "short",
+            most if most <= MIDDLE_BYTES => "middling",
+            _ => "bulk",
+        },
+    }
+}
+
+fn note(
+    report: &mut LoadReport,
+    (header, to): (Header, SocketAddr),
+    start: Instant,
+    result: Result<(), Fault>,
+) {
     report.connections += 1;
     match result {
         Ok(()) if header.kind == Kind::Aborted => report.aborted += 1,
         Ok(()) => {
             report.streams += 1;
+            let family = if to.is_ipv4() { "ipv4" } else { "ipv6" };
+            for (counts, name) in [
+                (&mut report.kinds, name(header)),
+                (&mut report.families, family),
+            ] {
+                *counts.entry(name.to_owned()).or_default() += 1;
+            }
             report.bytes_up += header.up;
             report.bytes_down += header.down;
             let took = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
