@@ -7,6 +7,7 @@
 //! ```
 
 use std::io;
+use std::net::SocketAddr;
 use std::num::NonZero;
 use std::sync::Arc;
 use std::thread::available_parallelism;
@@ -31,6 +32,7 @@ use crate::dump;
 use crate::gate::Gate;
 use crate::handover::predecessor::{Predecessor, take_over};
 use crate::handover::server::{Replaced, Server};
+use crate::limits::Limits;
 use crate::memory;
 use crate::metrics::Metrics;
 use crate::proxy::{Parts, Proxy};
@@ -96,13 +98,10 @@ struct Serving {
 ///
 /// # Errors
 /// It cannot start, or something in it failed.
-pub async fn run(config: Config, logging: LogControl) -> Result<(), AppError> {
+pub async fn run(config: Config, limits: Limits, logging: LogControl) -> Result<(), AppError> {
     let mut terminated = Box::pin(terminated()?);
-    match raise_open_files() {
-        Ok(files) => tracing::info!(files, "open files allowed"),
-        Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
-    }
-    let mut serving = start(&config, logging).await?;
+    ask_for_open_files(limits.open_files);
+    let mut serving = start(&config, limits, logging).await?;
     let told = tokio::select! {
         signal = &mut terminated => Told::Terminated(signal),
         Some(replaced) = serving.replaced.recv() => Told::Replaced(replaced),
@@ -117,13 +116,13 @@ pub async fn run(config: Config, logging: LogControl) -> Result<(), AppError> {
     let workers = serving.workers.clone();
     match told {
         Told::Terminated(signal) => {
-            let deadline = config.drain_deadline;
+            let deadline = config.termination_deadline;
             tracing::info!(signal, ?deadline, "draining");
             workers.drain(deadline).await;
             join(&mut serving.threads, deadline + WORKER_GRACE).await?;
         }
         Told::Replaced(replaced) => {
-            let deadline = config.swap_deadline;
+            let deadline = config.drain_deadline;
             tracing::info!(?deadline, "a successor serves, draining");
             workers.drain(deadline).await;
             // It may have died since: then its successor finds our socket free.
@@ -138,7 +137,7 @@ pub async fn run(config: Config, logging: LogControl) -> Result<(), AppError> {
                 signal = &mut terminated => Some(signal),
             };
             if let Some(signal) = signal {
-                let deadline = config.drain_deadline;
+                let deadline = config.termination_deadline;
                 tracing::info!(signal, ?deadline, "the drain is shortened");
                 workers.drain(deadline).await;
                 join(&mut serving.threads, deadline + WORKER_GRACE).await?;
@@ -152,7 +151,7 @@ pub async fn run(config: Config, logging: LogControl) -> Result<(), AppError> {
     Ok(())
 }
 
-async fn start(config: &Config, logging: LogControl) -> Result<Serving, AppError> {
+async fn start(config: &Config, limits: Limits, logging: LogControl) -> Result<Serving, AppError> {
     let (backend, why) = netio::probe(choice(config.io))?;
     tracing::info!(%backend, %why, "io back end");
     let (tasks, probes) = (Tasks::new(), Tasks::new());
@@ -170,7 +169,7 @@ async fn start(config: &Config, logging: LogControl) -> Result<Serving, AppError
     let parts = Parts {
         backend,
         workers: worker_count(config),
-        config: config.data_path(),
+        config: config.data_path(limits),
         snapshots: feed.subscribe(),
         open: opened,
         certificates: manager.clone(),
@@ -190,9 +189,9 @@ async fn start(config: &Config, logging: LogControl) -> Result<Serving, AppError
         pods: pods.watch(),
         workers: workers.clone(),
         config: Arc::new(config.clone()),
+        limits,
     };
-    let page = dump::routes(sources).merge(admin::logging(logging));
-    admin::serve(&tasks, "admin", config.admin_addr, page)?;
+    serve_admin(&tasks, config.admin_addr, sources, logging)?;
     tasks.spawn("memory", memory::release_when_idle(tasks.stop()));
     let (replaced_by, replaced) = mpsc::channel(1);
     let server = Server {
@@ -208,7 +207,7 @@ async fn start(config: &Config, logging: LogControl) -> Result<Serving, AppError
     let leave_agent = tasks.stop().child_token();
     let agent = zds::Client {
         socket: config.zds_socket.clone(),
-        config: config.data_path(),
+        config: config.data_path(limits),
         ready: zds_ready,
     };
     tasks.spawn("zds", agent.run(pods, leave_agent.clone()));
@@ -245,11 +244,18 @@ async fn hand_over(
     }
 }
 
-/// As many descriptors as the operator lets us have: each connection takes one or two.
-fn raise_open_files() -> nix::Result<u64> {
-    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
-    Ok(most)
+/// Asks the kernel for so many descriptors. It is no reason not to serve when it gives fewer.
+fn ask_for_open_files(wanted: usize) {
+    let asked = || {
+        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        let files = most.min(wanted as u64);
+        setrlimit(Resource::RLIMIT_NOFILE, files, most)?;
+        Ok::<_, nix::Error>(files)
+    };
+    match asked() {
+        Ok(files) => tracing::info!(files, wanted, "open files allowed"),
+        Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
+    }
 }
 
 async fn join(threads: &mut Threads, within: Duration) -> Result<(), AppError> {
@@ -289,6 +295,16 @@ fn metrics() -> (Arc<Registry>, Metrics, XdsMetrics) {
     metrics.register(&mut registry);
     let xds_metrics = XdsMetrics::register(&mut registry);
     (Arc::new(registry), metrics, xds_metrics)
+}
+
+fn serve_admin(
+    tasks: &Tasks,
+    address: SocketAddr,
+    sources: dump::Sources,
+    logging: LogControl,
+) -> Result<(), BindError> {
+    let page = dump::routes(sources).merge(admin::logging(logging));
+    admin::serve(tasks, "admin", address, page).map(drop)
 }
 
 fn serve_probes(probes: &Tasks, config: &Config, readiness: &Readiness) -> Result<(), BindError> {

@@ -1,15 +1,19 @@
 //! The flags of the program and what they mean. Knows no socket.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::{Parser, ValueEnum};
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, ValueEnum, arg, value_parser};
 use mesh::identity::DEFAULT_TRUST_DOMAIN;
 use mesh::workload::WorkloadUid;
+use process::config::ConfigError;
 use process::telemetry::Format;
 use serde::Serialize;
+
+use crate::limits::{self, Limits};
 
 /// The per-node L4 proxy of Culvert: carries every enrolled pod's connections over mutual TLS.
 #[derive(Clone, Debug, Parser, Serialize)]
@@ -78,19 +82,32 @@ pub struct Config {
     /// How long open connections may go on after a successor has taken over.
     #[arg(
         long,
-        env = "SWAP_DEADLINE",
+        env = "DRAIN_DEADLINE",
         default_value = "1h",
         value_parser = process::config::duration
     )]
-    pub swap_deadline: Duration,
-    /// How long open connections may go on after SIGTERM.
+    pub drain_deadline: Duration,
+    /// How long open connections may go on after SIGTERM; a few seconds less than who sends it
+    /// waits before it kills.
     #[arg(
         long,
         env = "CONNECTION_TERMINATION_DEADLINE",
         default_value = "5s",
         value_parser = process::config::duration
     )]
-    pub drain_deadline: Duration,
+    pub termination_deadline: Duration,
+    /// How long a tunnel of ours is kept without connections; one of a peer is kept for twice as
+    /// long.
+    #[arg(
+        long,
+        env = "TUNNEL_IDLE",
+        default_value = "300s",
+        value_parser = process::config::duration
+    )]
+    pub tunnel_idle: Duration,
+    /// YAML file with limits that differ from the defaults; `ztunnel limits` prints a whole one.
+    #[arg(long, env = "ZTUNNEL_LIMITS", value_name = "FILE")]
+    pub limits: Option<PathBuf>,
     /// Log level, or a list of `target=level`.
     #[arg(long, env = "RUST_LOG", default_value = "info")]
     pub log: String,
@@ -122,14 +139,74 @@ pub enum Io {
     Epoll,
 }
 
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Asked {
+    /// To serve.
+    Serve(Box<Config>),
+    /// To print the limits, those of a file if one is named, and to end.
+    Limits {
+        /// The file.
+        file: Option<PathBuf>,
+        /// As the table of the documentation instead of a file.
+        as_table: bool,
+    },
+}
+
+impl Asked {
+    /// Reads a command line, its first word included.
+    ///
+    /// # Errors
+    /// What is wrong with it, or the help that was asked for.
+    pub fn parse_from(
+        words: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+    ) -> Result<Self, clap::Error> {
+        let limits = clap::Command::new("limits")
+            .about("Prints every limit with its value, unit and reason, as a file for --limits")
+            .arg(
+                arg!(--limits <FILE> "File whose limits are printed instead of the defaults")
+                    .env("ZTUNNEL_LIMITS")
+                    .value_parser(value_parser!(PathBuf)),
+            )
+            .arg(
+                arg!(--table "Prints the table of docs/limits.md instead")
+                    .action(ArgAction::SetTrue),
+            );
+        let command = Config::command()
+            .subcommand(limits)
+            .subcommand_negates_reqs(true)
+            .args_conflicts_with_subcommands(true);
+        let found = command.try_get_matches_from(words)?;
+        match found.subcommand() {
+            Some((_, limits)) => Ok(Self::Limits {
+                file: limits.get_one("limits").cloned(),
+                as_table: limits.get_flag("table"),
+            }),
+            None => Ok(Self::Serve(Box::new(Config::from_arg_matches(&found)?))),
+        }
+    }
+}
+
 impl Config {
+    /// The limits: those of the file, or the defaults.
+    ///
+    /// # Errors
+    /// All mistakes of the file.
+    pub fn read_limits(&self) -> Result<Limits, ConfigError> {
+        self.limits
+            .as_deref()
+            .map_or_else(|| Ok(Limits::default()), limits::load)
+    }
+
     /// What the workers need of it.
-    pub fn data_path(&self) -> DataPath {
+    pub fn data_path(&self, limits: Limits) -> DataPath {
         DataPath {
             network: self.network.as_str().into(),
             cluster: self.cluster_id.as_str().into(),
             trust_domain: self.trust_domain.as_str().into(),
-            drain_deadline: self.drain_deadline,
+            termination_deadline: self.termination_deadline,
+            tunnel_idle: self.tunnel_idle,
+            limits,
         }
     }
 }
@@ -144,7 +221,11 @@ pub struct DataPath {
     /// Trust domain of this mesh; peers of another one are refused.
     pub trust_domain: std::sync::Arc<str>,
     /// How long open connections may go on at shutdown.
-    pub drain_deadline: Duration,
+    pub termination_deadline: Duration,
+    /// How long a tunnel of ours is kept without connections.
+    pub tunnel_idle: Duration,
+    /// What it may take up.
+    pub limits: Limits,
 }
 
 impl DataPath {
@@ -180,10 +261,12 @@ mod tests {
             PathBuf::from("/var/run/ztunnel/ztunnel.sock")
         );
         assert_eq!(config.admin_addr.to_string(), "127.0.0.1:15000");
-        assert_eq!(config.drain_deadline, Duration::from_secs(5));
-        assert_eq!(config.swap_deadline, Duration::from_secs(3_600));
+        assert_eq!(config.termination_deadline, Duration::from_secs(5));
+        assert_eq!(config.drain_deadline, Duration::from_secs(3_600));
         assert_eq!(config.handover_socket, PathBuf::new());
-        let uid = config.data_path().workload_uid("shop", "web");
+        let data_path = config.data_path(config.read_limits().unwrap());
+        assert_eq!(data_path.limits, Limits::default());
+        let uid = data_path.workload_uid("shop", "web");
         assert_eq!(&*uid.0, "Kubernetes//Pod/shop/web");
     }
 
@@ -206,6 +289,31 @@ mod tests {
             .copied()
             .filter(|word| !matches!(*word, "--node-name" | "n1"));
         assert!(Config::try_parse_from(without).is_err() || std::env::var("NODE_NAME").is_ok());
+    }
+
+    #[test]
+    fn the_limits_are_printed_without_the_flags_that_serving_needs() {
+        let asked = Asked::parse_from(["ztunnel", "limits"]).unwrap();
+        let all = matches!(
+            asked,
+            Asked::Limits {
+                file: None,
+                as_table: false
+            }
+        );
+        assert!(all, "{asked:?}");
+        let asked = Asked::parse_from(["ztunnel", "limits", "--limits", "/x"]).unwrap();
+        assert!(
+            matches!(asked, Asked::Limits { file: Some(_), .. }),
+            "{asked:?}"
+        );
+        let asked = Asked::parse_from(NEEDED.iter().chain(&["--limits", "/x"])).unwrap();
+        let Asked::Serve(config) = asked else {
+            panic!("{asked:?}");
+        };
+        assert_eq!(config.limits, Some(PathBuf::from("/x")));
+        assert!(config.read_limits().is_err(), "a file that is not there");
+        assert!(Asked::parse_from(["ztunnel"]).is_err());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mesh::service::ServiceKey;
-use mesh::{Identity, PolicyKey, Workload};
+use mesh::{Identity, Workload};
 
 use crate::pod::PodUid;
 use crate::record::{Flag, Outcome, Party, Phase, Record};
@@ -28,15 +28,10 @@ pub enum Direction {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Ended {
     /// A policy push denies it now.
-    #[error(
-        "connection closed by a later policy: AuthorizationPolicyLateRejection {}: {reason}",
-        policy.as_ref().map(ToString::to_string).unwrap_or_default()
-    )]
+    #[error("connection closed by a later policy: AuthorizationPolicyLateRejection{why}")]
     LateRejection {
-        /// The policy that decided; None when no ALLOW policy matches any more.
-        policy: Option<PolicyKey>,
-        /// The sentence of the verdict.
-        reason: Arc<str>,
+        /// The policy that decided, with a blank before it, or the reason after a colon.
+        why: Arc<str>,
     },
     /// Its pod left the mesh.
     #[error("connection closed: the pod is gone from this proxy")]
@@ -104,6 +99,8 @@ pub struct Connection {
     pub pulse: Pulse,
     /// Its place in the worker's list.
     pub place: Cell<usize>,
+    /// What records have counted of both.
+    counted_bytes: Cell<(u64, u64)>,
     opened: Instant,
     ended: RefCell<Option<Ended>>,
     ends: RefCell<Vec<End>>,
@@ -128,6 +125,7 @@ impl Connection {
             received_bytes: Cell::new(0),
             pulse: Pulse::default(),
             place: Cell::new(usize::MAX),
+            counted_bytes: Cell::new((0, 0)),
             opened: Instant::now(),
             ended: RefCell::new(None),
             ends: RefCell::new(Vec::new()),
@@ -180,19 +178,29 @@ impl Connection {
         self.ends.take();
     }
 
+    /// What it moved since the last record, if it did.
+    pub fn moved(&self) -> Option<Record> {
+        let moved = self.counted_bytes.get() != (self.sent_bytes.get(), self.received_bytes.get());
+        moved.then(|| self.record(Phase::Moved, Ok(())))
+    }
+
     /// A record of what is known now.
     pub fn record(&self, phase: Phase, outcome: Outcome) -> Record {
         let details = self.details.borrow();
+        let (sent, received) = (self.sent_bytes.get(), self.received_bytes.get());
+        let before = self.counted_bytes.replace((sent, received));
         Record {
             phase,
             direction: self.direction,
             source_address: self.source,
             destination_address: details.actual.unwrap_or(self.destination),
             details: details.clone(),
-            sent_bytes: self.sent_bytes.get(),
-            received_bytes: self.received_bytes.get(),
+            sent_bytes: sent,
+            received_bytes: received,
+            uncounted_bytes: (sent - before.0, received - before.1),
             duration: self.opened.elapsed(),
             outcome,
+            limit: None,
         }
     }
 }

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use crate::certificate::Certificates;
 use crate::config::Config;
 use crate::connection::{Connection, Direction};
+use crate::limits::Limits;
 use crate::pod::PodUid;
 use crate::pods::PodMap;
 use crate::worker::command::Workers;
@@ -70,6 +71,8 @@ pub struct Sources {
     pub workers: Workers,
     /// The flags.
     pub config: Arc<Config>,
+    /// The limits.
+    pub limits: Limits,
 }
 
 /// The route.
@@ -90,6 +93,7 @@ async fn dump(State(sources): State<Sources>) -> Json<Value> {
         "certificates": sources.certificates.status(),
         "workloadState": pod_states(&pods, &connections),
         "config": &*sources.config,
+        "limits": &sources.limits,
         "version": { "version": env!("CARGO_PKG_VERSION"), "name": "culvert-ztunnel" },
     }))
 }

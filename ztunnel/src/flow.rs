@@ -7,22 +7,32 @@ use std::rc::Rc;
 use netio::TcpStream;
 
 use crate::connection::{Connection, Direction, Ended};
+use crate::limits::Reached;
 use crate::record::{Flag, Outcome, Phase};
 use crate::relay::{Counts, End, RelayError, abort, relay};
 use crate::worker::Worker;
 use crate::worker::accept::Accepted;
-use crate::worker::live::{Full, Listed};
+use crate::worker::live::Listed;
 use crate::worker::pods::LocalPod;
 
 /// A reason to refuse a connection, as logs and metrics say it.
 pub trait Refusal: std::fmt::Display {
     /// `response_flags`.
     fn flag(&self) -> Flag;
+
+    /// The limit that it is for, if it is.
+    fn limit(&self) -> Option<Reached> {
+        None
+    }
 }
 
-impl Refusal for Full {
+impl Refusal for Reached {
     fn flag(&self) -> Flag {
         Flag::None
+    }
+
+    fn limit(&self) -> Option<Reached> {
+        Some(*self)
     }
 }
 
@@ -141,9 +151,12 @@ fn refuse(worker: &Worker, connection: &Connection, socket: &TcpStream, why: &dy
 /// The record of a connection that never opened.
 pub fn record_refusal(worker: &Worker, connection: &Connection, why: &dyn Refusal) {
     let outcome = Err((why.flag(), why.to_string()));
-    worker
-        .recorder
-        .put(connection.record(Phase::Refused, outcome));
+    let mut record = connection.record(Phase::Refused, outcome);
+    if let Some(reached) = why.limit() {
+        record.limit = Some(reached.limit);
+        worker.count_reached(reached);
+    }
+    worker.recorder.put(record);
 }
 
 #[cfg(test)]

@@ -22,10 +22,9 @@ use tokio::time::Instant;
 use crate::connection::{Admission, Connection};
 use crate::flow::Refusal;
 use crate::headers::AuthorityError;
-use crate::limits::{CONNECT_TIMEOUT, DISCOVERY_WAIT};
+use crate::limits::{CONNECT_TIMEOUT, DISCOVERY_WAIT, Reached};
 use crate::record::{Flag, Party};
 use crate::worker::Worker;
-use crate::worker::live::Full;
 use crate::worker::pods::LocalPod;
 
 /// Why a connection to a pod is refused.
@@ -41,7 +40,7 @@ pub enum InboundError {
     #[error("the pod's workload {0} is not known after {wait:?}", wait = DISCOVERY_WAIT)]
     UnknownWorkload(WorkloadUid),
     /// By policy, or for lack of it.
-    #[error("connection denied{}: {reason}", policy_text(policy.as_ref()))]
+    #[error("connection denied{}", why_denied(" by policy", policy.as_ref(), reason))]
     Denied {
         /// The policy that decided, if one did.
         policy: Option<PolicyKey>,
@@ -58,28 +57,35 @@ pub enum InboundError {
     #[error("{0}")]
     Handshake(CloseReason),
     /// Too much at once.
-    #[error("limit reached: {0}")]
-    Limit(&'static str),
-    /// Too many connections.
     #[error(transparent)]
-    Full(#[from] Full),
+    Limit(#[from] Reached),
 }
 
-fn policy_text(policy: Option<&PolicyKey>) -> String {
-    policy
-        .map(|key| format!(" by policy {key}"))
-        .unwrap_or_default()
+/// The policy that denied, behind `before`; for any other reason the sentence of the verdict.
+pub fn why_denied(before: &str, policy: Option<&PolicyKey>, reason: &InboundReason) -> String {
+    match (policy, reason) {
+        (_, InboundReason::Denied(key)) => format!("{before} {key}"),
+        (Some(key), reason) => format!("{before} {key}: {reason}"),
+        (None, reason) => format!(": {reason}"),
+    }
 }
 
 impl Refusal for InboundError {
     fn flag(&self) -> Flag {
         match self {
-            Self::OwnListener | Self::Authority(_) | Self::Limit(_) | Self::Full(_) => Flag::None,
+            Self::OwnListener | Self::Authority(_) | Self::Limit(_) => Flag::None,
             Self::UnknownWorkload(_) | Self::NoCertificate(_) => Flag::IdentityError,
             Self::Denied { .. } => Flag::Deny,
             Self::Connect(_) => Flag::Connect,
             Self::Handshake(CloseReason::Handshake(_) | CloseReason::Tls(_)) => Flag::TlsFailure,
             Self::Handshake(_) => Flag::H2HandshakeFailure,
+        }
+    }
+
+    fn limit(&self) -> Option<Reached> {
+        match self {
+            Self::Limit(reached) => Some(*reached),
+            _ => None,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! is; where a connection goes and whether it may is decided in `mesh::decide`.
 
 pub mod app;
+pub mod budget;
 pub mod certificate;
 pub mod clock;
 pub mod config;
@@ -13,6 +14,7 @@ pub mod flow;
 pub mod gate;
 pub mod handover;
 pub mod headers;
+pub mod hush;
 pub mod inbound;
 pub mod limits;
 pub mod memory;

@@ -1,157 +1,270 @@
-//! Every bound of the proxy with its unit and its reason. Knows no other module.
+//! Every bound of the proxy with its unit and its reason.
+//!
+//! [`Limits`] is what an operator may set, by a YAML file (`--limits`); the rest is constant. Knows
+//! no other module of the proxy.
 
-use std::time::Duration;
+mod fixed;
+mod given;
+mod page;
+mod reached;
 
-/// Connections (captured or tunnelled) that one worker carries at once.
-///
-/// 16,384 on each of two workers is 32,768 connections at 6 KB or less each; more than the
-/// 20,000 open files a container usually gets, so descriptors run out first, and with a reason.
-pub const CONNECTIONS_PER_WORKER: usize = 16_384;
+use hbone::Config as TunnelConfig;
+use process::config::Mistakes;
+use serde::{Deserialize, Serialize};
 
-/// Connections of one pod on one worker: half of the worker, so that one pod cannot starve all.
-pub const CONNECTIONS_PER_POD: usize = CONNECTIONS_PER_WORKER / 2;
+pub use fixed::*;
+use given::count;
+pub use given::{bytes, load, read};
+pub use page::{table, yaml};
+pub use reached::{Fate, Limit, Reached};
 
-/// Tasks of one worker: one per connection, one per tunnel, twice six listeners per pod.
-pub const TASKS_PER_WORKER: usize =
-    CONNECTIONS_PER_WORKER + TUNNELS_PER_WORKER + INBOUND_TUNNELS_PER_WORKER + 12 * PODS + 1_024;
+/// What is said of one limit.
+#[derive(Clone, Copy, Debug)]
+pub struct About {
+    /// Its key in the file.
+    pub key: &'static str,
+    /// What it bounds.
+    pub what: &'static str,
+    /// What it is counted in.
+    pub unit: &'static str,
+    /// Why the default is as it is.
+    pub reason: &'static str,
+    /// What happens past it.
+    pub past: &'static str,
+    /// Smallest and largest value that is taken.
+    pub range: (usize, usize),
+    /// Whether it is a size, written like `4MiB`.
+    pub is_size: bool,
+}
 
-/// Inbound TLS handshakes in flight on one worker.
-///
-/// A handshake costs about 0.4 ms of CPU: 512 are 0.2 s of work, well inside the peer's 10 s.
-pub const HANDSHAKES_IN_FLIGHT: usize = 512;
+/// Makes the struct, its defaults, and what is said of each field, from one list.
+macro_rules! limits {
+    ($(
+        $(#[doc = $what:literal])+
+        $kind:tt $key:ident = $default:expr, $unit:literal, $low:expr => $high:expr;
+        why $reason:literal;
+        past $past:literal;
+    )+) => {
+        /// What the proxy may take up. A file gives what differs from the defaults.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct Limits {
+            $(
+                $(#[doc = $what])+
+                #[doc = ""]
+                #[doc = concat!("Unit: ", $unit, ". ", $reason, " Past it: ", $past)]
+                #[serde(with = $kind)]
+                pub $key: usize,
+            )+
+        }
 
-/// Outbound tunnels (kept or being made) of one worker.
-///
-/// One per source identity, destination pod and source address: 4,096 covers 64 clients that
-/// all talk with 64 servers.
-pub const TUNNELS_PER_WORKER: usize = 4_096;
+        impl Default for Limits {
+            fn default() -> Self {
+                Self { $($key: $default,)+ }
+            }
+        }
 
-/// Outbound tunnels of one key: 64 tunnels of 100 streams are 6,400 connections between two pods,
-/// above the 4,536 that the far side can carry with the client's address kept (steering.md).
-pub const TUNNELS_PER_KEY: usize = 64;
+        impl Limits {
+            /// What there is to say of each limit, with its value.
+            pub fn about(&self) -> Vec<(About, usize)> {
+                vec![$((
+                    About {
+                        key: stringify!($key),
+                        what: concat!($($what),+).trim_ascii(),
+                        unit: $unit,
+                        reason: $reason,
+                        past: $past,
+                        range: ($low, $high),
+                        is_size: matches!($kind.as_bytes(), b"bytes"),
+                    },
+                    self.$key,
+                ),)+]
+            }
+        }
+    };
+}
 
-/// Inbound tunnels of one worker; peers keep about one per client pod and core.
-pub const INBOUND_TUNNELS_PER_WORKER: usize = 8_192;
+/// Counts beyond this are a mistake: no machine has so many descriptors.
+const MOST: usize = 16_777_216;
 
-/// Streams that a client puts into one tunnel, however many the peer would take (protocol.md 1).
-pub const STREAMS_PER_TUNNEL: usize = 100;
+/// Windows of HTTP/2 end here (RFC 9113 6.9.1).
+const WINDOW: usize = 0x7fff_ffff;
 
-/// Connections that wait for one tunnel to be made; beyond it they are refused at once.
-pub const WAITERS_PER_TUNNEL: usize = 1_024;
+const KIB: usize = 1_024;
+const MIB: usize = 1_024 * KIB;
 
-/// Commands that wait for one worker: a full snapshot of a node (250 pods) twice over.
-pub const COMMANDS_QUEUED: usize = 512;
+limits! {
+    /// Connections, captured or tunnelled, that one worker carries at once.
+    "count" connections_per_worker = 16_384, "connections", 1 => MOST;
+    why "At 6 KB or less each; two workers carry 32,768, more than the open files a container \
+        usually gets.";
+    past "Refused: `connections of this worker`.";
 
-/// Connection records that wait for the recorder, of all workers together; beyond it they are
-/// dropped and counted. 64 Ki records of about 250 bytes are 16 MB at the very worst.
-pub const RECORDS_QUEUED: usize = 65_536;
+    /// Connections of one pod on one worker.
+    "count" connections_per_pod = 8_192, "connections", 1 => MOST;
+    why "Half of the worker: one pod cannot starve the others.";
+    past "Refused: `connections of this pod on this worker`.";
 
-/// Records taken by the recorder in one go, so that admin and metrics get their turn.
-pub const RECORDS_PER_TURN: usize = 256;
+    /// Inbound TLS handshakes in flight on one worker.
+    "count" handshakes_per_worker = 512, "handshakes", 1 => MOST;
+    why "0.4 ms of CPU each: 0.2 s of work, within the peer's 10 s.";
+    past "The oldest one of the peer address that has the most is reset, and the new one goes \
+        on.";
 
-/// Distinct label sets of one metric; further ones count under `unknown`.
-///
-/// A label set costs about 1 KB in text: 4,096 sets are 4 MB at worst.
-pub const LABEL_SETS: usize = 4_096;
+    /// Inbound TLS handshakes in flight of one peer address on one worker.
+    "count" handshakes_per_address = 128, "handshakes", 1 => MOST;
+    why "A quarter of the worker; a pod that talks to 110 pods of a node at once needs 110.";
+    past "Refused: `TLS handshakes in flight of this peer address`.";
 
-/// Live connections shown by one worker in `/config_dump`.
-pub const DUMPED_CONNECTIONS: usize = 10_000;
+    /// Tunnels that peers made to one worker.
+    "count" inbound_tunnels_per_worker = 8_192, "tunnels", 1 => MOST;
+    why "Peers keep about one per client pod and core.";
+    past "One without streams gets GOAWAY, else refused: `inbound tunnels of this worker`.";
 
-/// Pods of this node. Kubernetes recommends 110 a node; 6 listeners each and a copy per worker.
-pub const PODS: usize = 1_024;
+    /// Tunnels that peers made to one pod on one worker.
+    "count" inbound_tunnels_per_pod = 4_096, "tunnels", 1 => MOST;
+    why "Half of the worker: one pod cannot starve the others.";
+    past "One of the pod without streams gets GOAWAY, else refused: `inbound tunnels of this \
+        pod`.";
 
-/// Longest ZDS message in bytes, both ways (protocol.md 5).
-pub const ZDS_MESSAGE_BYTES: usize = 1_024;
+    /// Tunnels that peers of one identity made to one worker.
+    "count" inbound_tunnels_per_peer = 2_048, "tunnels", 1 => MOST;
+    why "A quarter of the worker: 256 client pods of one service account on nodes with 8 \
+        workers.";
+    past "One of the peer without streams gets GOAWAY, else refused: `inbound tunnels of this \
+        peer`.";
 
-/// Most descriptors in one ZDS message: the netns, six listeners, and room for DNS later.
-pub const ZDS_MESSAGE_FDS: usize = 16;
+    /// Tunnels that one worker keeps or makes.
+    "count" outbound_tunnels_per_worker = 4_096, "tunnels", 1 => MOST;
+    why "64 clients that all talk with 64 servers.";
+    past "Refused: `tunnels of this worker`.";
 
-/// First pause before the next try to reach the agent.
-pub const ZDS_RETRY_FIRST: Duration = Duration::from_millis(50);
+    /// Tunnels that one worker keeps or makes between the same two pods.
+    "count" outbound_tunnels_per_peer = 64, "tunnels", 1 => MOST;
+    why "64 of 100 streams: above the 4,536 connections that the far side carries with the \
+        client's address kept.";
+    past "Refused: `tunnels between two pods`.";
 
-/// Longest pause between two tries to reach the agent: a new agent must not wait long for us.
-pub const ZDS_RETRY_MAX: Duration = Duration::from_secs(2);
+    /// Connections that wait for one tunnel to be made.
+    "count" waiting_per_tunnel = 1_024, "connections", 1 => MOST;
+    why "More would not get a stream in time.";
+    past "Refused: `connections waiting for one tunnel`.";
 
-/// How long a worker may take to say that it accepts on a new pod's listeners. The agent itself
-/// waits 5 s for our answer (protocol.md 5).
-pub const COMMAND_WAIT: Duration = Duration::from_secs(4);
+    /// Streams that we open in one tunnel, or fewer if the peer allows fewer.
+    "count" streams_per_tunnel = 100, "streams", 1 => 100_000;
+    why "As the stock peer.";
+    past "The next tunnel is made.";
 
-/// How long a new connection waits for its workload, its certificate and complete discovery
-/// (architecture.md, "Who knows what" 3 and 6).
-pub const DISCOVERY_WAIT: Duration = Duration::from_secs(5);
+    /// Streams that a peer may have open in one tunnel.
+    "count" peer_streams_per_tunnel = 200, "streams", 1 => 100_000;
+    why "As the stock peer.";
+    past "REFUSED_STREAM.";
 
-/// How long a TCP connect to a peer or an application may take, TLS included (protocol.md 1).
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+    /// Bytes of one stream that we hold unread, at its start.
+    "bytes" stream_window = 512 * KIB, "bytes", 16 * KIB => WINDOW;
+    why "A larger one is a queue in front of the small flows of the same tunnel.";
+    past "The peer must wait (HTTP/2 window).";
 
-/// How long a peer may take to finish the TLS handshake with us.
-pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+    /// What that grows to while the tunnel is otherwise idle.
+    "bytes" stream_window_max = 4 * MIB, "bytes", 16 * KIB => WINDOW;
+    why "The stock peer's fixed window.";
+    past "The peer must wait.";
 
-/// How long the far proxy may take to answer a CONNECT: its own connect timeout and a margin.
-pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
+    /// Bytes of one tunnel that we hold unread.
+    "bytes" tunnel_window = 16 * MIB, "bytes", 64 * KIB => WINDOW;
+    why "The most that one tunnel can make us hold.";
+    past "The peer must wait.";
 
-/// Endpoints that are tried for one connection, as long as no byte was sent.
-pub const ENDPOINT_TRIES: usize = 3;
+    /// Bytes that one stream takes from its application and has not sent.
+    "bytes" stream_backlog = 256 * KIB, "bytes", 4 * KIB => WINDOW;
+    why "One large read.";
+    past "The application's socket is not read.";
 
-/// How long a tunnel without streams is kept (protocol.md 1).
-pub const TUNNEL_IDLE: Duration = Duration::from_secs(300);
+    /// Bytes that all streams of one tunnel take and have not sent.
+    "bytes" tunnel_backlog = 4 * MIB, "bytes", 4 * KIB => WINDOW;
+    why "Sixteen large reads.";
+    past "The application's socket is not read.";
 
-/// How long the old listeners of a pod are still accepted from when the agent hands new ones:
-/// connections that were in their queues must not be lost.
-pub const LISTENER_HANDOVER: Duration = Duration::from_secs(2);
+    /// Bytes that all tunnels of one worker hold, unread and unsent together.
+    "bytes" buffered_per_worker = 128 * MIB, "bytes", MIB => 1 << 40;
+    why "Eight whole tunnel windows; two workers hold 256 MiB, half of what a node proxy \
+        usually gets.";
+    past "64 KiB of window and 4 KiB unsent a stream; at twice as much tunnels above their \
+        share are not read, and new streams are refused: `bytes buffered by this worker`.";
 
-/// How long the connections of a pod that is gone may go on: its veth is gone already, this is
-/// only for what is in flight inside the proxy.
-pub const POD_DRAIN: Duration = Duration::from_secs(1);
+    /// Open files of the process that are asked of the kernel (RLIMIT_NOFILE).
+    "count" open_files = 1_048_576, "files", 64 => MOST;
+    why "What kernels allow by default; a connection takes one or two. The hard limit, if that \
+        is lower.";
+    past "Accepting fails, is logged, is tried again each 50 ms; what is open goes on.";
+}
 
-/// Pause of an accept loop after an error such as "too many open files".
-pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+impl Limits {
+    /// Tasks of one worker: one per connection, one per tunnel and handshake, twice six listeners
+    /// per pod, and some of its own. Never reached before the others.
+    pub fn tasks_per_worker(&self) -> usize {
+        let tunnels = self.outbound_tunnels_per_worker
+            + self.inbound_tunnels_per_worker
+            + self.inbound_tunnels_per_worker / LEAVING_SHARE;
+        self.connections_per_worker + tunnels + 2 * self.handshakes_per_worker + 12 * PODS + 1_024
+    }
 
-/// Smallest read buffer in bytes: what an idle or chatty connection needs.
-pub const BUFFER_SMALL_BYTES: usize = 4 * 1_024;
+    /// The part that tunnels keep by themselves.
+    pub fn tunnel(&self) -> TunnelConfig {
+        // All are bounded far below 2^32.
+        let small = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
+        TunnelConfig {
+            stream_window_bytes: small(self.stream_window),
+            stream_window_max_bytes: small(self.stream_window_max),
+            connection_window_bytes: small(self.tunnel_window),
+            stream_backlog_bytes: self.stream_backlog,
+            connection_backlog_bytes: self.tunnel_backlog,
+            server_max_streams: small(self.peer_streams_per_tunnel),
+            client_max_streams: small(self.streams_per_tunnel),
+            ..TunnelConfig::default()
+        }
+    }
 
-/// Largest read buffer in bytes; 256 KB reads are where the CPU per byte stops falling
-/// (datapath.md, "What follows" 4).
-pub const BUFFER_LARGE_BYTES: usize = 256 * 1_024;
+    /// Notes what is out of range, and what does not fit together.
+    fn check(&self, mistakes: &mut Mistakes) {
+        for (about, value) in self.about() {
+            let (low, high) = about.range;
+            let reason = format!(
+                "{} is not from {} to {}",
+                page::written(&about, value),
+                page::written(&about, low),
+                page::written(&about, high),
+            );
+            mistakes.require((low..=high).contains(&value), about.key, &reason);
+        }
+        let pairs = [
+            ("connections_per_pod", "connections_per_worker"),
+            ("handshakes_per_address", "handshakes_per_worker"),
+            ("handshakes_per_worker", "inbound_tunnels_per_worker"),
+            ("inbound_tunnels_per_pod", "inbound_tunnels_per_worker"),
+            ("inbound_tunnels_per_peer", "inbound_tunnels_per_worker"),
+            ("outbound_tunnels_per_peer", "outbound_tunnels_per_worker"),
+            ("stream_window", "stream_window_max"),
+            ("stream_window_max", "tunnel_window"),
+            ("tunnel_window", "buffered_per_worker"),
+            ("stream_backlog", "tunnel_backlog"),
+            ("tunnel_backlog", "buffered_per_worker"),
+        ];
+        let all = self.about();
+        let find = |key: &str| all.iter().find(|(about, _)| about.key == key);
+        for (smaller, larger) in pairs {
+            let (Some((part, least)), Some((whole, most))) = (find(smaller), find(larger)) else {
+                unreachable!("`{smaller}` and `{larger}` are fields");
+            };
+            let reason = format!(
+                "{} is more than {larger} ({}): lower the one or raise the other",
+                page::written(part, *least),
+                page::written(whole, *most),
+            );
+            mistakes.require(least <= most, smaller, &reason);
+        }
+    }
+}
 
-/// Buffers of each size that one worker keeps for the next use: 8 large ones are 2 MB.
-pub const BUFFERS_KEPT: usize = 8;
-
-/// How long a worker keeps buffers that nobody used.
-pub const BUFFERS_KEPT_FOR: Duration = Duration::from_secs(10);
-
-/// Ciphertext in bytes that a tunnel hands to its socket in one write.
-pub const TUNNEL_WRITE_BYTES: usize = 256 * 1_024;
-
-/// Longest text of a peer (an authority, a header) that is repeated in a log line, in characters.
-pub const LOGGED_CHARS: usize = 128;
-
-/// Stack of a worker thread in bytes. Its futures live on the heap.
-pub const WORKER_STACK_BYTES: usize = 1_024 * 1_024;
-
-/// How long a tunnel that a peer made is kept without streams: twice the client's time, so that
-/// an honest client is always the first to let go.
-pub const INBOUND_TUNNEL_IDLE: Duration = Duration::from_secs(600);
-
-/// Largest state in bytes that is handed to a successor: a mesh of 100,000 workloads at about
-/// 1 KB each, twice over.
-pub const HANDOVER_BYTES: usize = 256 * 1_024 * 1_024;
-
-/// Piece of the state in bytes that goes in one message, well inside a socket's send buffer
-/// (net.core.wmem_default, 208 KiB).
-pub const HANDOVER_CHUNK_BYTES: usize = 64 * 1_024;
-
-/// Longest word of a handover in bytes, the state's pieces excepted.
-pub const HANDOVER_WORD_BYTES: usize = 1_024;
-
-/// How long a predecessor may take to hand its state, or to stop accepting. A new process that
-/// waits for a hung one must come up nevertheless.
-pub const HANDOVER_WAIT: Duration = Duration::from_secs(10);
-
-/// Pause before the next look at the handover socket of another process.
-pub const HANDOVER_PAUSE: Duration = Duration::from_millis(500);
-
-/// Successors that may be starting at the same time; one is what happens.
-pub const SUCCESSORS: usize = 4;
-
-/// How often a starting process looks whether it can serve.
-pub const READY_LOOK: Duration = Duration::from_millis(20);
+#[cfg(test)]
+mod tests;

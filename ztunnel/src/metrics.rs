@@ -13,6 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::connection::{Details, Direction};
+use crate::limits::Reached;
 use crate::record::{Flag, Party, Phase, Record};
 use sets::{Series, Sets};
 
@@ -69,6 +70,13 @@ struct Labels {
     connection_security_policy: Text,
 }
 
+/// A limit, and what became of something for it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LimitLabels {
+    limit: &'static str,
+    fate: &'static str,
+}
+
 /// What is counted. Clones count into the same counters.
 #[derive(Clone, Default)]
 pub struct Metrics {
@@ -79,6 +87,7 @@ pub struct Metrics {
     received_bytes: Family<Labels, Counter>,
     open: Gauge,
     dropped_records: Counter,
+    limits: Family<LimitLabels, Counter>,
     drain_closed: Counter,
     drain_reset: Counter,
     active_pods: Gauge,
@@ -140,6 +149,11 @@ impl Metrics {
             self.dropped_records.clone(),
         );
         registry.register(
+            "culvert_limit_reached",
+            "Connections, handshakes and tunnels that were refused or evicted for a limit",
+            self.limits.clone(),
+        );
+        registry.register(
             "culvert_drain_connections_closed",
             "Quiet connections that were closed because the drain deadline was over",
             self.drain_closed.clone(),
@@ -149,6 +163,15 @@ impl Metrics {
             "Connections that were reset because the drain deadline was over",
             self.drain_reset.clone(),
         );
+    }
+
+    /// Counts something that was refused, or had to go, for a limit.
+    pub fn count_reached(&self, reached: Reached) {
+        let labels = LimitLabels {
+            limit: reached.limit.key(),
+            fate: reached.fate.as_str(),
+        };
+        self.limits.get_or_create(&labels).inc();
     }
 
     /// Counts connections that a drain has closed (FIN) or reset (RST) at its deadline.
@@ -168,15 +191,18 @@ impl Metrics {
             }
             Phase::Closed => {
                 counters.closed.of(&self.closed, labels).inc();
-                let (sent, received) = (record.sent_bytes, record.received_bytes);
-                counters.sent.of(&self.sent_bytes, labels).inc_by(sent);
-                let family = &self.received_bytes;
-                counters.received.of(family, labels).inc_by(received);
                 self.open.dec();
             }
+            Phase::Moved => {}
             Phase::Refused => {
                 counters.failed.of(&self.failed, labels).inc();
             }
+        }
+        if matches!(record.phase, Phase::Moved | Phase::Closed) {
+            let (sent, received) = record.uncounted_bytes;
+            counters.sent.of(&self.sent_bytes, labels).inc_by(sent);
+            let family = &self.received_bytes;
+            counters.received.of(family, labels).inc_by(received);
         }
     }
 
@@ -297,8 +323,10 @@ mod tests {
             details,
             sent_bytes: 7,
             received_bytes: 9,
+            uncounted_bytes: (7, 9),
             duration: Duration::ZERO,
             outcome: Ok(()),
+            limit: None,
         }
     }
 
@@ -332,6 +360,27 @@ mod tests {
             assert!(line.contains(r#"source_workload="unknown""#), "{line}");
         }
         assert!(text.contains("istio_tcp_sockets_open 0"), "{text}");
+    }
+
+    #[test]
+    fn bytes_count_once_while_open_and_the_rest_at_the_end() {
+        let metrics = Metrics::default();
+        metrics.count(&record(Phase::Opened, 0));
+        for (phase, uncounted_bytes) in [(Phase::Moved, (5, 0)), (Phase::Closed, (2, 9))] {
+            metrics.count(&Record {
+                uncounted_bytes,
+                ..record(phase, 0)
+            });
+        }
+        let text = exposition(&metrics);
+        for (name, value) in [
+            ("istio_tcp_sent_bytes_total", 7),
+            ("istio_tcp_received_bytes_total", 9),
+            ("istio_tcp_connections_closed_total", 1),
+        ] {
+            let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+            assert!(line.ends_with(&format!(" {value}")), "{line}");
+        }
     }
 
     #[test]

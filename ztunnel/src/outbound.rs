@@ -15,7 +15,7 @@ use mesh::decide::{Missing, Refusal as Refused};
 
 use crate::connection::Direction;
 use crate::flow::{self, Refusal};
-use crate::limits::DISCOVERY_WAIT;
+use crate::limits::{DISCOVERY_WAIT, Reached};
 use crate::record::Flag;
 use crate::relay::End;
 use crate::tunnel::pool::TunnelError;
@@ -69,6 +69,13 @@ impl Refusal for OutboundError {
             Self::Status(401) => Flag::Deny,
             Self::Connect(_) | Self::Status(_) => Flag::Connect,
             Self::Tunnel(error) => error.flag(),
+        }
+    }
+
+    fn limit(&self) -> Option<Reached> {
+        match self {
+            Self::Tunnel(TunnelError::Limit(reached)) => Some(*reached),
+            _ => None,
         }
     }
 }

@@ -6,13 +6,15 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mesh::{Identity, Workload};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use crate::connection::{Details, Direction};
-use crate::limits::{RECORDS_PER_TURN, RECORDS_QUEUED};
+use crate::hush::{Cause, Hush};
+use crate::limits::{Limit, RECORDS_PER_TURN, RECORDS_QUEUED};
 use crate::metrics::Metrics;
 
 /// How long records are gathered after the first one; log and metrics are as late as this under
@@ -28,6 +30,8 @@ pub enum Phase {
     Closed,
     /// It never opened.
     Refused,
+    /// It is open and has moved bytes since the last look.
+    Moved,
 }
 
 /// `response_flags` of the metrics.
@@ -65,6 +69,9 @@ impl Flag {
     }
 }
 
+/// How long the recorder waits for records before it says what it has not logged.
+const SUM_UP_AFTER: Duration = Duration::from_millis(500);
+
 /// How it went: nothing to say, or the flag and the sentence.
 pub type Outcome = Result<(), (Flag, String)>;
 
@@ -94,10 +101,14 @@ pub struct Record {
     pub sent_bytes: u64,
     /// Bytes that the pod's application received.
     pub received_bytes: u64,
+    /// Of both, what no record before has counted.
+    pub uncounted_bytes: (u64, u64),
     /// Since it was accepted.
     pub duration: Duration,
     /// How it went.
     pub outcome: Outcome,
+    /// The limit for which it was refused.
+    pub limit: Option<Limit>,
 }
 
 /// The workers' end of the queue to the recorder.
@@ -143,10 +154,17 @@ impl Records {
     /// Logs and counts until every [`Recorder`] is gone.
     pub async fn run(mut self, metrics: Metrics) {
         let mut batch = Vec::with_capacity(RECORDS_PER_TURN);
-        while self.queue.recv_many(&mut batch, RECORDS_PER_TURN).await > 0 {
+        let mut hush = Hush::default();
+        while self.next(&mut batch, &hush).await {
+            let now = Instant::now();
             for record in batch.drain(..) {
                 metrics.count(&record);
-                log(&record);
+                if record.cause().is_none_or(|cause| hush.allows(cause, now)) {
+                    log(&record);
+                }
+            }
+            for (cause, refusals) in hush.sum_up(now) {
+                tracing::warn!(target: "access", cause, refusals, "refusals not logged one by one");
             }
             metrics.count_dropped(self.dropped.swap(0, Ordering::Relaxed));
             if self.queue.is_empty() {
@@ -157,6 +175,29 @@ impl Records {
                 // Admin, metrics and discovery share this thread.
                 tokio::task::yield_now().await;
             }
+        }
+    }
+}
+
+impl Records {
+    /// Waits for records, or, when some were not logged, until it is time to sum them up. False
+    /// after the last record.
+    async fn next(&mut self, batch: &mut Vec<Record>, hush: &Hush) -> bool {
+        let received = self.queue.recv_many(batch, RECORDS_PER_TURN);
+        if hush.owes() {
+            timeout(SUM_UP_AFTER, received).await.is_ok_and(|n| n > 0) || !self.queue.is_closed()
+        } else {
+            received.await > 0
+        }
+    }
+}
+
+impl Record {
+    /// What a refusal is for, in one word; None for anything else.
+    fn cause(&self) -> Option<Cause> {
+        match (&self.outcome, self.phase) {
+            (Err((flag, _)), Phase::Refused) => Some(self.limit.map_or(flag.as_str(), Limit::key)),
+            _ => None,
         }
     }
 }
@@ -188,6 +229,7 @@ fn log(record: &Record) {
     let (sent, received) = (record.sent_bytes, record.received_bytes);
     let duration = format!("{}ms", record.duration.as_millis());
     match (&record.outcome, record.phase) {
+        (_, Phase::Moved) => {}
         (_, Phase::Opened) => line!(debug, "connection opened"),
         (Ok(()), _) => line!(
             info,

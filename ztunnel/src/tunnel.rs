@@ -18,8 +18,8 @@ use hbone::{CloseReason, ConnectRequest, ErrorCode, Event, Mono, OpenError, Stre
 use mesh::Identity;
 use netio::TcpStream;
 
+use crate::budget::{Budget, Pressure};
 use crate::clock::Clock;
-use crate::limits::STREAMS_PER_TUNNEL;
 use crate::signal::Signal;
 use stream::{State, TunnelStream};
 
@@ -55,17 +55,42 @@ pub struct Tunnel {
     /// How long it may be without a stream.
     idle_limit: Duration,
     close_reason: RefCell<Option<CloseReason>>,
+    /// Of all tunnels of the worker.
+    budget: Rc<Budget>,
+    /// What the budget knows of it, in bytes.
+    buffered_bytes: Cell<usize>,
+}
+
+/// What a tunnel is given by its worker.
+pub struct Setting {
+    /// Its time.
+    pub clock: Clock,
+    /// How long it may be without a stream before it drains.
+    pub idle_limit: Duration,
+    /// What it and its neighbours may hold.
+    pub budget: Rc<Budget>,
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        self.budget.leave(self.buffered_bytes.get());
+    }
 }
 
 impl Tunnel {
-    /// A tunnel on a connected socket, that drains after so long without a stream.
-    /// [`driver::drive`] moves it.
+    /// A tunnel on a connected socket. [`driver::drive`] moves it.
     pub fn new(
         connection: hbone::Connection,
         socket: Rc<TcpStream>,
-        (clock, idle_limit): (Clock, Duration),
+        setting: Setting,
         owner: Box<dyn Owner>,
     ) -> Rc<Self> {
+        let Setting {
+            clock,
+            idle_limit,
+            budget,
+        } = setting;
+        budget.join();
         Rc::new(Self {
             connection: RefCell::new(connection),
             socket,
@@ -79,6 +104,8 @@ impl Tunnel {
             over: Cell::new(false),
             idle_limit,
             close_reason: RefCell::new(None),
+            budget,
+            buffered_bytes: Cell::new(0),
         })
     }
 
@@ -102,7 +129,6 @@ impl Tunnel {
             && !connection.is_draining()
             && !connection.is_closed()
             && connection.available_streams() > 0
-            && connection.open_streams() < STREAMS_PER_TUNNEL
     }
 
     /// Whether both sides are authenticated.
@@ -119,6 +145,27 @@ impl Tunnel {
     pub fn is_spent(&self) -> bool {
         let connection = self.connection.borrow();
         connection.is_draining() || connection.is_closed()
+    }
+
+    /// Since when it has been without a stream; None while it has one.
+    pub fn idle_since(&self) -> Option<Mono> {
+        self.idle_since.get()
+    }
+
+    /// The budget's pressure has changed: holds as little, or as much, as is right now.
+    pub fn settle(self: &Rc<Self>) {
+        self.pump();
+    }
+
+    /// Tells the budget what it holds, and holds little while the budget is exceeded.
+    fn account(&self) {
+        let mut connection = self.connection.borrow_mut();
+        let frugal = self.budget.pressure() > Pressure::Calm;
+        if connection.is_frugal() != frugal {
+            connection.set_frugal(frugal);
+        }
+        let now = connection.buffered_bytes();
+        self.budget.account(self.buffered_bytes.replace(now), now);
     }
 
     /// How many streams tasks of ours hold.
@@ -182,6 +229,7 @@ impl Tunnel {
 
     /// Hands on what happened, wakes the writer and the timer.
     fn pump(self: &Rc<Self>) {
+        self.account();
         loop {
             // Not in the loop's head: the borrow must end before the event is handed on.
             let event = self.connection.borrow_mut().poll_event();

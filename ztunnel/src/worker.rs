@@ -5,6 +5,8 @@
 
 pub mod accept;
 pub mod command;
+pub mod guests;
+pub mod handshakes;
 pub mod live;
 pub mod pods;
 mod remaining;
@@ -15,6 +17,7 @@ mod wait;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mesh::snapshot::Snapshot;
 use netio::executor::Scope;
@@ -22,16 +25,19 @@ use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
 use tokio::sync::watch;
 
+use crate::budget::{Budget, Pressure};
 use crate::certificate::{Book, Certificates};
 use crate::clock::Clock;
 use crate::config::DataPath;
-use crate::limits::{HANDSHAKES_IN_FLIGHT, INBOUND_TUNNELS_PER_WORKER, TASKS_PER_WORKER};
+use crate::limits::{Limit, Reached};
 use crate::metrics::Metrics;
 use crate::pod::PodUid;
 use crate::record::Recorder;
 use crate::relay::buffer::Buffers;
-use crate::tunnel::Tunnel;
 use crate::tunnel::pool::Pool;
+use crate::tunnel::{Setting, Tunnel};
+use guests::Guests;
+use handshakes::Handshakes;
 use live::Live;
 use pods::LocalPods;
 pub use run::{Inputs, run};
@@ -50,6 +56,12 @@ pub struct Worker {
     pub pool: Pool,
     /// All tunnels, both ways, for the drain.
     pub tunnels: Tunnels,
+    /// Those that peers made, once both sides are authenticated.
+    pub guests: Guests<Tunnel>,
+    /// Peers that are not authenticated yet.
+    pub handshakes: Rc<Handshakes>,
+    /// Bytes that the tunnels hold.
+    pub budget: Rc<Budget>,
     /// Connections.
     pub live: Live,
     /// Pods whose listeners it accepts on.
@@ -66,38 +78,40 @@ pub struct Worker {
     certificates: Arc<Certificates>,
     book: watch::Receiver<Book>,
     random: RefCell<SmallRng>,
-    handshakes: Cell<usize>,
     draining: Cell<bool>,
 }
 
 impl Worker {
     fn new(inputs: &Inputs) -> Rc<Self> {
         let snapshot = inputs.snapshots.borrow().clone();
+        let limits = &inputs.config.limits;
         Rc::new(Self {
             config: inputs.config.clone(),
             clock: Clock::start(),
-            tunnel_config: hbone::Config::default(),
+            tunnel_config: limits.tunnel(),
             buffers: Buffers::default(),
-            pool: Pool::default(),
+            pool: Pool::new(limits),
             tunnels: Tunnels::default(),
+            guests: Guests::new(limits),
+            handshakes: Handshakes::new(limits),
+            budget: Rc::new(Budget::new(limits.buffered_per_worker)),
             live: Live::default(),
             pods: LocalPods::default(),
             recorder: inputs.recorder.clone(),
             open: inputs.open.clone(),
             metrics: inputs.metrics.clone(),
-            scope: Scope::new(TASKS_PER_WORKER),
+            scope: Scope::new(limits.tasks_per_worker()),
             snapshot: RefCell::new(snapshot),
             snapshots: inputs.snapshots.clone(),
             certificates: Arc::clone(&inputs.certificates),
             book: inputs.certificates.book(),
             random: RefCell::new(SmallRng::from_os_rng()),
-            handshakes: Cell::new(0),
             draining: Cell::new(false),
         })
     }
 
-    /// Starts a task. Past [`TASKS_PER_WORKER`] it is dropped, which closes its sockets: the limits
-    /// on connections and tunnels come long before.
+    /// Starts a task. Past [`crate::limits::Limits::tasks_per_worker`] it is dropped, which closes
+    /// its sockets: the limits on connections and tunnels come long before.
     pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         if let Err(error) = self.scope.spawn(task) {
             tracing::error!(%error, "a connection was dropped");
@@ -120,25 +134,29 @@ impl Worker {
         self.draining.get() || !self.pods.contains(pod)
     }
 
-    /// A place for one TLS handshake, unless [`HANDSHAKES_IN_FLIGHT`] or
-    /// [`INBOUND_TUNNELS_PER_WORKER`] is reached.
-    pub fn handshake(self: &Rc<Self>) -> Option<Handshake> {
-        let full = self.handshakes.get() >= HANDSHAKES_IN_FLIGHT
-            || self.tunnels.len() >= INBOUND_TUNNELS_PER_WORKER;
-        if full {
-            return None;
+    /// What the worker gives to a tunnel that drains after so long without a stream.
+    pub fn tunnel_setting(&self, idle_limit: Duration) -> Setting {
+        Setting {
+            clock: self.clock,
+            idle_limit,
+            budget: Rc::clone(&self.budget),
         }
-        self.handshakes.set(self.handshakes.get() + 1);
-        Some(Handshake(Rc::clone(self)))
     }
-}
 
-/// A handshake in flight, while it lives.
-pub struct Handshake(Rc<Worker>);
+    /// Whether a new stream may be taken.
+    ///
+    /// # Errors
+    /// The tunnels hold far too much already.
+    pub fn has_memory(&self) -> Result<(), Reached> {
+        match self.budget.pressure() {
+            Pressure::Full => Err(Reached::refused(Limit::BufferedPerWorker)),
+            Pressure::Calm | Pressure::Over => Ok(()),
+        }
+    }
 
-impl Drop for Handshake {
-    fn drop(&mut self) {
-        self.0.handshakes.set(self.0.handshakes.get() - 1);
+    /// Counts what a limit has cost.
+    pub fn count_reached(&self, reached: Reached) {
+        self.metrics.count_reached(reached);
     }
 }
 

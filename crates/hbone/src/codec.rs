@@ -79,6 +79,8 @@ pub struct Codec {
     heart: Heartbeat,
     shutdown: Shutdown,
     spares: Spares,
+    /// Memory is short: small windows, small backlogs.
+    frugal: bool,
 }
 
 impl Codec {
@@ -119,6 +121,7 @@ impl Codec {
             heart: Heartbeat::new(config, now),
             shutdown: Shutdown::default(),
             spares: Spares::default(),
+            frugal: false,
             config: config.clone(),
         };
         codec.greet();

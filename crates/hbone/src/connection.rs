@@ -329,6 +329,24 @@ impl Connection {
         self.peer.as_ref()
     }
 
+    /// Application bytes that it holds for whoever does not read: received and not used up, written
+    /// and not sealed. Cheap; ask after every call.
+    pub fn buffered_bytes(&self) -> usize {
+        self.codec.buffered_bytes()
+    }
+
+    /// While memory is short: the peer gets 64 KiB for a stream and 256 KiB for the connection at
+    /// once, a stream takes 4 KiB from its application. What is held already stays. Drain the
+    /// events afterwards.
+    pub fn set_frugal(&mut self, frugal: bool) {
+        self.codec.set_frugal(frugal);
+    }
+
+    /// Whether it was told to hold little.
+    pub fn is_frugal(&self) -> bool {
+        self.codec.is_frugal()
+    }
+
     /// Figures for logs and metrics.
     pub fn stats(&self) -> Stats {
         Stats {

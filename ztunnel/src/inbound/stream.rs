@@ -57,6 +57,11 @@ async fn begin(worker: &Rc<Worker>, asked: Asked) -> Option<Open> {
             return None;
         }
     };
+    if let Err(full) = worker.has_memory() {
+        connection.details.borrow_mut().source.identity = stream.tunnel().peer();
+        refuse(worker, &connection, &stream, &InboundError::from(full));
+        return None;
+    }
     let stream = Rc::new(stream);
     let near = End::Stream(Rc::clone(&stream));
     connection.attach(&near);

@@ -4,25 +4,32 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use hbone::{CloseReason, ConnectRequest};
+use hbone::{CloseReason, ConnectRequest, ErrorCode, Mono};
+use mesh::Identity;
 use tokio::time::Instant;
 
 use super::{InboundError, stream};
 use crate::connection::{Connection, Direction};
 use crate::flow;
-use crate::limits::{DISCOVERY_WAIT, INBOUND_TUNNEL_IDLE};
+use crate::limits::{DISCOVERY_WAIT, INBOUND_TUNNEL_IDLE, Limit, Reached};
 use crate::relay::abort;
 use crate::tunnel::stream::TunnelStream;
 use crate::tunnel::{Owner, Tunnel, driver};
+use crate::worker::Worker;
 use crate::worker::accept::Accepted;
+use crate::worker::guests::Visit;
+use crate::worker::handshakes::Handshake;
 use crate::worker::pods::LocalPod;
-use crate::worker::{Handshake, Worker};
 
 /// Serves one accepted TCP connection to its end.
 pub async fn serve(worker: Rc<Worker>, accepted: Accepted) {
-    let Some(handshake) = worker.handshake() else {
-        let refusal = InboundError::Limit("TLS handshakes or inbound tunnels of this worker");
-        return refuse(&worker, &accepted, &refusal);
+    let socket = Rc::clone(&accepted.socket);
+    let begun = worker
+        .handshakes
+        .begin(accepted.source.ip(), move || abort(&socket));
+    let handshake = match begun {
+        Ok(handshake) => handshake,
+        Err(full) => return refuse(&worker, &accepted, &full.into()),
     };
     // On the heap: a task that drives a tunnel for days shall not carry its beginning.
     match Box::pin(begin(&worker, &accepted)).await {
@@ -40,8 +47,9 @@ pub async fn serve(worker: Rc<Worker>, accepted: Accepted) {
                 destination,
                 handshake: RefCell::new(Some(handshake)),
             };
-            let timing = (worker.clock, INBOUND_TUNNEL_IDLE);
-            let tunnel = Tunnel::new(connection, socket, timing, Box::new(server));
+            let idle_limit = worker.config.tunnel_idle * INBOUND_TUNNEL_IDLE;
+            let setting = worker.tunnel_setting(idle_limit);
+            let tunnel = Tunnel::new(connection, socket, setting, Box::new(server));
             worker.tunnels.insert(&pod.pod.uid, &tunnel);
             driver::drive(&tunnel, &worker.buffers).await;
         }
@@ -86,11 +94,34 @@ struct Server {
     handshake: RefCell<Option<Handshake>>,
 }
 
+impl Server {
+    /// The record of a tunnel that did not come about.
+    fn record(&self, peer: Option<Identity>, why: &InboundError) {
+        let uid = self.pod.pod.uid.clone();
+        let connection = Connection::new(uid, Direction::Inbound, self.source, self.destination);
+        connection.details.borrow_mut().source.identity = peer;
+        flow::record_refusal(&self.worker, &connection, why);
+    }
+}
+
 impl Owner for Server {
     fn established(&self, tunnel: &Rc<Tunnel>) {
         self.handshake.take();
         if self.worker.lets_go_of(&self.pod.pod.uid) {
             tunnel.drain();
+        }
+        let Some(peer) = tunnel.peer() else { return };
+        match self.worker.guests.admit(&self.pod.pod.uid, &peer, tunnel) {
+            Ok(evicted) => {
+                for limit in evicted {
+                    tracing::debug!(%peer, %limit, "a tunnel without streams made room");
+                    self.worker.count_reached(Reached::evicted(limit));
+                }
+            }
+            Err(full) => {
+                self.record(Some(peer), &full.into());
+                tunnel.close(ErrorCode::ENHANCE_YOUR_CALM);
+            }
         }
     }
 
@@ -108,13 +139,24 @@ impl Owner for Server {
 
     fn closed(&self, tunnel: &Rc<Tunnel>, reason: &CloseReason) {
         self.worker.tunnels.remove(tunnel);
-        if self.handshake.take().is_some() {
-            let uid = self.pod.pod.uid.clone();
-            let connection =
-                Connection::new(uid, Direction::Inbound, self.source, self.destination);
-            let why = InboundError::Handshake(reason.clone());
-            flow::record_refusal(&self.worker, &connection, &why);
+        self.worker.guests.remove(tunnel);
+        match self.handshake.take() {
+            Some(handshake) if handshake.was_evicted() => {
+                self.record(None, &Reached::evicted(Limit::HandshakesPerWorker).into());
+            }
+            Some(_) => self.record(None, &InboundError::Handshake(reason.clone())),
+            None => {}
         }
         tracing::debug!(source = %self.source, %reason, "inbound tunnel closed");
+    }
+}
+
+impl Visit for Tunnel {
+    fn idle_since(&self) -> Option<Mono> {
+        Self::idle_since(self)
+    }
+
+    fn leave(self: &Rc<Self>) {
+        self.drain();
     }
 }

@@ -70,6 +70,7 @@ async fn tunnelled(
     connection: &Connection,
     (route, decision): (&HboneRoute, &Outbound),
 ) -> Established {
+    worker.has_memory().map_err(TunnelError::from)?;
     let key = Rc::new(TunnelKey {
         source: pod.pod.identity.clone(),
         destinations: route.identities.clone(),

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::peer::{describe, dial};
-use crate::limits::{DISCOVERY_WAIT, TUNNEL_IDLE};
+use crate::limits::DISCOVERY_WAIT;
 use crate::tunnel::key::TunnelKey;
 use crate::tunnel::pool::{Maker, Progress, TunnelError};
 use crate::tunnel::stream::TunnelStream;
@@ -70,7 +70,7 @@ async fn connect(
     let tunnel = Tunnel::new(
         connection,
         Rc::new(socket),
-        (worker.clock, TUNNEL_IDLE),
+        worker.tunnel_setting(worker.config.tunnel_idle),
         owner,
     );
     worker.tunnels.insert(&key.pod, &tunnel);

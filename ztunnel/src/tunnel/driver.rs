@@ -16,6 +16,9 @@ use crate::relay::buffer::{Buffers, Size};
 /// How long the last bytes of a closed tunnel (its GOAWAY) may take to leave.
 const FLUSH_WAIT: Duration = Duration::from_secs(1);
 
+/// How often a tunnel that is not read looks whether it has ended, or holds less.
+const HELD_BACK_LOOK: Duration = Duration::from_millis(100);
+
 /// Runs a tunnel to its end.
 pub async fn drive(tunnel: &Rc<Tunnel>, buffers: &Buffers) {
     // The client's first flight waits already.
@@ -26,6 +29,10 @@ pub async fn drive(tunnel: &Rc<Tunnel>, buffers: &Buffers) {
 async fn read(tunnel: &Rc<Tunnel>, buffers: &Buffers) {
     let mut size = Size::default();
     while !tunnel.connection.borrow().is_closed() {
+        if is_held_back(tunnel) {
+            // On the heap: this is rare, and a tunnel's future shall be small.
+            Box::pin(may_read(tunnel)).await;
+        }
         let outcome = match tunnel.socket.readable().await {
             Ok(()) => {
                 let (outcome, mut buffer) = tunnel.socket.read(buffers.take(size)).await;
@@ -48,6 +55,20 @@ async fn read(tunnel: &Rc<Tunnel>, buffers: &Buffers) {
         }
         tunnel.pump();
     }
+}
+
+/// Waits while the tunnel holds more than its share of an exceeded budget: what is not read stays
+/// with the peer. Its silence ends the tunnel if that lasts.
+async fn may_read(tunnel: &Tunnel) {
+    while is_held_back(tunnel) && !tunnel.connection.borrow().is_closed() {
+        let relieved = std::pin::pin!(tunnel.budget.relieved());
+        let timer = std::pin::pin!(sleep(HELD_BACK_LOOK));
+        select(relieved, timer).await;
+    }
+}
+
+fn is_held_back(tunnel: &Tunnel) -> bool {
+    tunnel.budget.holds_back(tunnel.buffered_bytes.get())
 }
 
 async fn write(tunnel: &Rc<Tunnel>) {

@@ -13,11 +13,11 @@ use tokio::sync::watch;
 use super::Tunnel;
 use super::key::TunnelKey;
 use super::stream::{StreamError, TunnelStream};
-use crate::limits::{TUNNELS_PER_KEY, TUNNELS_PER_WORKER, WAITERS_PER_TUNNEL};
+use crate::limits::{Limit, Limits, Reached};
 use crate::record::Flag;
 
 /// How often one connection may find its new tunnel full or draining before it gives up: all that
-/// may wait ([`WAITERS_PER_TUNNEL`]) find a place in eleven tunnels of 100 streams.
+/// may wait (`waiting_per_tunnel`) find a place in eleven tunnels of 100 streams.
 const ROUNDS: usize = 16;
 
 /// Why there is no stream.
@@ -35,9 +35,9 @@ pub enum TunnelError {
     /// The source has no certificate.
     #[error("no certificate for {0}")]
     NoCertificate(Arc<str>),
-    /// [`TUNNELS_PER_WORKER`], [`TUNNELS_PER_KEY`] or [`WAITERS_PER_TUNNEL`].
-    #[error("limit reached: {0}")]
-    Limit(&'static str),
+    /// Too many tunnels, or too many that wait, or too much that is held.
+    #[error(transparent)]
+    Limit(#[from] Reached),
     /// It cannot be asked for a stream.
     #[error("{0}")]
     Open(#[from] OpenError),
@@ -102,12 +102,20 @@ struct Place {
 }
 
 /// The tunnels.
-#[derive(Default)]
 pub struct Pool {
+    limits: Limits,
     places: RefCell<HashMap<Rc<TunnelKey>, Place>>,
 }
 
 impl Pool {
+    /// None yet.
+    pub fn new(limits: &Limits) -> Self {
+        Self {
+            limits: *limits,
+            places: RefCell::default(),
+        }
+    }
+
     /// A stream in a tunnel of that key, which is made if there is none with room.
     ///
     /// # Errors
@@ -187,16 +195,23 @@ impl Pool {
         let all: usize = places.values().map(Place::size).sum();
         let place = places.entry(Rc::clone(key)).or_default();
         if let Some(making) = &place.making {
-            if place.waiting >= WAITERS_PER_TUNNEL {
-                return Err(TunnelError::Limit("connections waiting for one tunnel"));
+            if place.waiting >= self.limits.waiting_per_tunnel {
+                return Err(Reached::refused(Limit::WaitingPerTunnel).into());
             }
             return Ok(making.clone());
         }
-        if all >= TUNNELS_PER_WORKER {
-            return Err(TunnelError::Limit("tunnels of this worker"));
-        }
-        if place.size() >= TUNNELS_PER_KEY {
-            return Err(TunnelError::Limit("tunnels between two pods"));
+        let reached = if all >= self.limits.outbound_tunnels_per_worker {
+            Some(Limit::OutboundTunnelsPerWorker)
+        } else if place.size() >= self.limits.outbound_tunnels_per_peer {
+            Some(Limit::OutboundTunnelsPerPeer)
+        } else {
+            None
+        };
+        if let Some(limit) = reached {
+            if place.size() == 0 && place.waiting == 0 {
+                places.remove(key);
+            }
+            return Err(Reached::refused(limit).into());
         }
         let (progress, making) = watch::channel(Progress::Making);
         place.making = Some(making.clone());

@@ -5,29 +5,22 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::rc::Rc;
+use std::time::Duration;
 
 use mesh::decide::{InboundQuery, inbound};
 use mesh::snapshot::Snapshot;
 use mesh::workload::WorkloadUid;
+use netio::executor::yield_now;
 use slab::Slab;
+use tokio::time::sleep;
 
 use super::Worker;
 use crate::connection::{Connection, Ended, Shared};
-use crate::limits::{CONNECTIONS_PER_POD, CONNECTIONS_PER_WORKER};
+use crate::inbound::why_denied;
+use crate::limits::{CONNECTIONS_PER_TURN, Limit, Reached};
 use crate::pod::PodUid;
-
-/// Why a connection is not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Full {
-    /// [`CONNECTIONS_PER_WORKER`].
-    #[error("limit reached: {CONNECTIONS_PER_WORKER} connections of this worker")]
-    Worker,
-    /// [`CONNECTIONS_PER_POD`].
-    #[error("limit reached: {CONNECTIONS_PER_POD} connections of this pod on this worker")]
-    Pod,
-}
 
 /// The connections.
 #[derive(Default)]
@@ -75,16 +68,18 @@ impl Worker {
         self: &Rc<Self>,
         connection: Connection,
         workload: &WorkloadUid,
-    ) -> Result<Listed, (Full, Box<Connection>)> {
-        if self.live.len() >= CONNECTIONS_PER_WORKER {
-            return Err((Full::Worker, Box::new(connection)));
+    ) -> Result<Listed, (Reached, Box<Connection>)> {
+        let limits = &self.config.limits;
+        let full = |limit, connection| Err((Reached::refused(limit), Box::new(connection)));
+        if self.live.len() >= limits.connections_per_worker {
+            return full(Limit::ConnectionsPerWorker, connection);
         }
         let mut per_pod = self.live.per_pod.borrow_mut();
-        let count = per_pod.entry(connection.pod.clone()).or_default();
-        if *count >= CONNECTIONS_PER_POD {
-            return Err((Full::Pod, Box::new(connection)));
+        let count = per_pod.get(&connection.pod).copied().unwrap_or(0);
+        if count >= limits.connections_per_pod {
+            return full(Limit::ConnectionsPerPod, connection);
         }
-        *count += 1;
+        per_pod.insert(connection.pod.clone(), count + 1);
         let connection = Rc::new(connection);
         let entry = (Rc::clone(&connection), workload.clone());
         let place = self.live.all.borrow_mut().insert(entry);
@@ -139,10 +134,44 @@ impl Live {
         })
     }
 
-    /// Ends the inbound connections that this snapshot denies, and no other.
-    pub fn judge(&self, snapshot: &Snapshot) {
+    /// Ends the inbound connections that this snapshot denies, and no other. Others have their turn
+    /// in between; what is listed meanwhile must have been judged by this snapshot or a later one.
+    pub async fn judge(&self, snapshot: &Snapshot) {
+        let places = self.places();
+        for first in (0..places).step_by(CONNECTIONS_PER_TURN) {
+            self.judge_some(snapshot, first..first + CONNECTIONS_PER_TURN);
+            yield_now().await;
+        }
+    }
+
+    /// Places in the list, empty ones included.
+    fn places(&self) -> usize {
+        // Keys of a slab are below its capacity.
+        self.all.borrow().capacity()
+    }
+
+    /// Calls `look` with each connection; others have their turn in between.
+    pub async fn each(&self, pause: Duration, look: impl Fn(&Connection)) {
+        for first in (0..self.places()).step_by(CONNECTIONS_PER_TURN) {
+            let some = |all: &Slab<_>| -> Vec<Shared> {
+                let range = first..first + CONNECTIONS_PER_TURN;
+                let found = range.filter_map(|place| all.get(place));
+                found
+                    .map(|(connection, _): &(Shared, _)| Rc::clone(connection))
+                    .collect()
+            };
+            let some = some(&self.all.borrow());
+            some.iter().for_each(|connection| look(connection));
+            if !some.is_empty() {
+                sleep(pause).await;
+            }
+        }
+    }
+
+    fn judge_some(&self, snapshot: &Snapshot, places: Range<usize>) {
         let mut losers = Vec::new();
-        for (_, (connection, uid)) in self.all.borrow().iter() {
+        let all = self.all.borrow();
+        for (connection, uid) in places.filter_map(|place| all.get(place)) {
             let Some(admission) = connection.admission.get() else {
                 continue;
             };
@@ -164,12 +193,10 @@ impl Live {
             }
         }
         // Outside of the borrow: an ended connection leaves the list.
+        drop(all);
         for (connection, verdict) in losers {
-            let reason = verdict.reason.to_string().into();
-            connection.end(Ended::LateRejection {
-                policy: verdict.policy,
-                reason,
-            });
+            let why = why_denied("", verdict.policy.as_ref(), &verdict.reason).into();
+            connection.end(Ended::LateRejection { why });
         }
     }
 }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use mesh::snapshot::Snapshot;
+use netio::executor::yield_now;
 use netio::{Backend, executor};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Duration, Instant, sleep};
@@ -13,9 +14,12 @@ use super::Worker;
 use super::command::Command;
 use crate::certificate::Certificates;
 use crate::config::DataPath;
-use crate::connection::Ended;
+use crate::connection::{Connection, Ended};
 use crate::dump::ConnectionView;
-use crate::limits::{BUFFERS_KEPT_FOR, DUMPED_CONNECTIONS, POD_DRAIN};
+use crate::limits::{
+    BUFFERS_KEPT_FOR, BYTES_COUNTED_EVERY, BYTES_COUNTED_PAUSE, CONNECTIONS_PER_TURN,
+    DUMPED_CONNECTIONS, POD_DRAIN,
+};
 use crate::metrics::Metrics;
 use crate::pod::PodUid;
 use crate::record::Recorder;
@@ -64,6 +68,8 @@ async fn serve(mut inputs: Inputs) {
     let worker = Worker::new(&inputs);
     worker.spawn(follow_pushes(Rc::clone(&worker), inputs.snapshots.clone()));
     worker.spawn(keep_house(Rc::clone(&worker)));
+    worker.spawn(count_bytes(Rc::clone(&worker)));
+    worker.spawn(relieve(Rc::clone(&worker)));
     let (deadline, deadlines) = watch::channel(None);
     let mut drained = std::pin::pin!(worker.drain(deadlines));
     let mut has_owner = true;
@@ -77,7 +83,7 @@ async fn serve(mut inputs: Inputs) {
             Some(command) => worker.obey(command),
             None => {
                 has_owner = false;
-                shorten(&deadline, worker.config.drain_deadline);
+                shorten(&deadline, worker.config.termination_deadline);
             }
         }
     }
@@ -93,11 +99,39 @@ fn shorten(deadline: &watch::Sender<Option<Instant>>, within: Duration) {
 async fn follow_pushes(worker: Rc<Worker>, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
     loop {
         let snapshot = snapshots.borrow_and_update().clone();
-        worker.live.judge(&snapshot);
-        *worker.snapshot.borrow_mut() = snapshot;
+        // First: what is let in while others are judged is let in by this one.
+        *worker.snapshot.borrow_mut() = Arc::clone(&snapshot);
+        worker.live.judge(&snapshot).await;
         if snapshots.changed().await.is_err() {
             return;
         }
+    }
+}
+
+/// Metrics of a connection that lasts for days must not wait for its end.
+async fn count_bytes(worker: Rc<Worker>) {
+    loop {
+        sleep(BYTES_COUNTED_EVERY).await;
+        let count = |connection: &Connection| {
+            if let Some(record) = connection.moved() {
+                worker.recorder.put(record);
+            }
+        };
+        worker.live.each(BYTES_COUNTED_PAUSE, count).await;
+    }
+}
+
+/// Tunnels that have nothing to do must hear too that they may hold more again.
+async fn relieve(worker: Rc<Worker>) {
+    loop {
+        let again = worker.budget.relieved();
+        for (number, tunnel) in worker.tunnels.of(None).iter().enumerate() {
+            tunnel.settle();
+            if number % CONNECTIONS_PER_TURN == 0 {
+                yield_now().await;
+            }
+        }
+        again.await;
     }
 }
 

@@ -9,6 +9,7 @@
 )]
 
 mod app;
+mod budgets;
 mod ca;
 mod hostile;
 mod journal;

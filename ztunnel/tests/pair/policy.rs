@@ -99,6 +99,7 @@ fn a_push_closes_the_live_connections_that_it_denies_and_no_other() {
         expect_reset(&first.0);
         expect_reset(&first.1);
         let closed = line(&["AuthorizationPolicyLateRejection shop/no-client"]);
+        assert_eq!(closed.matches("shop/no-client").count(), 1, "{closed}");
         assert!(closed.contains("sa/client"), "{closed}");
         talk(&second.0, &second.1, b"after the first push");
         talk(&plain.0, &plain.1, b"after the first push");

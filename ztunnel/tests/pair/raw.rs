@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hbone::tls::{ClientTls, Credentials};
-use hbone::{CloseReason, Config, ConnectRequest, Connection, Event, Headers, Mono};
+use hbone::{CloseReason, Config, ConnectRequest, Connection, Event, Headers, Mono, StreamId};
 use mesh::Identity;
 use rustls::time_provider::DefaultTimeProvider;
 
@@ -29,6 +29,9 @@ impl Peer {
         let connection = Connection::client(&tls, expected, &Config::default(), now).unwrap();
         socket
             .set_read_timeout(Some(Duration::from_millis(20)))
+            .unwrap();
+        socket
+            .set_write_timeout(Some(Duration::from_millis(20)))
             .unwrap();
         Self {
             connection,
@@ -73,13 +76,73 @@ impl Peer {
 
     /// Asks for a stream and gives the status of the answer.
     pub fn ask(&mut self, authority: &str) -> Result<u16, CloseReason> {
+        self.open(authority).map(|(status, _)| status)
+    }
+
+    /// Waits until the other side lets go of the tunnel.
+    pub fn let_go(&mut self) {
+        let gone = self.wait(|event| matches!(event, Event::GoAway { .. }).then_some(()));
+        assert!(
+            matches!(gone, Ok(()) | Err(CloseReason::Drained)),
+            "{gone:?}"
+        );
+    }
+
+    /// Sends what the windows take of `bytes` within `time`, and gives how much that was.
+    pub fn push(&mut self, stream: StreamId, bytes: &[u8], time: Duration) -> usize {
+        let (end, mut sent) = (Instant::now() + time, 0);
+        while Instant::now() < end && sent < bytes.len() {
+            sent += self.connection.write(stream, &bytes[sent..]).unwrap();
+            self.turn();
+        }
+        sent
+    }
+
+    /// Half-closes a stream, once all of it is sent.
+    pub fn finish(&mut self, stream: StreamId) {
+        self.connection.finish(stream);
+        self.turn();
+    }
+
+    /// Moves bytes for a moment.
+    pub fn turn(&mut self) {
+        let now = Mono(self.start.elapsed());
+        self.connection.handle_timeout(now);
+        let mut out = Vec::new();
+        while self.connection.poll_transmit(now, &mut out, 1 << 20) > 0 {}
+        let mut unsent = &out[..];
+        let mut received = vec![0; 64 * 1024];
+        loop {
+            match self.socket.read(&mut received) {
+                Ok(count @ 1..) => {
+                    let mut read = received[..count].to_vec();
+                    self.connection.handle_input(now, &mut read);
+                }
+                Ok(_) => return,
+                Err(error) => assert!(is_timeout(&error), "{error}"),
+            }
+            match self.socket.write(unsent) {
+                Ok(count) => unsent = &unsent[count..],
+                Err(error) => assert!(is_timeout(&error), "{error}"),
+            }
+            while self.connection.poll_event().is_some() {}
+            if unsent.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// Asks for a stream and gives the status of the answer with the stream.
+    pub fn open(&mut self, authority: &str) -> Result<(u16, StreamId), CloseReason> {
         let request = ConnectRequest {
             authority: authority.to_owned(),
             headers: Headers::new(),
         };
         let asked = self.connection.open_stream(&request).unwrap();
         self.wait(|event| match event {
-            Event::Response { stream, response } if *stream == asked => Some(response.status),
+            Event::Response { stream, response } if *stream == asked => {
+                Some((response.status, asked))
+            }
             _ => None,
         })
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ztunnel::limits::Limits;
 use ztunnel::pod::{Listeners, PodUid};
 
 use crate::app::{accept, expect_reset, receive, send, talk};
@@ -126,7 +127,7 @@ fn a_successor_takes_over_without_a_failed_connection() {
         talk(&live, &live_server, b"before");
         // Both have the same listeners, as the agent would hand them.
         let _context = runtime.enter();
-        let mut next = Node::start(backend, snapshots.subscribe(), &ca);
+        let mut next = Node::start((backend, 2), Limits::default(), snapshots.subscribe(), &ca);
         let pods = far.proxy.pods.watch().borrow().clone();
         let pod = pods.values().next().unwrap();
         let Listeners::Handed(handed) = &pod.listeners;

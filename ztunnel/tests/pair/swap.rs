@@ -178,7 +178,7 @@ fn sigterm_shortens_the_drain_of_a_swap() {
     old.wait("replaced", |page| page.is_none());
     talk(&client, &server, b"kept");
     old.terminate();
-    // --drain-deadline, not --swap-deadline.
+    // --termination-deadline, not --drain-deadline.
     assert_eq!(old.ended().code(), Some(0), "{}", old.log());
     assert!(
         old.log().contains("the drain is shortened"),

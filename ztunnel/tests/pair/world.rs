@@ -19,6 +19,7 @@ use process::tasks::Tasks;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use ztunnel::config::DataPath;
+use ztunnel::limits::Limits;
 use ztunnel::metrics::Metrics;
 use ztunnel::pod::{self, Pod, PodUid, Role};
 use ztunnel::proxy::{Parts, Proxy};
@@ -40,6 +41,7 @@ pub const PLACES: [(Role, Family); 6] = [
 /// A node: one proxy.
 pub struct Node {
     pub proxy: Proxy,
+    metrics: Metrics,
     tasks: Tasks,
 }
 
@@ -66,8 +68,20 @@ pub fn on_both_back_ends(test: impl Fn(World)) {
     }
 }
 
+/// Runs a test on both back ends, with one worker a node and these limits on both.
+pub fn limited_on_both_back_ends(limits: Limits, test: impl Fn(World)) {
+    for backend in [Backend::Epoll, Backend::IoUring] {
+        eprintln!("back end {backend}");
+        test(World::with(backend, 1, limits));
+    }
+}
+
 impl World {
     pub fn new(backend: Backend) -> Self {
+        Self::with(backend, 2, Limits::default())
+    }
+
+    pub fn with(backend: Backend, workers: usize, limits: Limits) -> Self {
         journal::open();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -84,7 +98,7 @@ impl World {
         let snapshots = watch::Sender::new(Arc::new(snapshot));
         let ca = Ca::new();
         let _context = runtime.enter();
-        let node = || Node::start(backend, snapshots.subscribe(), &ca);
+        let node = || Node::start((backend, workers), limits, snapshots.subscribe(), &ca);
         let (mut near, mut far) = (node(), node());
         runtime.block_on(async {
             near.add("client", &client).await;
@@ -142,21 +156,28 @@ impl World {
 }
 
 impl Node {
-    pub fn start(backend: Backend, snapshots: watch::Receiver<Arc<Snapshot>>, ca: &Ca) -> Self {
+    pub fn start(
+        (backend, workers): (Backend, usize),
+        limits: Limits,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        ca: &Ca,
+    ) -> Self {
         let tasks = Tasks::new();
         let authority = Arc::new(ca.clone());
         let certificates =
             CertManager::start(&tasks, authority, Arc::new(SystemClock), DEFAULT_TTL);
+        let metrics = Metrics::default();
         let parts = Parts {
             backend,
-            workers: 2,
-            config: config(),
+            workers,
+            config: DataPath { limits, ..config() },
             snapshots,
             open: watch::channel(true).1,
             certificates,
-            metrics: Metrics::default(),
+            metrics: metrics.clone(),
         };
         Self {
+            metrics,
             proxy: Proxy::start(parts, &tasks).unwrap(),
             tasks,
         }
@@ -174,20 +195,31 @@ impl Node {
             .unwrap();
     }
 
+    /// Sum of all counters whose line begins like that.
+    pub fn counted(&self, line: &str) -> u64 {
+        let mut registry = prometheus_client::registry::Registry::default();
+        self.metrics.register(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let values = text.lines().filter(|it| it.starts_with(line));
+        let value = |it: &str| it.rsplit(' ').next().unwrap().parse::<u64>().unwrap();
+        values.map(value).sum()
+    }
+
     pub fn tasks(&self) -> &Tasks {
         &self.tasks
     }
 
     /// Drains.
     pub async fn stop(self) {
-        let Self { proxy, tasks } = self;
+        let Self { proxy, tasks, .. } = self;
         let Proxy {
             pods,
             workers,
             mut threads,
             ..
         } = proxy;
-        workers.drain(config().drain_deadline).await;
+        workers.drain(config().termination_deadline).await;
         while let Some(ended) = threads.next().await {
             ended.unwrap();
         }
@@ -202,7 +234,9 @@ pub fn config() -> DataPath {
         network: "".into(),
         cluster: "Kubernetes".into(),
         trust_domain: "cluster.local".into(),
-        drain_deadline: Duration::from_millis(500),
+        termination_deadline: Duration::from_millis(500),
+        tunnel_idle: Duration::from_secs(300),
+        limits: Limits::default(),
     }
 }
 

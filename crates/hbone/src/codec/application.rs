@@ -1,13 +1,47 @@
 //! The application's side of streams: reading, writing, ending.
 
 use super::stream::{Answer, Direction, Stream};
-use super::window::RecvWindow;
+use super::window::{FRUGAL_CONNECTION_BYTES, FRUGAL_STREAM_BYTES, RecvWindow};
 use super::{Codec, FRAME_HEADROOM};
 use crate::error::{ErrorCode, StreamGone};
 use crate::event::{Event, StreamId};
 use crate::h2::frame;
 
+/// What a stream takes from its application at once while memory is short, bytes: one small read.
+const FRUGAL_BACKLOG_BYTES: usize = 4 << 10;
+
 impl Codec {
+    /// Holds little from now on, or as much as the configuration allows.
+    pub fn set_frugal(&mut self, frugal: bool) {
+        if std::mem::replace(&mut self.frugal, frugal) && !frugal {
+            for number in self.streams.numbers() {
+                self.grant_stream(number);
+            }
+            self.grant_connection();
+            self.wake_writers();
+        }
+    }
+
+    /// Whether it holds little.
+    pub fn is_frugal(&self) -> bool {
+        self.frugal
+    }
+
+    /// Application bytes held for whoever does not read: received and not used up, and not sent.
+    pub fn buffered_bytes(&self) -> usize {
+        let held = usize::try_from(self.window.held()).unwrap_or(usize::MAX);
+        held.saturating_add(self.streams.backlog())
+    }
+
+    fn stream_backlog_bytes(&self) -> usize {
+        let most = self.config.stream_backlog_bytes;
+        if self.frugal {
+            most.min(FRUGAL_BACKLOG_BYTES)
+        } else {
+            most
+        }
+    }
+
     /// How much may be written now; when it is zero, `Writable` follows once it is not. One when a
     /// write would fail at once.
     pub fn writable_bytes(&mut self, stream: StreamId) -> usize {
@@ -32,7 +66,7 @@ impl Codec {
         size(stream.send_window)
             .saturating_sub(waiting)
             .min(size(self.send_window).saturating_sub(total))
-            .min(self.config.stream_backlog_bytes.saturating_sub(waiting))
+            .min(self.stream_backlog_bytes().saturating_sub(waiting))
             .min(self.config.connection_backlog_bytes.saturating_sub(total))
     }
 
@@ -183,14 +217,20 @@ impl Codec {
             self.config.stream_window_bytes,
             self.config.stream_window_max_bytes,
         );
-        let now = self.now;
+        let (now, frugal) = (self.now, self.frugal);
         let Some(stream) = self.streams.live(number) else {
             return;
         };
+        if frugal {
+            stream.window.set_target(base.min(FRUGAL_STREAM_BYTES));
+        } else if stream.window.target() < base {
+            // It was frugal.
+            stream.window.set_target(base);
+        }
         if closed || stream.recv != Direction::Open || !stream.window.is_due() {
             return;
         }
-        if let Some(rtt) = rtt {
+        if let Some(rtt) = rtt.filter(|_| !frugal) {
             let alone = bulk == number && alone_since <= stream.pace.since();
             let wanted = stream.pace.window_for(rtt, now);
             let target = if alone {
@@ -210,9 +250,15 @@ impl Codec {
 
     /// Credit for the connection.
     pub(super) fn grant_connection(&mut self) {
-        if !self.is_closed()
-            && let Some(more) = self.window.grant()
-        {
+        if self.is_closed() {
+            return;
+        }
+        let more = if self.frugal {
+            self.window.grant_sparingly(FRUGAL_CONNECTION_BYTES)
+        } else {
+            self.window.grant()
+        };
+        if let Some(more) = more {
             frame::window_update(&mut self.control, 0, more);
         }
     }
@@ -229,7 +275,7 @@ impl Codec {
 
     pub(super) fn wake_writer(&mut self, number: u32) {
         let room = self.room(number);
-        let worthwhile = self.config.stream_backlog_bytes / 2;
+        let worthwhile = self.stream_backlog_bytes() / 2;
         let Some(stream) = self.streams.live(number) else {
             return;
         };

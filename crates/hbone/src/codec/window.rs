@@ -68,6 +68,16 @@ impl RecvWindow {
             .saturating_sub(self.available.saturating_add(self.held))
     }
 
+    /// As [`Self::grant`], but the peer gets no more than `most` bytes to send at once.
+    pub(super) fn grant_sparingly(&mut self, most: u32) -> Option<u32> {
+        let most = most.min(self.target);
+        let due = self.due().min(most.saturating_sub(self.available));
+        (due > 0 && due >= most / 2).then(|| {
+            self.available += due;
+            due
+        })
+    }
+
     /// What to grant now, if it is worth a frame.
     pub(super) fn grant(&mut self) -> Option<u32> {
         let due = self.due();
@@ -77,6 +87,12 @@ impl RecvWindow {
         })
     }
 }
+
+/// What the peer gets at once while memory is short, for a stream and for the connection, bytes:
+/// all goes on, slowly.
+pub(super) const FRUGAL_STREAM_BYTES: u32 = 64 << 10;
+/// See [`FRUGAL_STREAM_BYTES`].
+pub(super) const FRUGAL_CONNECTION_BYTES: u32 = 256 << 10;
 
 /// Measures how fast one stream moves, to size its window.
 #[derive(Debug)]
@@ -137,6 +153,18 @@ mod tests {
         window.consume(3500);
         assert_eq!(window.grant(), Some(500));
         assert_eq!(window.available(), 1000);
+    }
+
+    #[test]
+    fn sparingly_no_more_is_on_its_way_than_allowed() {
+        let mut window = RecvWindow::new(1000, 1000);
+        window.receive(1000);
+        window.consume(500);
+        assert_eq!(window.grant_sparingly(100), Some(100));
+        assert_eq!(window.grant_sparingly(100), None);
+        window.receive(100);
+        assert_eq!(window.grant_sparingly(100), Some(100), "500 were used up");
+        assert_eq!(window.grant(), None, "less than half is due");
     }
 
     #[test]
