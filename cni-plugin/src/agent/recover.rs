@@ -115,6 +115,8 @@ pub(super) async fn rebuild(
     netns: Netns,
 ) -> Result<(), SteerError> {
     let uid = record.pod.uid.clone();
+    // What took the pod's pins, such as an unmounted bpffs, may have taken the hook's too.
+    agent.hook().restore()?;
     let handed = captured(agent, record, netns).await?;
     if let Err(error) = agent.zds.add(handed).await {
         // A ztunnel that connects later gets them in its snapshot.

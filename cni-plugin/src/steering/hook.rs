@@ -43,7 +43,6 @@ impl Hook {
     /// [`BpfError`] when the connect hook cannot work; without the bind hook it warns and goes on.
     pub fn attach(dir: &Path, cgroup: &Path) -> Result<Self, BpfError> {
         make_private_dir(dir)?;
-        check_bpffs(dir)?;
         let cgroup = Cgroup::open(cgroup).map_err(BpfError::step("opening --cgroup-root"))?;
         let mut loader = EbpfLoader::new();
         for name in MAPS {
@@ -61,11 +60,21 @@ impl Hook {
         Ok(hook)
     }
 
-    /// Attaches again what was detached or unpinned.
+    /// Attaches again what was detached or unpinned, and pins the maps where a bpffs was unmounted
+    /// with them.
     ///
     /// # Errors
     /// As [`Hook::attach`].
     pub fn restore(&mut self) -> Result<(), BpfError> {
+        make_private_dir(&self.dir)?;
+        for name in MAPS {
+            let path = self.dir.join(name);
+            let map = self.ebpf.map(name).ok_or_else(|| BpfError::missing(name))?;
+            if !path.exists() {
+                map.pin(&path)
+                    .map_err(BpfError::step("pinning a map of the hook"))?;
+            }
+        }
         self.attach_all(|hook, name| !hook.is_linked(name))
     }
 
@@ -185,21 +194,6 @@ impl Hook {
         };
         info.is_ok_and(|info| info.target == wanted)
     }
-}
-
-/// Pinning anywhere else fails with a bare EPERM.
-fn check_bpffs(dir: &Path) -> Result<(), BpfError> {
-    let found = nix::sys::statfs::statfs(dir).map_err(BpfError::step("looking at --bpffs"))?;
-    if found.filesystem_type() == nix::sys::statfs::BPF_FS_MAGIC {
-        return Ok(());
-    }
-    let text = format!(
-        "{} is not on a bpffs: mount -t bpf bpf <directory>",
-        dir.display()
-    );
-    Err(BpfError::step("looking at --bpffs")(std::io::Error::other(
-        text,
-    )))
 }
 
 fn keys(ebpf: &mut Ebpf, name: &'static str) -> Result<BTreeSet<u64>, BpfError> {

@@ -22,8 +22,11 @@ use netio::bpf::{LinkTarget, SockMap};
 use super::BpfError;
 use super::abi::{COUNTERS, LISTENERS, address_key, key_address};
 
-/// Format of the maps; written into map `config`.
-const MAPS_VERSION: u32 = 1;
+/// Format of the maps; written into map `config` when they are made. Maps of another format are
+/// not touched: what another version reads in them is not known here.
+pub const MAPS_VERSION: u32 = 1;
+/// What a new map `config` holds.
+const NO_VERSION: u32 = 0;
 /// Most addresses in map `local_addrs` (bpf/steer.bpf.c).
 pub const MAX_ADDRESSES: usize = 64;
 const MAPS: [&str; 5] = ["listeners", "local_addrs", "exempt", "config", "stats"];
@@ -208,7 +211,32 @@ fn changes(known: &BTreeSet<IpAddr>, wanted: &BTreeSet<IpAddr>) -> Vec<Change> {
     changes
 }
 
+/// Whether maps that are pinned in `dir` are of the format that this agent knows.
+fn check_format(dir: &Path) -> Result<(), BpfError> {
+    let map = match MapData::from_pin(dir.join("config")) {
+        Ok(map) => map,
+        // None at all; or not to be opened, which the load says better.
+        Err(_) => return Ok(()),
+    };
+    let read = Array::<_, u32>::try_from(Map::Array(map)).and_then(|config| config.get(&0, 0));
+    let found = match read {
+        // Made by a load that was cut off before it wrote the format.
+        Ok(MAPS_VERSION | NO_VERSION) => return Ok(()),
+        Ok(found) => found.to_string(),
+        Err(error) => format!("unknown ({error})"),
+    };
+    let reason = format!(
+        "they have format {found} and this agent knows {MAPS_VERSION}: they were pinned by another \
+         version of the agent and are left as they are, the pod stays captured; run that version, \
+         or delete the pod and start it anew"
+    );
+    Err(BpfError::step("adopting the pod's pinned maps")(
+        io::Error::other(reason),
+    ))
+}
+
 fn load_object(dir: &Path) -> Result<Ebpf, BpfError> {
+    check_format(dir)?;
     // A panic in a load leaves paths, which the next load sets anew.
     let mut loader = LOADER.lock().unwrap_or_else(PoisonError::into_inner);
     for name in MAPS {
@@ -296,7 +324,24 @@ pub(super) fn make_private_dir(dir: &Path) -> Result<(), BpfError> {
         .create(dir)
         .map_err(BpfError::step(
             "making a directory on bpffs (is a bpffs mounted there?)",
-        ))
+        ))?;
+    check_bpffs(dir).inspect_err(|_| {
+        // Nothing is left where a bpffs will be mounted over it.
+        let _ = std::fs::remove_dir(dir);
+    })
+}
+
+/// Pinning anywhere else fails with a bare EPERM.
+fn check_bpffs(dir: &Path) -> Result<(), BpfError> {
+    let found = nix::sys::statfs::statfs(dir).map_err(BpfError::step("looking at --bpffs"))?;
+    if found.filesystem_type() == nix::sys::statfs::BPF_FS_MAGIC {
+        return Ok(());
+    }
+    let text = format!(
+        "{} is not on a bpffs: mount -t bpf bpf <directory>",
+        dir.display()
+    );
+    Err(BpfError::step("looking at --bpffs")(io::Error::other(text)))
 }
 
 #[cfg(test)]

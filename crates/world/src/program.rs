@@ -50,6 +50,12 @@ impl Program {
         self
     }
 
+    /// The same, started by another program whose words come before: `prlimit --nofile=64`.
+    pub fn started_by<A: Into<OsString>>(mut self, words: impl IntoIterator<Item = A>) -> Self {
+        self.words.splice(0..0, words.into_iter().map(Into::into));
+        self
+    }
+
     /// One more environment variable.
     pub fn env(mut self, key: &str, value: impl Into<OsString>) -> Self {
         self.env.push((key.to_owned(), value.into()));

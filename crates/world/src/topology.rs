@@ -335,6 +335,11 @@ impl Pod {
         &self.place
     }
 
+    /// What the runtime knows of it, for callers that make the CNI calls themselves.
+    pub fn as_sandbox(&self) -> &Sandbox {
+        &self.sandbox
+    }
+
     /// How long ADD took through the whole chain; zero before it.
     pub fn add_took(&self) -> Duration {
         let added = self.added.lock().unwrap_or_else(PoisonError::into_inner);

@@ -5,6 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nix::mount::{MsFlags, mount};
+
 use crate::error::WorldError;
 use crate::interrupt::Interrupt;
 use crate::ip;
@@ -136,6 +138,20 @@ impl World {
         self.hosts = next(self.hosts)?;
         let place = self.member(name)?;
         Host::make(place, self.wiring(name, format!("172.31.{}", self.hosts)))
+    }
+
+    /// A file system of its own in the world's directory, with so many bytes: it can be filled
+    /// without harm to anything else. Goes with the world.
+    pub fn disk(&self, name: &str, bytes: u64) -> Result<PathBuf, WorldError> {
+        let path = self.directory().join(name);
+        let what = || format!("make the disk {}", path.display());
+        fs::create_dir(&path).map_err(WorldError::io(what()))?;
+        self.recorder.mount(&path)?;
+        let options = format!("size={bytes},mode=0700");
+        let (kind, flags) = (Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV);
+        mount(kind, &path, kind, flags, Some(options.as_str()))
+            .map_err(|e| WorldError::io(what())(e.into()))?;
+        Ok(path)
     }
 
     /// Name of the router's interface towards a node or machine.
