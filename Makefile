@@ -11,7 +11,8 @@ help:
 	@echo "make test    everything CI runs"
 	@echo "make prove   live connections through enrolment, restarts, swaps and repairs: target/prove/report.json"
 	@echo "make soak    MINUTES=10 SEED=1 of mixed load with all of these: target/soak/report.json"
-	@echo "make bench   direct against through the mesh, in one run: target/bench/report.json"
+	@echo "make bench   direct, relays, culvert, its rivals, in one run: target/bench/report.json and"
+	@echo "             docs/performance.md; QUICK=1 for a few minutes"
 	@echo "make fuzz    SECONDS=60 of each fuzz target"
 
 setup:
@@ -44,8 +45,9 @@ SEED ?= 1
 soak: proofs
 	target/release/prove soak --minutes $(MINUTES) --seed $(SEED)
 
+# QUICK=1: direct, baseline and culvert on what a change of the data path is judged by.
 bench: build
-	target/release/benches
+	target/release/benches $(if $(QUICK),--quick,--write-docs docs/performance.md)
 
 SECONDS ?= 60
 fuzz: setup

@@ -1,159 +1,199 @@
-//! The test bed: two nodes with a mesh, and on them an enrolled pair of pods and one that is not.
+//! The test bed: one world without a mesh for `direct` and the peers, one with culvert for each
+//! ztunnel and back end. All worlds are alike and stand at the same time, so that rounds interleave.
+//!
+//! It must not know what is measured.
 
-use std::fs;
-use std::net::IpAddr;
-use std::path::Path;
-use std::time::Duration;
+mod culvert;
+mod pair;
+mod peer;
 
-use world::stack::{Binaries, ControlPlane, wait_ztunnel};
-use world::{Node, Pod, Process, Program, World};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 
-use crate::usage;
+use anyhow::Context;
+use world::{Place, Process, World};
+
+use culvert::Culvert;
+use pair::{Pair, nodes};
 
 /// Port of iperf3 in the server pods.
 pub(crate) const IPERF_PORT: u16 = 5201;
 /// Port of nginx in the server pods.
 pub(crate) const HTTP_PORT: u16 = 8080;
-/// How long a server in a pod may take to answer first.
-const SERVER_WITHIN: Duration = Duration::from_secs(10);
+/// First port of the echo server.
+pub(crate) const ECHO_PORT: u16 = 9000;
+/// Ports of the echo server: a pair of addresses has 4,535 source ports towards one of them.
+pub(crate) const ECHO_PORTS: u16 = 8;
 
-/// Namespace `mesh` is enrolled, `plain` is not.
-const MANIFESTS: &str = include_str!("bed.yaml");
-
-/// A client pod on node 1 and a server pod on node 2.
-pub(crate) struct Pair {
-    client: Pod,
-    server: Pod,
-    servers: Vec<Process>,
+/// The way of a load from a client in a pod to a server in a pod on another node.
+#[derive(Clone, Debug)]
+pub(crate) struct Path {
+    /// `direct`, `relay`, `culvert/epoll`, ...
+    pub(crate) name: String,
+    /// Where load programs run.
+    pub(crate) client: Place,
+    /// The servers themselves.
+    server: IpAddr,
+    /// First port of the near proxy, when a load connects to that.
+    near: Option<u16>,
+    /// The proxies: near, far.
+    pub(crate) proxies: Vec<i32>,
+    /// Nodes whose ztunnels count the connections; of culvert alone.
+    pub(crate) counted_by: Vec<Place>,
 }
 
-/// The whole bed. Dropping it ends all processes and removes the world.
+impl Path {
+    /// Where a load reaches the server port `port` on this path.
+    pub(crate) fn address(&self, port: u16) -> SocketAddr {
+        match self.near {
+            Some(first) => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), near_port(first, port)),
+            None => SocketAddr::new(self.server, port),
+        }
+    }
+}
+
+/// All ports of the servers.
+fn server_ports() -> Vec<u16> {
+    let echo = (0..ECHO_PORTS).map(|index| ECHO_PORT + index);
+    [IPERF_PORT, HTTP_PORT].into_iter().chain(echo).collect()
+}
+
+/// Where the near proxy takes connections for a server port.
+fn near_port(first: u16, port: u16) -> u16 {
+    let index = server_ports().iter().position(|p| *p == port);
+    first + u16::try_from(index.unwrap_or_default()).expect("there are ten ports")
+}
+
+/// What the bed is made of.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Names of the paths that are wanted; all when empty. `culvert` means all of its own.
+    pub paths: Vec<String>,
+    /// ztunnel binaries by name; the one of this build, named "", when empty.
+    pub ztunnels: Vec<(String, PathBuf)>,
+    /// Log level of ztunnel.
+    pub log: String,
+    /// Where Envoy is installed.
+    pub envoy: PathBuf,
+}
+
+impl Options {
+    fn wants(&self, path: &str) -> bool {
+        let family = path.split('/').next().unwrap_or(path);
+        self.paths.is_empty() || self.paths.iter().any(|p| p == path || p == family)
+    }
+}
+
+/// The whole bed. Dropping it ends all processes and removes the worlds.
 pub struct Bed {
-    // In the order of dropping: what runs in the world goes before the world.
-    mesh: Pair,
-    direct: Pair,
-    proxies: Vec<Process>,
-    _others: Vec<Process>,
-    io: String,
+    paths: Vec<Path>,
+    /// Paths that could not be made, and why.
+    failed: Vec<(String, String)>,
+    // In the order of dropping: what runs in a world goes before the world.
+    _peers: Vec<Process>,
+    _culverts: Vec<Culvert>,
+    _pair: Pair,
     _world: World,
 }
 
 impl Bed {
-    /// Brings it up with proxies on the back end `io`.
+    /// Brings it up.
     ///
     /// # Errors
-    /// When a program is missing or does not become ready; the world is removed.
-    pub fn new(io: &str) -> anyhow::Result<Self> {
+    /// When the direct path cannot be made; a peer or a culvert that does not start is a failed
+    /// path instead.
+    pub fn new(options: &Options) -> anyhow::Result<Self> {
         let mut world = World::new()?;
-        let binaries = Binaries::of_this_build()?;
-        let manifests = world.directory().join("manifests");
-        fs::create_dir_all(&manifests)?;
-        fs::write(manifests.join("bed.yaml"), MANIFESTS)?;
-        let control = ControlPlane::prepare(&world.host("control")?, &binaries)?;
-        let mut others = vec![control.serve(&manifests, &[])?];
-        let mut proxies = Vec::new();
-        let nodes = [world.node("node-1")?, world.node("node-2")?];
-        for node in &nodes {
-            others.push(control.start_agent(node)?);
-            control.install_chain(node)?;
-            let proxy = control.start_ztunnel(node, io, &["--log", "warn"])?;
-            wait_ztunnel(node, &proxy)?;
-            proxies.push(proxy);
-        }
-        let mesh = Pair::new(&nodes, "mesh", world.directory())?;
-        let direct = Pair::new(&nodes, "plain", world.directory())?;
-        Ok(Bed {
-            mesh,
-            direct,
-            proxies,
-            _others: others,
-            io: io.to_owned(),
+        let nodes = nodes(&mut world)?;
+        let pair = Pair::new(&nodes, "plain", world.directory())?;
+        let direct = pair.path("direct", Vec::new());
+        let mut bed = Bed {
+            paths: Vec::new(),
+            failed: Vec::new(),
+            _peers: Vec::new(),
+            _culverts: Vec::new(),
+            _pair: pair,
             _world: world,
-        })
-    }
-
-    /// Back end of the proxies, as asked for.
-    pub fn io(&self) -> &str {
-        &self.io
-    }
-
-    pub(crate) fn mesh(&self) -> &Pair {
-        &self.mesh
-    }
-
-    pub(crate) fn direct(&self) -> &Pair {
-        &self.direct
-    }
-
-    pub(crate) fn proxies(&self) -> impl Iterator<Item = i32> {
-        self.proxies.iter().map(Process::pid)
-    }
-
-    /// CPU time that both proxies have used so far.
-    pub(crate) fn proxy_cpu(&self) -> anyhow::Result<Duration> {
-        self.proxies().map(usage::cpu).sum()
-    }
-}
-
-impl Pair {
-    fn new(nodes: &[Node; 2], namespace: &str, files: &Path) -> anyhow::Result<Self> {
-        let [client_node, server_node] = nodes;
-        let client = client_node.pod(&format!("{namespace}/client-{namespace}"))?;
-        let server = server_node.pod(&format!("{namespace}/server-{namespace}"))?;
-        let mut pair = Pair {
-            client,
-            server,
-            servers: Vec::new(),
         };
-        pair.serve(&files.join(format!("nginx-{namespace}")))?;
-        Ok(pair)
+        bed.add("direct", options, |bed| {
+            bed.paths.push(direct.clone());
+            Ok(())
+        });
+        bed.add("relay", options, |bed| bed.peer(peer::Kind::Relay, options));
+        for (name, binary, io) in culvert::variants(&options.ztunnels)? {
+            bed.add(&name, options, |bed| {
+                let culvert = Culvert::new(&binary, &io, &options.log)?;
+                bed.paths.push(culvert.path(&name));
+                bed._culverts.push(culvert);
+                Ok(())
+            });
+        }
+        bed.add("baseline", options, |bed| {
+            bed.peer(peer::Kind::Baseline, options)
+        });
+        bed.add("envoy", options, |bed| bed.peer(peer::Kind::Envoy, options));
+        anyhow::ensure!(
+            !bed.paths.is_empty(),
+            "no path of {:?} could be made: {:?}",
+            options.paths,
+            bed.failed
+        );
+        Ok(bed)
     }
 
-    pub(crate) fn client(&self) -> &Pod {
-        &self.client
+    pub(crate) fn paths(&self) -> &[Path] {
+        &self.paths
     }
 
-    /// Text form of the server's IPv4 address.
-    pub(crate) fn server_address(&self) -> String {
-        self.server
-            .ipv4()
-            .as_ref()
-            .map(IpAddr::to_string)
-            .unwrap_or_default()
+    pub(crate) fn failed(&self) -> &[(String, String)] {
+        &self.failed
     }
 
-    fn serve(&mut self, directory: &Path) -> anyhow::Result<()> {
-        let iperf = Program::line("iperf3 --server --port").arg(IPERF_PORT.to_string());
-        self.servers.push(self.server.start("iperf3", &iperf)?);
-        fs::create_dir_all(directory)?;
-        let config = directory.join("nginx.conf");
-        fs::write(&config, nginx(&directory.display().to_string()))?;
-        let program = Program::new("nginx")
-            .arg("-c")
-            .arg(&config)
-            .arg("-p")
-            .arg(directory);
-        self.servers.push(self.server.start("nginx", &program)?);
-        let url = format!("http://{}:{HTTP_PORT}/", self.server_address());
-        let asked = Program::line("curl -sS -o /dev/null -f --max-time 2").arg(&url);
-        let client = &self.client;
-        self.servers[1].wait_until("nginx to answer the client", SERVER_WITHIN, || {
-            client.run(&asked).ok().filter(|output| output.ok())
-        })?;
+    fn add(
+        &mut self,
+        name: &str,
+        options: &Options,
+        make: impl FnOnce(&mut Self) -> anyhow::Result<()>,
+    ) {
+        if !options.wants(name) {
+            return;
+        }
+        if let Err(error) = make(self) {
+            eprintln!("{name}: {error:#}");
+            self.failed.push((name.to_owned(), format!("{error:#}")));
+        }
+    }
+
+    fn peer(&mut self, kind: peer::Kind, options: &Options) -> anyhow::Result<()> {
+        let (path, processes) = peer::start(kind, &self._pair, self._world.directory(), options)
+            .with_context(|| format!("{kind:?} does not start"))?;
+        self.paths.push(path);
+        self._peers.extend(processes);
         Ok(())
     }
 }
 
-/// One worker process, no logs, a body of 1 KB.
-fn nginx(directory: &str) -> String {
-    let body = "x".repeat(1024);
-    format!(
-        "daemon off; worker_processes 1; pid {directory}/pid; error_log stderr crit;\n\
-         events {{ worker_connections 2048; }}\n\
-         http {{ access_log off; keepalive_requests 100000000;\n\
-         client_body_temp_path {directory}/b; proxy_temp_path {directory}/p;\n\
-         fastcgi_temp_path {directory}/f; uwsgi_temp_path {directory}/u;\n\
-         scgi_temp_path {directory}/s;\n\
-         server {{ listen {HTTP_PORT} backlog=4096; location / {{ return 200 '{body}'; }} }} }}\n"
-    )
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_port_of_the_servers_has_one_at_the_near_proxy() {
+        let mut near: Vec<_> = server_ports().iter().map(|p| near_port(100, *p)).collect();
+        near.dedup();
+        assert_eq!(near.len(), usize::from(ECHO_PORTS) + 2);
+        assert_eq!(near_port(100, IPERF_PORT), 100);
+    }
+
+    #[test]
+    fn culvert_means_all_of_its_paths() {
+        let options = Options {
+            paths: vec!["culvert".to_owned(), "relay".to_owned()],
+            ztunnels: Vec::new(),
+            log: String::new(),
+            envoy: PathBuf::new(),
+        };
+        assert!(options.wants("culvert/epoll") && options.wants("relay"));
+        assert!(!options.wants("direct"));
+    }
 }
