@@ -89,6 +89,8 @@ pub struct Route {
 /// Conditions, and what happens to a request that meets one of them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rule {
+    /// Number of the rule in the object that it is written in, from 0.
+    pub place: usize,
     /// Unique in its route, if given.
     pub name: Option<Arc<str>>,
     /// Alternatives; empty: every request.
@@ -101,6 +103,38 @@ pub struct Rule {
     pub timeouts: Timeouts,
     /// When it is sent again; None: never.
     pub retry: Option<Retry>,
+    /// Whether a client's requests keep to one endpoint.
+    pub persistence: Option<Persistence>,
+}
+
+/// Requests of one client keep to the endpoint that its first one went to (GEP-1619).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Persistence {
+    /// Name of the cookie or header, in lower case.
+    pub name: Arc<str>,
+    /// How the client keeps it.
+    pub token: SessionToken,
+    /// How long a session lasts at most; None: for ever.
+    pub absolute_timeout: Option<Duration>,
+    /// How long one lasts without a request; None: for ever.
+    pub idle_timeout: Option<Duration>,
+}
+
+/// How a client keeps its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum SessionToken {
+    Cookie(Cookie),
+    Header,
+}
+
+/// How long a client keeps a cookie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cookie {
+    /// Until it is closed.
+    Session,
+    /// As long as the session lasts.
+    Permanent,
 }
 
 /// One of the places a rule leads to.

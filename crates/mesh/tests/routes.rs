@@ -81,8 +81,13 @@ fn route(name: &str, rules: Vec<Rule>) -> Route {
         },
         created: None,
         hostnames: Vec::new(),
-        rules,
+        rules: numbered(rules),
     }
+}
+
+fn numbered(rules: Vec<Rule>) -> Vec<Rule> {
+    let rules = rules.into_iter().enumerate();
+    rules.map(|(place, rule)| Rule { place, ..rule }).collect()
 }
 
 fn table(routes: Vec<Route>) -> Table {

@@ -2,6 +2,7 @@
 //! down to what the mesh needs. Knows no text; says why an object is refused in one sentence.
 
 mod endpoints;
+mod gateway;
 mod network;
 mod security;
 
@@ -12,6 +13,7 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 pub(crate) use endpoints::endpoint_slice;
+pub(crate) use gateway::{gateway, grpc_route, http_route, reference_grant};
 pub(crate) use network::{node, service};
 pub(crate) use security::{authorization_policy, peer_authentication};
 

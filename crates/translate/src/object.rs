@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use mesh::service::{AppProtocol, IpFamilies};
 use serde::Serialize;
 
+use crate::gateway::{GatewaySpec, GrpcRouteSpec, HttpRouteSpec, ReferenceGrantSpec};
 use crate::security::{AuthorizationSpec, PeerMode};
 
 /// Labels or annotations of an object.
@@ -55,12 +56,20 @@ pub enum Kind {
     EndpointSlice,
     AuthorizationPolicy,
     PeerAuthentication,
+    Gateway,
+    HTTPRoute,
+    GRPCRoute,
+    ReferenceGrant,
 }
 
 impl Kind {
     /// The kind of an `apiVersion` and `kind`, if it is read.
     pub fn of(api_version: &str, kind: &str) -> Option<Self> {
         const SECURITY: [&str; 2] = ["security.istio.io/v1", "security.istio.io/v1beta1"];
+        const GATEWAY: [&str; 2] = [
+            "gateway.networking.k8s.io/v1",
+            "gateway.networking.k8s.io/v1beta1",
+        ];
         Some(match (api_version, kind) {
             ("v1", "Namespace") => Self::Namespace,
             ("v1", "Node") => Self::Node,
@@ -70,6 +79,10 @@ impl Kind {
             ("discovery.k8s.io/v1", "EndpointSlice") => Self::EndpointSlice,
             (v, "AuthorizationPolicy") if SECURITY.contains(&v) => Self::AuthorizationPolicy,
             (v, "PeerAuthentication") if SECURITY.contains(&v) => Self::PeerAuthentication,
+            (v, "Gateway") if GATEWAY.contains(&v) => Self::Gateway,
+            (v, "HTTPRoute") if GATEWAY.contains(&v) => Self::HTTPRoute,
+            (v, "GRPCRoute") if GATEWAY.contains(&v) => Self::GRPCRoute,
+            (v, "ReferenceGrant") if GATEWAY.contains(&v) => Self::ReferenceGrant,
             _ => return None,
         })
     }
@@ -150,6 +163,21 @@ pub enum Object {
     EndpointSlice(EndpointSlice),
     AuthorizationPolicy(AuthorizationPolicy),
     PeerAuthentication(PeerAuthentication),
+    Gateway(Custom<GatewaySpec>),
+    HttpRoute(Custom<HttpRouteSpec>),
+    GrpcRoute(Custom<GrpcRouteSpec>),
+    ReferenceGrant(Custom<ReferenceGrantSpec>),
+}
+
+/// An object whose checked `spec` is kept as it is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Custom<S> {
+    /// Name, labels.
+    pub meta: Meta,
+    /// Creation in seconds since 1970, if the object says it.
+    pub created: Option<u64>,
+    /// As written.
+    pub spec: S,
 }
 
 impl Object {
@@ -164,6 +192,10 @@ impl Object {
             Self::EndpointSlice(o) => (Kind::EndpointSlice, &o.meta),
             Self::AuthorizationPolicy(o) => (Kind::AuthorizationPolicy, &o.meta),
             Self::PeerAuthentication(o) => (Kind::PeerAuthentication, &o.meta),
+            Self::Gateway(o) => (Kind::Gateway, &o.meta),
+            Self::HttpRoute(o) => (Kind::HTTPRoute, &o.meta),
+            Self::GrpcRoute(o) => (Kind::GRPCRoute, &o.meta),
+            Self::ReferenceGrant(o) => (Kind::ReferenceGrant, &o.meta),
         };
         ObjectKey {
             kind,
@@ -337,6 +369,10 @@ pub struct Objects {
     pub endpoint_slices: BTreeMap<Name, Arc<EndpointSlice>>,
     pub authorization_policies: BTreeMap<Name, Arc<AuthorizationPolicy>>,
     pub peer_authentications: BTreeMap<Name, Arc<PeerAuthentication>>,
+    pub gateways: BTreeMap<Name, Arc<Custom<GatewaySpec>>>,
+    pub http_routes: BTreeMap<Name, Arc<Custom<HttpRouteSpec>>>,
+    pub grpc_routes: BTreeMap<Name, Arc<Custom<GrpcRouteSpec>>>,
+    pub reference_grants: BTreeMap<Name, Arc<Custom<ReferenceGrantSpec>>>,
 }
 
 impl Objects {
@@ -356,6 +392,10 @@ impl Objects {
             Object::PeerAuthentication(o) => {
                 drop(self.peer_authentications.insert(name, Arc::new(o)));
             }
+            Object::Gateway(o) => drop(self.gateways.insert(name, Arc::new(o))),
+            Object::HttpRoute(o) => drop(self.http_routes.insert(name, Arc::new(o))),
+            Object::GrpcRoute(o) => drop(self.grpc_routes.insert(name, Arc::new(o))),
+            Object::ReferenceGrant(o) => drop(self.reference_grants.insert(name, Arc::new(o))),
         }
     }
 
@@ -369,6 +409,10 @@ impl Objects {
             + self.endpoint_slices.len()
             + self.authorization_policies.len()
             + self.peer_authentications.len()
+            + self.gateways.len()
+            + self.http_routes.len()
+            + self.grpc_routes.len()
+            + self.reference_grants.len()
     }
 
     /// Whether there is none.

@@ -9,10 +9,18 @@ pub const ZTUNNEL_ACCEPTED: &str = "ZtunnelAccepted";
 pub const WAYPOINT_ACCEPTED: &str = "WaypointAccepted";
 /// Whether the waypoint that `istio.io/use-waypoint` names carries the traffic.
 pub const WAYPOINT_BOUND: &str = "istio.io/WaypointBound";
-/// Whether a pod or service is served in discovery as written.
+/// Whether a pod or service is served in discovery as written, and whether a route has a proxy that
+/// applies it.
 pub const SERVED: &str = "culvert.dev/Served";
 /// Whether the visibility asked for is one that discovery can express.
 pub const VISIBILITY_APPLIED: &str = "VisibilityApplied";
+
+/// Whether a route is served at a parent (Gateway API).
+pub const ACCEPTED: &str = "Accepted";
+/// Whether all that a route refers to is there and may be referred to (Gateway API).
+pub const RESOLVED_REFS: &str = "ResolvedRefs";
+/// There when a part of a route is not served (Gateway API).
+pub const PARTIALLY_INVALID: &str = "PartiallyInvalid";
 
 /// One condition of an object, in the shape of Kubernetes conditions.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -26,6 +34,9 @@ pub struct Condition {
     pub reason: &'static str,
     /// Sentence for people; empty when the reason says all.
     pub message: String,
+    /// Of a route: the parent that it is said of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
 }
 
 /// Whether a condition holds.
@@ -44,6 +55,7 @@ impl Condition {
             status: Status::True,
             reason,
             message: String::new(),
+            parent: None,
         }
     }
 
@@ -54,6 +66,25 @@ impl Condition {
             status: Status::False,
             reason,
             message: message.into(),
+            parent: None,
+        }
+    }
+
+    /// With a sentence for people.
+    #[must_use]
+    pub fn because(self, message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            ..self
+        }
+    }
+
+    /// Said of one parent of a route.
+    #[must_use]
+    pub fn of_parent(self, parent: &str) -> Self {
+        Self {
+            parent: Some(parent.to_owned()),
+            ..self
         }
     }
 }

@@ -11,6 +11,7 @@ use mesh::{Service, Workload};
 
 use crate::object::{Name, ObjectKey, Objects};
 use crate::policies::Policies;
+use crate::routes::{self, Routes};
 use crate::services::{self, Endpoints};
 use crate::status::Condition;
 use crate::vips::{Allocations, VipRanges};
@@ -81,6 +82,7 @@ pub struct Output {
     pub workloads: BTreeMap<WorkloadUid, Workload>,
     pub services: BTreeMap<ServiceKey, Service>,
     pub policies: BTreeMap<PolicyKey, Policy>,
+    pub routes: Routes,
     /// For the next translation.
     pub vips: Allocations,
     /// Conditions of objects that have any.
@@ -97,6 +99,7 @@ pub fn translate(input: &Input<'_>) -> Output {
     let waypoints = Waypoints::of(input.objects, input.options);
     let policies = Policies::of(input.objects, &input.options.root_namespace, &mut statuses);
     let (services, vips) = services::services(input, &waypoints, &mut statuses);
+    let routes = routes::routes(input, &waypoints, &mut statuses);
     let endpoints = Endpoints::of(input.objects, input.options);
     let parts = workloads::Parts {
         input: *input,
@@ -114,6 +117,7 @@ pub fn translate(input: &Input<'_>) -> Output {
         workloads,
         services,
         policies,
+        routes,
         vips,
         statuses: statuses.0,
     }

@@ -17,6 +17,11 @@ const USE_WAYPOINT_NAMESPACE_LABEL: &str = "istio.io/use-waypoint-namespace";
 const WAYPOINT_FOR_LABEL: &str = "istio.io/waypoint-for";
 const GATEWAY_NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
 
+/// Gateway classes whose gateways are waypoints.
+pub(crate) fn is_waypoint_class(class: &str) -> bool {
+    matches!(class, "istio-waypoint" | "culvert-waypoint")
+}
+
 /// What traffic is addressed to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Traffic {

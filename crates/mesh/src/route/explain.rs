@@ -12,7 +12,7 @@ use super::{Route, RouteKey};
 pub struct RuleReport {
     /// Its route.
     pub route: RouteKey,
-    /// Number of the rule in the route, from 0.
+    /// Number of the rule in the object that it is written in, from 0.
     pub rule: usize,
     /// Its name.
     pub name: Option<String>,
@@ -87,7 +87,7 @@ fn report(
     };
     RuleReport {
         route: route.key.clone(),
-        rule: at,
+        rule: rule.place,
         name: rule.name.as_deref().map(str::to_owned),
         host_holds: route.hostnames.is_empty() || route.hostnames.iter().any(|h| h.matches(&host)),
         alternatives: rule

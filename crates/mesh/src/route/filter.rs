@@ -26,6 +26,17 @@ pub struct Filters {
     pub unusable: Option<Arc<str>>,
 }
 
+impl Filters {
+    /// Whether a redirect or rewrite replaces the prefix that a rule matched.
+    #[must_use]
+    pub fn replaces_prefix(&self) -> bool {
+        let redirect = self.redirect.as_ref().and_then(|r| r.path.as_ref());
+        let rewrite = self.rewrite.as_ref().and_then(|r| r.path.as_ref());
+        let is_prefix = |change: &PathChange| matches!(change, PathChange::Prefix(_));
+        redirect.is_some_and(is_prefix) || rewrite.is_some_and(is_prefix)
+    }
+}
+
 /// Changes of headers, in this order: set, add, remove. A name is in one list only, in lower case.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeaderChanges {

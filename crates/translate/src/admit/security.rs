@@ -16,9 +16,9 @@ pub(crate) struct Custom<S> {
     _api_version: String,
     #[serde(rename = "kind")]
     _kind: String,
-    metadata: ObjectMeta,
+    pub(super) metadata: ObjectMeta,
     #[serde(default)]
-    spec: S,
+    pub(super) spec: S,
     #[serde(default, rename = "status")]
     _status: serde::de::IgnoredAny,
 }

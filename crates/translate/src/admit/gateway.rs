@@ -1,0 +1,120 @@
+//! Checks of the Gateway API's kinds: what the API server would refuse is refused. What it takes
+//! and we do not serve is told in the route's status (see [`crate::routes`]).
+
+use mesh::route::{MATCHES_MAX, RULES_MAX, Target};
+
+use super::security::Custom as Document;
+use super::{Reason, meta};
+use crate::gateway::{GatewaySpec, GrpcRouteSpec, HttpRouteSpec, ParentRef, ReferenceGrantSpec};
+use crate::identifier::{is_label, is_name};
+use crate::object::{Custom, Kind, Object};
+use crate::routes::{Mistake, grpc_rule, http_rule};
+
+/// Most parents of a route, host names of a route, listeners of a Gateway (Gateway API).
+const PARENTS_MAX: usize = 32;
+const HOSTNAMES_MAX: usize = 16;
+
+pub(crate) fn gateway(from: Document<GatewaySpec>) -> Result<Object, Reason> {
+    let custom = custom(Kind::Gateway, from)?;
+    if custom.spec.gateway_class_name.is_empty() {
+        return Err("spec.gatewayClassName is missing".to_owned());
+    }
+    if custom.spec.listeners.is_empty() {
+        return Err("spec.listeners is empty".to_owned());
+    }
+    Ok(Object::Gateway(custom))
+}
+
+pub(crate) fn reference_grant(from: Document<ReferenceGrantSpec>) -> Result<Object, Reason> {
+    let custom = custom(Kind::ReferenceGrant, from)?;
+    if custom.spec.from.is_empty() || custom.spec.to.is_empty() {
+        return Err("spec.from and spec.to need at least one entry each".to_owned());
+    }
+    Ok(Object::ReferenceGrant(custom))
+}
+
+pub(crate) fn http_route(from: Document<HttpRouteSpec>) -> Result<Object, Reason> {
+    let custom = custom(Kind::HTTPRoute, from)?;
+    let spec = &custom.spec;
+    let rules = spec.rules.iter().flatten();
+    let shape = rules.clone().map(|r| (r.name.as_deref(), r.matches.len()));
+    route(&spec.parent_refs, &spec.hostnames, shape.collect())?;
+    let checked = rules.map(|rule| http_rule(rule, &mut unresolved));
+    refuse_invalid(checked.map(|checked| checked.map(|_| ())))?;
+    Ok(Object::HttpRoute(custom))
+}
+
+pub(crate) fn grpc_route(from: Document<GrpcRouteSpec>) -> Result<Object, Reason> {
+    let custom = custom(Kind::GRPCRoute, from)?;
+    let spec = &custom.spec;
+    let rules = spec.rules.iter().flatten();
+    let shape = rules.clone().map(|r| (r.name.as_deref(), r.matches.len()));
+    route(&spec.parent_refs, &spec.hostnames, shape.collect())?;
+    let checked = rules.map(|rule| grpc_rule(rule, &mut unresolved));
+    refuse_invalid(checked.map(|checked| checked.map(|_| ())))?;
+    Ok(Object::GrpcRoute(custom))
+}
+
+fn custom<S>(kind: Kind, from: Document<S>) -> Result<Custom<S>, Reason> {
+    let created = from.metadata.creation_timestamp.as_ref();
+    let created = created.and_then(|time| u64::try_from(time.0.as_second()).ok());
+    Ok(Custom {
+        meta: meta(kind, from.metadata)?,
+        created,
+        spec: from.spec,
+    })
+}
+
+/// What backends lead to is not looked at yet.
+fn unresolved(_: &crate::gateway::BackendRef) -> Target {
+    Target::Invalid("".into())
+}
+
+fn refuse_invalid(rules: impl Iterator<Item = Result<(), Mistake>>) -> Result<(), Reason> {
+    for (at, rule) in rules.enumerate() {
+        if let Err(Mistake::Invalid(why)) = rule {
+            return Err(format!("spec.rules[{at}]: {why}"));
+        }
+    }
+    Ok(())
+}
+
+/// What all kinds of routes have; `rules` are names and numbers of matches.
+fn route(
+    parents: &[ParentRef],
+    hostnames: &[String],
+    rules: Vec<(Option<&str>, usize)>,
+) -> Result<(), Reason> {
+    if parents.len() > PARENTS_MAX || hostnames.len() > HOSTNAMES_MAX || rules.len() > RULES_MAX {
+        return Err(format!(
+            "a route has at most {PARENTS_MAX} parentRefs, {HOSTNAMES_MAX} hostnames, \
+             {RULES_MAX} rules"
+        ));
+    }
+    let matches: usize = rules.iter().map(|(_, matches)| matches).sum();
+    if matches > MATCHES_MAX {
+        return Err(format!(
+            "the route has {matches} matches, more than {MATCHES_MAX}"
+        ));
+    }
+    for (at, parent) in parents.iter().enumerate() {
+        let namespace = parent.namespace.as_deref().unwrap_or("default");
+        if !is_name(&parent.name) || !is_label(namespace) || parent.port == Some(0) {
+            return Err(format!(
+                "spec.parentRefs[{at}] has no valid name, namespace or port"
+            ));
+        }
+    }
+    for hostname in hostnames {
+        mesh::route::HostPattern::parse(hostname).map_err(|e| format!("spec.hostnames: {e}"))?;
+    }
+    let names: Vec<_> = rules.iter().filter_map(|(name, _)| *name).collect();
+    match names
+        .iter()
+        .enumerate()
+        .find(|(at, name)| names[..*at].contains(name))
+    {
+        Some((_, name)) => Err(format!("two rules have the name `{name}`")),
+        None => Ok(()),
+    }
+}
