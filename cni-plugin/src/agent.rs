@@ -66,6 +66,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// Pause between two verifications of all captured pods, at least a second.
     pub verify_interval: Duration,
+    /// Serve a ztunnel that shares its cgroup: who else is there can escape outbound capture.
+    pub allow_shared_cgroup: bool,
 }
 
 /// Why the agent cannot start.
@@ -122,7 +124,8 @@ pub async fn start(
     let hook = Arc::new(Mutex::new(hook));
     let state = StateDir::open(&settings.state_dir)
         .map_err(|e| StartError::Io("the state directory", e))?;
-    let proxies = Proxies::new(hook.clone(), &settings.cgroup_root)
+    let (root, shared) = (&settings.cgroup_root, settings.allow_shared_cgroup);
+    let proxies = Proxies::new(hook.clone(), root, shared)
         .map_err(|error| StartError::Io("cgroup2", error))?;
     let zds = Zds::new(Box::new(move |pid| proxies.admit(pid)));
     let home = Netns::current()

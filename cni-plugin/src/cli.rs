@@ -95,6 +95,10 @@ struct AgentArgs {
     /// Pause between two verifications of all captured pods.
     #[arg(long, default_value = "5m", value_parser = duration)]
     verify_interval: Duration,
+    /// Serve a ztunnel whose cgroup has other processes too, or is the root: these can then escape
+    /// outbound capture.
+    #[arg(long)]
+    allow_shared_cgroup: bool,
     /// Where metrics, readiness and the log level are served.
     #[arg(long, default_value = "127.0.0.1:15010")]
     admin_addr: SocketAddr,
@@ -377,6 +381,7 @@ impl AgentArgs {
             cgroup_root: self.cgroup_root,
             state_dir: self.state_dir.unwrap_or(beside),
             verify_interval: self.verify_interval,
+            allow_shared_cgroup: self.allow_shared_cgroup,
         }
     }
 }

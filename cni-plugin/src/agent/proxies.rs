@@ -18,16 +18,18 @@ pub struct Proxies {
     hook: Arc<Mutex<Hook>>,
     mount: PathBuf,
     root: PathBuf,
+    allow_shared: bool,
     /// Cgroup ids by the turn in which they were seen last.
     seen: Mutex<BTreeMap<u64, u64>>,
 }
 
 impl Proxies {
-    /// For the hook that is attached to the cgroup directory `root`.
+    /// For the hook that is attached to the cgroup directory `root`; with `allow_shared`, a ztunnel
+    /// that has no cgroup of its own is believed too.
     ///
     /// # Errors
     /// When no cgroup2 is mounted, or the hook's map cannot be read.
-    pub fn new(hook: Arc<Mutex<Hook>>, root: &Path) -> std::io::Result<Self> {
+    pub fn new(hook: Arc<Mutex<Hook>>, root: &Path, allow_shared: bool) -> std::io::Result<Self> {
         let mount = Cgroup::mount_point()?;
         let known = hook
             .lock()
@@ -39,6 +41,7 @@ impl Proxies {
             hook,
             mount,
             root: root.to_owned(),
+            allow_shared,
             seen: Mutex::new(seen),
         })
     }
@@ -46,25 +49,47 @@ impl Proxies {
     /// Believes the cgroup of a process.
     ///
     /// # Errors
-    /// A sentence, when it cannot be found: such a ztunnel's own connections would be captured.
+    /// A sentence, when it cannot be found: such a ztunnel's own connections would be captured. Or
+    /// when others are in it, whose marked connections would then not be.
     pub fn admit(&self, pid: i32) -> Result<(), String> {
         let visible = u32::try_from(pid).ok().filter(|pid| *pid > 0).ok_or(
             "its process id is not visible: the agent must run in the host's pid namespace",
         )?;
         let cgroup = Cgroup::of_pid(&self.mount, visible)
             .map_err(|error| format!("the cgroup of process {pid} cannot be found: {error}"))?;
-        if self.root.starts_with(cgroup.path()) {
-            tracing::warn!(
-                pid, cgroup = %cgroup.path().display(),
-                "ztunnel has no cgroup of its own: every process there that may set marks can \
-                 escape outbound capture"
+        if let Some(who) = self.sharers(visible, &cgroup) {
+            let path = cgroup.path().display();
+            let why = format!(
+                "{who} in its cgroup {path}: every process there that may set marks escapes \
+                 outbound capture; run ztunnel in a cgroup of its own"
             );
+            if !self.allow_shared {
+                return Err(format!("{why}, or the agent with --allow-shared-cgroup"));
+            }
+            tracing::warn!(pid, "{why}");
         }
         let mut hook = self.hook();
         hook.add_proxy(cgroup.id())
             .map_err(|error| error.to_string())?;
         self.prune(&mut hook, cgroup.id());
         Ok(())
+    }
+
+    /// Who else is, or can be expected, in a proxy's cgroup. Programs of its own name are not
+    /// counted: during an upgrade two of them live, and after a restart of the agent it does not
+    /// know the older one.
+    fn sharers(&self, pid: u32, cgroup: &Cgroup) -> Option<String> {
+        if self.root.starts_with(cgroup.path()) {
+            return Some("all processes of the node that have no other are".into());
+        }
+        let own = name(pid);
+        let others = cgroup.pids().unwrap_or_default();
+        let other = others.into_iter().find(|other| {
+            // Ended since the list was made: nobody.
+            *other != pid && name(*other).is_some_and(|name| Some(name) != own)
+        })?;
+        let name = name(other).unwrap_or_default();
+        Some(format!("process {other} ({name}) is"))
     }
 
     fn prune(&self, hook: &mut Hook, newest: u64) {
@@ -87,4 +112,10 @@ impl Proxies {
         // A panic under this lock leaves maps, which are always whole.
         self.hook.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The name of a process' program, as the kernel has it; None when it is gone.
+fn name(pid: u32) -> Option<String> {
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    Some(name.trim_end().to_owned())
 }

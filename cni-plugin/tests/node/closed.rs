@@ -1,6 +1,10 @@
 //! What the agent cannot read or cannot do leaves pods captured, or says that it is not done.
 
+use std::os::unix::fs::MetadataExt;
+
+use aya::maps::{Array, Map, MapData};
 use cni_plugin::plugin::code;
+use cni_plugin::steering::program::MAPS_VERSION;
 
 use crate::ground::{POD_V4, POD_V6, ip};
 use crate::rig::Rig;
@@ -41,6 +45,50 @@ async fn a_pod_whose_record_is_unreadable_stays_captured() {
     rig.restart_agent().await;
     assert_eq!(rig.phase(), "enrolled");
     assert!(rig.metrics().contains("culvert_agent_unreadable_records 0"));
+    next.stop().await;
+}
+
+/// The number in map `config` of the pod.
+fn format(rig: &Rig) -> Array<MapData, u32> {
+    let map = MapData::from_pin(rig.pins().join("config")).unwrap();
+    Map::Array(map).try_into().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn maps_of_another_version_are_left_as_they_are_and_their_pod_stays_captured() {
+    let mut rig = Rig::start().await;
+    let ztunnel = Ztunnel::connect(&rig.zds_socket()).await;
+    rig.add().unwrap();
+    assert_eq!(format(&rig).get(&0, 0).unwrap(), MAPS_VERSION);
+    rig.stop_agent().await;
+    format(&rig).set(0, MAPS_VERSION + 1, 0).unwrap();
+    let link = |rig: &Rig| std::fs::metadata(rig.pins().join("link")).unwrap().ino();
+    let before = link(&rig);
+    rig.restart_agent().await;
+    assert_eq!(rig.phase(), "enrolled");
+    // A repair and an ADD refuse too, and say what to do.
+    assert!(!rig.verify(true).captured);
+    let failure = rig.add().unwrap_err();
+    assert_eq!(failure.code, code::NOT_CAPTURED, "{failure:?}");
+    let named = format!(
+        "format {} and this agent knows {MAPS_VERSION}",
+        MAPS_VERSION + 1
+    );
+    assert!(failure.details.contains(&named), "{failure:?}");
+    assert!(failure.details.contains("start it anew"), "{failure:?}");
+    assert_eq!(format(&rig).get(&0, 0).unwrap(), MAPS_VERSION + 1);
+    assert_eq!(link(&rig), before);
+    let (mut app, mut outside) = servers(&rig);
+    ztunnel.accepted();
+    Connections::open(&mut app, &mut outside);
+    assert_eq!(ztunnel.accepted().len(), 4);
+    // The end of the pod is the same in every version.
+    rig.del();
+    assert!(!rig.pins().exists());
+    let next = Ztunnel::connect(&rig.zds_socket()).await;
+    rig.add().unwrap();
+    assert!(rig.verify(false).captured);
+    ztunnel.stop().await;
     next.stop().await;
 }
 

@@ -11,7 +11,7 @@ use netio::command::{Placement, Signal};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::ground::{Bpffs, Network, RUN, Tree};
+use crate::ground::{Bpffs, Network, RUN, Tree, abandoned, unique};
 use crate::ztunnel::Ztunnel;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_culvert-cni");
@@ -84,6 +84,8 @@ impl Site {
             .args(["--bpffs", path(&self.bpffs.path())])
             .args(["--cgroup-root", path(self.tree.root())])
             .args(["--admin-addr", &admin.to_string()])
+            // The tests of this process start programs in the cgroup that it has as a ztunnel.
+            .arg("--allow-shared-cgroup")
             .env_clear()
             .stdout(Stdio::null())
             .stderr(Stdio::null());
@@ -306,4 +308,16 @@ fn an_agent_whose_directories_are_not_what_they_should_be_says_which() {
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.contains(wanted), "{said}");
     }
+}
+
+#[test]
+fn only_leftovers_of_test_processes_that_are_gone_are_swept() {
+    let directory = tempfile::tempdir().unwrap();
+    // No process has this number: the kernel's largest is 4194304.
+    let gone = "cni4194305-0badcafe-7-p";
+    let living = format!("{}-p", unique());
+    for name in [gone, &living, "cni-podman", "cnix-1", "4194305-1", "web"] {
+        std::fs::write(directory.path().join(name), "").unwrap();
+    }
+    assert_eq!(abandoned(directory.path()), [gone]);
 }

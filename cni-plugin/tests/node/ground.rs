@@ -15,11 +15,43 @@ use nix::mount::{MntFlags, MsFlags};
 /// process ids come again.
 pub static RUN: LazyLock<u64> = LazyLock::new(|| RandomState::new().build_hasher().finish());
 
-/// A name that no other test of this machine uses.
+/// Begins the names of all that tests make; the process id and a number follow.
+const PREFIX: &str = "cni";
+
+/// A name that no other test of this machine uses: `cni<pid>-<run>-<number>`.
 pub fn unique() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
+    static SWEPT: LazyLock<()> = LazyLock::new(sweep);
+    LazyLock::force(&SWEPT);
     let next = NEXT.fetch_add(1, Ordering::Relaxed);
-    format!("cni{:08x}-{next}", *RUN as u32)
+    format!("{PREFIX}{}-{:08x}-{next}", std::process::id(), *RUN as u32)
+}
+
+/// Removes what runs that were killed have left: namespaces and cgroups with a name of ours whose
+/// process is gone, nothing else.
+fn sweep() {
+    // What another run removes at the same time is gone for both.
+    for name in abandoned(Path::new("/run/netns")) {
+        let _ = netns::delete(&name);
+    }
+    let mount = Cgroup::mount_point().unwrap();
+    for name in abandoned(&mount) {
+        let _ = Cgroup::open(mount.join(name)).and_then(Cgroup::remove);
+    }
+}
+
+/// Names in a directory that begin as ours do, of processes that are gone.
+pub fn abandoned(directory: &Path) -> Vec<String> {
+    let names = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let names = names.filter_map(|entry| entry.file_name().into_string().ok());
+    let gone = |name: &String| {
+        let rest = name
+            .strip_prefix(PREFIX)
+            .and_then(|rest| rest.split_once('-'));
+        let pid = rest.and_then(|(pid, _)| pid.parse::<u32>().ok());
+        pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists())
+    };
+    names.filter(gone).collect()
 }
 
 pub fn ip(batch: &str) {

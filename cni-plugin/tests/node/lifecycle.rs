@@ -510,7 +510,7 @@ async fn garbage_collection_keeps_what_the_runtime_lists() {
 async fn a_check_names_every_part_that_was_removed_by_hand() {
     let rig = Rig::start().await;
     let ztunnel = Ztunnel::connect(&rig.zds_socket()).await;
-    rig.add().unwrap();
+    rig.add_and_settle().await;
     rig.check().unwrap();
     let name = rig.network.pod.name.clone();
     std::fs::remove_file(rig.pins().join("link")).unwrap();

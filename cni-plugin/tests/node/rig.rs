@@ -68,6 +68,8 @@ pub struct Rig {
     pub pod: PodName,
     cgroup_root: PathBuf,
     pub verify_interval: Duration,
+    /// This process is the ztunnel, and the other tests of it start programs in its cgroup.
+    pub allow_shared_cgroup: bool,
     registry: Registry,
     metrics: Metrics,
 }
@@ -82,6 +84,11 @@ impl Rig {
     pub async fn start_apart() -> Self {
         let apart = |tree: &Tree| tree.apps.clone();
         Self::build(Duration::from_secs(3600), apart).await
+    }
+
+    /// With a connect hook on the very cgroup of the ztunnel.
+    pub async fn start_at_ztunnel() -> Self {
+        Self::build(Duration::from_secs(3600), Tree::ztunnel).await
     }
 
     /// With an agent that verifies as often as this.
@@ -112,6 +119,7 @@ impl Rig {
                 name: "web".into(),
             },
             verify_interval,
+            allow_shared_cgroup: true,
             registry,
             metrics,
         };
@@ -128,6 +136,7 @@ impl Rig {
             cgroup_root: self.cgroup_root.clone(),
             state_dir: self.state_dir(),
             verify_interval: self.verify_interval,
+            allow_shared_cgroup: self.allow_shared_cgroup,
         };
         let control = Box::new(SharedControl(self.control.clone()));
         agent::start(settings, control, self.metrics.clone(), &self.tasks)

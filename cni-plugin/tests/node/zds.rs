@@ -6,6 +6,7 @@ use netio::seqpacket::Conn;
 use proto::zds::{Hello, Request};
 use proto::{decode, encode};
 
+use crate::app::App;
 use crate::rig::Rig;
 use crate::ztunnel::{Manners, Ztunnel};
 
@@ -31,6 +32,55 @@ async fn a_ztunnel_gets_every_known_pod_with_its_descriptors_and_then_the_snapsh
     assert_eq!(requests[1], Request::SnapshotSent);
     first.stop().await;
     second.stop().await;
+}
+
+/// Whether a ztunnel that is this process is served.
+async fn is_served(rig: &Rig) -> bool {
+    let conn = Conn::connect(&rig.zds_socket()).unwrap();
+    let hello = encode::zds_hello(&Hello {
+        accepts_listeners: true,
+    });
+    conn.send(&hello, &[]).await.unwrap();
+    match conn.recv(1024, 8).await {
+        Ok(Some(message)) => {
+            let request = decode::zds_request(&message.bytes).unwrap();
+            assert_eq!(request, Request::SnapshotSent);
+            true
+        }
+        Ok(None) => false,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ztunnel_that_shares_its_cgroup_is_not_served_unless_that_is_allowed() {
+    let mut rig = Rig::start().await;
+    let stranger = App::start(&rig.network.pod.netns, &rig.tree.ztunnel());
+    assert!(is_served(&rig).await);
+    rig.allow_shared_cgroup = false;
+    rig.restart_agent().await;
+    assert!(!is_served(&rig).await);
+    assert_eq!(rig.status().ztunnels, []);
+    drop(stranger);
+    // Programs of the other tests of this process are in it now and then.
+    for _ in 0..3000 {
+        if is_served(&rig).await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("never served");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ztunnel_in_the_cgroup_that_the_hook_is_attached_to_is_not_served() {
+    let mut rig = Rig::start_at_ztunnel().await;
+    assert!(is_served(&rig).await);
+    rig.allow_shared_cgroup = false;
+    rig.restart_agent().await;
+    for _ in 0..20 {
+        assert!(!is_served(&rig).await);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

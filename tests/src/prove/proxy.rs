@@ -210,8 +210,11 @@ impl Bed {
 
     /// A copy of the program with other bytes under another path, as an upgrade brings it.
     fn other_binary(&self) -> anyhow::Result<PathBuf> {
-        let path = self.mesh.world.directory().join("next-ztunnel");
+        // The same name: a proxy's cgroup is one of programs of its name.
+        let directory = self.mesh.world.directory().join("next");
+        let path = directory.join("ztunnel");
         if !path.exists() {
+            fs::create_dir_all(&directory)?;
             fs::copy(Binaries::of_this_build()?.path("ztunnel"), &path)?;
             let mut file = fs::OpenOptions::new().append(true).open(&path)?;
             file.write_all(ANOTHER_VERSION)?;

@@ -3,7 +3,9 @@
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -35,6 +37,8 @@ impl Net {
     /// A hub with a bridge.
     pub fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
+        static SWEPT: Once = Once::new();
+        SWEPT.call_once(sweep);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let prefix = format!("zt-{}-{number}", std::process::id());
         let mut net = Self {
@@ -124,6 +128,25 @@ impl Drop for Net {
     fn drop(&mut self) {
         for name in &self.names {
             let _ = netns::delete(name);
+        }
+    }
+}
+
+/// Removes the namespaces of runs that were killed: those with a name of ours whose process is
+/// gone, nothing else.
+fn sweep() {
+    let names = std::fs::read_dir("/run/netns")
+        .into_iter()
+        .flatten()
+        .flatten();
+    for name in names.filter_map(|entry| entry.file_name().into_string().ok()) {
+        let rest = name
+            .strip_prefix("zt-")
+            .and_then(|rest| rest.split_once('-'));
+        let pid = rest.and_then(|(pid, _)| pid.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            // What another run removes at the same time is gone for both.
+            let _ = netns::delete(&name);
         }
     }
 }
