@@ -23,8 +23,8 @@ impl Clock {
         Mono(self.start.elapsed())
     }
 
-    /// The moment as tokio's timers want it.
-    pub fn instant(&self, at: Mono) -> tokio::time::Instant {
-        (self.start + at.0).into()
+    /// The moment as the executor's timers want it.
+    pub fn instant(&self, at: Mono) -> netio::time::Instant {
+        self.start + at.0
     }
 }

@@ -17,7 +17,7 @@ use mesh::decide::{InboundQuery, InboundReason, Verdict, inbound};
 use mesh::{Identity, PolicyKey, Workload, WorkloadUid};
 use netio::TcpStream;
 use netio::socket::{self, LOOPBACK_INTERFACE, MARK_TO_LOOPBACK, MARK_UPSTREAM, Source, Upstream};
-use tokio::time::Instant;
+use netio::time::Instant;
 
 use crate::connection::{Admission, Connection};
 use crate::flow::Refusal;

@@ -9,9 +9,9 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::str::FromStr;
 
-use io_uring::{IoUring, Probe, opcode, types};
+use io_uring::{IoUring, cqueue, opcode, types};
 
-use crate::executor;
+use crate::driver::ring::{self, buffers::Buffers};
 
 /// The way a worker does its socket I/O. Both behave alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -107,49 +107,50 @@ pub fn probe(choice: Choice) -> Result<(Backend, String), ProbeError> {
     }
 }
 
-/// Makes a ring of the executor's size and receives one byte through it.
+/// Makes a ring as the executor does and receives one byte through it as streams do.
 fn try_ring() -> Result<(), ProbeError> {
-    let ring = executor::ring_builder()
-        .build(executor::RING_ENTRIES)
-        .map_err(explain)?;
-    let mut known = Probe::new();
-    ring.submitter()
-        .register_probe(&mut known)
-        .map_err(explain)?;
-    let needed = [
-        opcode::Recv::CODE,
-        opcode::Send::CODE,
-        opcode::PollAdd::CODE,
-    ];
-    if !needed.iter().all(|code| known.is_supported(*code)) {
-        return Err(ProbeError {
-            cause: "this kernel's ring cannot receive, send or poll on sockets",
-            fix: "use Linux 5.19 or newer",
-            source: io::Error::from_raw_os_error(libc::EOPNOTSUPP),
-        });
+    let uring = ring::builder().build(ring::RING_ENTRIES).map_err(explain)?;
+    let too_old = |source| ProbeError {
+        cause: "this kernel's ring lacks an operation (multishot receive into provided buffers, \
+                poll, send or cancel)",
+        fix: "use Linux 6.1 or newer",
+        source,
+    };
+    match ring::knows_operations(&uring) {
+        Ok(true) => {}
+        Ok(false) => return Err(too_old(io::Error::from_raw_os_error(libc::EOPNOTSUPP))),
+        Err(error) => return Err(explain(error)),
     }
-    receive_one_byte(ring).map_err(explain)
+    let buffers = Buffers::register(&uring).map_err(|error| match error.raw_os_error() {
+        Some(libc::EINVAL | libc::EOPNOTSUPP) => too_old(error),
+        _ => explain(error),
+    })?;
+    receive_one_byte(uring, &buffers).map_err(|error| match error.raw_os_error() {
+        Some(libc::EINVAL | libc::EOPNOTSUPP) => too_old(error),
+        _ => explain(error),
+    })
 }
 
-fn receive_one_byte(mut ring: IoUring) -> io::Result<()> {
+fn receive_one_byte(mut uring: IoUring, buffers: &Buffers) -> io::Result<()> {
     let (mut near, far) = UnixStream::pair()?;
     near.write_all(b"?")?;
-    let mut byte = [0u8; 1];
-    let entry = opcode::Recv::new(types::Fd(far.as_raw_fd()), byte.as_mut_ptr(), 1).build();
-    // SAFETY: `byte` and `far` outlive the wait below, which returns only after the one operation
-    // completed; on an error of the wait the ring is dropped, and with it the request, before they
-    // are.
-    unsafe { ring.submission().push(&entry) }.map_err(io::Error::other)?;
-    let waited = ring.submit_and_wait(1);
-    let result = ring
-        .completion()
-        .next()
-        .map(|completion| completion.result());
-    drop(ring);
+    drop(near);
+    let entry = opcode::RecvMulti::new(types::Fd(far.as_raw_fd()), 0).build();
+    // SAFETY: the descriptor and the buffers outlive the ring, which is dropped below, and with it
+    // the request.
+    unsafe { uring.submission().push(&entry) }.map_err(io::Error::other)?;
+    let waited = uring.submit_and_wait(1);
+    let result = uring.completion().next().map(|completion| {
+        (
+            completion.result(),
+            cqueue::buffer_select(completion.flags()),
+        )
+    });
+    drop(uring);
     waited?;
     match result {
-        Some(1) if byte == *b"?" => Ok(()),
-        Some(errno) if errno < 0 => Err(io::Error::from_raw_os_error(-errno)),
+        Some((1, Some(number))) if buffers.bytes(number, 1) == b"?" => Ok(()),
+        Some((errno, _)) if errno < 0 => Err(io::Error::from_raw_os_error(-errno)),
         _ => Err(io::Error::other("the ring lost its first operation")),
     }
 }
@@ -159,8 +160,13 @@ fn explain(source: io::Error) -> ProbeError {
         Some(libc::EPERM | libc::EACCES) => why_forbidden(),
         Some(libc::ENOSYS) => (
             "the kernel has no io_uring, or a seccomp profile hides it",
-            "use Linux 5.19 or newer and a profile that allows io_uring_setup, io_uring_enter and \
+            "use Linux 6.1 or newer and a profile that allows io_uring_setup, io_uring_enter and \
              io_uring_register",
+        ),
+        // The flags of its set-up are what is newest about it.
+        Some(libc::EINVAL) => (
+            "the kernel's io_uring is too old (IORING_SETUP_DEFER_TASKRUN is missing)",
+            "use Linux 6.1 or newer",
         ),
         Some(libc::ENOMEM) => (
             "there is no memory for the ring, or RLIMIT_MEMLOCK is too small for it",

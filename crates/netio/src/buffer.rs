@@ -7,6 +7,8 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
+pub(crate) use sealed::AnyBuf;
+
 /// Bytes that can be handed to the kernel: owned, and at the same place in memory wherever the
 /// value moves.
 ///
@@ -18,10 +20,71 @@ pub trait SendBuf: sealed::Stable + Unpin + 'static {
 }
 
 mod sealed {
-    pub trait Stable {}
-    impl Stable for Vec<u8> {}
-    impl Stable for bytes::Bytes {}
-    impl Stable for &'static [u8] {}
+    use bytes::Bytes;
+
+    /// Goes into an operation without an allocation and comes back as what it was.
+    pub trait Stable: Sized {
+        fn hand_over(self) -> AnyBuf;
+        /// `None` for what was another type before.
+        fn take_back(buffer: AnyBuf) -> Option<Self>;
+    }
+
+    impl Stable for Vec<u8> {
+        fn hand_over(self) -> AnyBuf {
+            AnyBuf::Vec(self)
+        }
+        fn take_back(buffer: AnyBuf) -> Option<Self> {
+            match buffer {
+                AnyBuf::Vec(buffer) => Some(buffer),
+                _ => None,
+            }
+        }
+    }
+
+    impl Stable for bytes::Bytes {
+        fn hand_over(self) -> AnyBuf {
+            AnyBuf::Bytes(self)
+        }
+        fn take_back(buffer: AnyBuf) -> Option<Self> {
+            match buffer {
+                AnyBuf::Bytes(buffer) => Some(buffer),
+                _ => None,
+            }
+        }
+    }
+
+    impl Stable for &'static [u8] {
+        fn hand_over(self) -> AnyBuf {
+            AnyBuf::Static(self)
+        }
+        fn take_back(buffer: AnyBuf) -> Option<Self> {
+            match buffer {
+                AnyBuf::Static(buffer) => Some(buffer),
+                _ => None,
+            }
+        }
+    }
+
+    /// One of the types that [`SendBuf`] allows.
+    #[derive(Debug)]
+    pub enum AnyBuf {
+        /// A vector.
+        Vec(Vec<u8>),
+        /// A shared buffer.
+        Bytes(Bytes),
+        /// A constant.
+        Static(&'static [u8]),
+    }
+
+    impl AnyBuf {
+        pub(crate) fn bytes(&self) -> &[u8] {
+            match self {
+                Self::Vec(buffer) => buffer,
+                Self::Bytes(buffer) => buffer,
+                Self::Static(buffer) => buffer,
+            }
+        }
+    }
 }
 
 impl SendBuf for Vec<u8> {

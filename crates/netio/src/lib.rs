@@ -11,7 +11,7 @@
 //! | question | place |
 //! |---|---|
 //! | io_uring or epoll, and why | [`probe`], [`Backend`] |
-//! | a worker thread: its tasks, timers, ring | [`executor`] |
+//! | a worker thread: its tasks, timers, ring | [`executor`], [`time`] |
 //! | accept, read, write, end a connection | [`TcpListener`], [`TcpStream`], [`buffer`] |
 //! | a socket inside another namespace, with marks and a foreign source address | [`socket`] |
 //! | network namespaces, cgroups, children placed in them | [`netns`], [`cgroup`], [`command`] |
@@ -42,6 +42,7 @@ pub mod bpf;
 pub mod buffer;
 pub mod cgroup;
 pub mod command;
+mod driver;
 pub mod executor;
 mod listener;
 pub mod memory;
@@ -50,6 +51,7 @@ mod readiness;
 pub mod seqpacket;
 pub mod socket;
 mod stream;
+pub mod time;
 
 pub use backend::{Backend, Choice, ProbeError, UnknownChoice, probe};
 pub use listener::TcpListener;

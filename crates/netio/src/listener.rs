@@ -1,25 +1,24 @@
 //! A listening TCP socket that several workers, and several processes, accept from.
 //!
-//! Readiness and accept4(2) on both back ends: an accept that sits in a ring could swallow a
-//! connection when the worker stops, and the other holders of the socket would never see it. It
-//! must not know whose listener it is.
+//! Readiness and accept4(2) on both back ends. A multishot accept in a ring could swallow
+//! connections when the worker stops, which the other holders of the socket would never see, and it
+//! cannot tell the peer's address, which costs the system call that it saves. It must not know
+//! whose listener it is.
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use socket2::SockRef;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use crate::TcpStream;
-use crate::readiness::register;
+use crate::driver::Watched;
 use crate::socket;
 
 /// One worker's handle to a listening socket.
 #[derive(Debug)]
 pub struct TcpListener {
-    fd: AsyncFd<OwnedFd>,
+    fd: Watched,
     local: SocketAddr,
 }
 
@@ -33,12 +32,12 @@ impl TcpListener {
     /// When it is no TCP socket, or outside of an executor's descriptors and memory.
     ///
     /// # Panics
-    /// Outside of an executor or tokio runtime.
+    /// Outside of [`crate::executor::run`].
     pub fn from_std(listener: std::net::TcpListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         socket::set_stream_options(listener.as_fd())?;
         let local = listener.local_addr()?;
-        let fd = register(listener.into(), Interest::READABLE)?;
+        let fd = Watched::new(listener.into())?;
         Ok(Self { fd, local })
     }
 
@@ -57,14 +56,15 @@ impl TcpListener {
     /// passed over.
     pub async fn accept(&self) -> io::Result<TcpStream> {
         loop {
-            let mut guard = self.fd.readable().await?;
-            let accepted =
-                guard.try_io(|fd| SockRef::from(fd.get_ref()).accept4(libc::SOCK_CLOEXEC));
-            match accepted {
-                Ok(Ok((socket, peer))) => return TcpStream::accepted(socket, peer.as_socket()),
-                Ok(Err(error)) if belongs_to_the_connection(&error) => {}
-                Ok(Err(error)) => return Err(error),
-                Err(_would_block) => {}
+            self.fd.readable().await?;
+            match SockRef::from(&self.fd).accept4(libc::SOCK_CLOEXEC) {
+                Ok((socket, peer)) => {
+                    self.fd.maybe_readable();
+                    return TcpStream::accepted(socket, peer.as_socket());
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.fd.not_readable(),
+                Err(error) if belongs_to_the_connection(&error) => {}
+                Err(error) => return Err(error),
             }
         }
     }
@@ -72,7 +72,7 @@ impl TcpListener {
 
 impl AsFd for TcpListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.get_ref().as_fd()
+        self.fd.as_fd()
     }
 }
 

@@ -6,8 +6,7 @@ use std::os::fd::OwnedFd;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Registers a descriptor with the runtime of this thread (any tokio runtime; both back ends have
-/// one).
+/// Registers a descriptor with the tokio runtime of this thread. Executors of this crate have none.
 ///
 /// # Errors
 /// EPERM for a regular file or directory, which epoll does not watch; ENOSPC at the limit of

@@ -9,23 +9,26 @@
 
 mod direct;
 mod epoll;
-mod ring;
+mod poll;
+pub(crate) mod ring;
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use socket2::{SockRef, Socket};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use crate::Backend;
 use crate::buffer::{Pool, SendBuf};
-use crate::executor::{self, yield_now};
-use crate::readiness::register;
+use crate::driver::epoll::Registered;
+use crate::driver::{Driver, Watched};
+use crate::executor::core::here;
+use crate::executor::yield_now;
 use crate::socket::{option, set_stream_options};
 
 use ring::RingSocket;
@@ -33,9 +36,6 @@ use ring::RingSocket;
 /// Calls that succeeded at once before the stream lets other tasks run: a peer that always has data
 /// must not keep the worker to itself. With 256 KiB buffers this is 8 MiB, about 4 ms of a core.
 const DIRECT_CALLS_MAX: u32 = 32;
-
-/// What a stream waits for.
-pub(crate) const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
 
 /// A connected TCP socket. All methods take `&self`: one task reads, another writes, a third may
 /// end both. At most one task reads and one writes at a time; `Rc` shares it between them.
@@ -50,7 +50,7 @@ pub(crate) const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
 pub struct TcpStream {
     io: Io,
     peer: Option<SocketAddr>,
-    /// What the last read said about the receive queue.
+    /// What the last read said about the receive queue; of epoll only.
     queue: Cell<Queue>,
     direct_calls: Cell<u32>,
     reset_on_close: Cell<bool>,
@@ -58,8 +58,8 @@ pub struct TcpStream {
 
 #[derive(Debug)]
 enum Io {
-    Ring(RingSocket),
-    Epoll(AsyncFd<OwnedFd>),
+    Ring(Rc<RingSocket>),
+    Epoll(Registered),
 }
 
 /// The receive queue as the last read left it.
@@ -93,43 +93,41 @@ impl TcpStream {
     /// When it is no TCP socket or cannot be registered.
     ///
     /// # Panics
-    /// With epoll, outside of an executor or tokio runtime.
+    /// Outside of [`crate::executor::run`].
     pub fn from_std(stream: std::net::TcpStream) -> io::Result<Self> {
         set_stream_options(stream.as_fd())?;
         let peer = stream.peer_addr().ok();
-        Self::new(executor::current(), stream.into(), peer)
+        if here().backend() == Backend::IoUring {
+            set_blocking(stream.as_fd())?;
+        }
+        Self::new(stream.into(), peer)
     }
 
     /// A socket from accept4(2), which has inherited its options from the listener and is in
     /// blocking mode.
     pub(crate) fn accepted(socket: Socket, peer: Option<SocketAddr>) -> io::Result<Self> {
-        let io = match executor::current() {
-            Backend::IoUring => Io::Ring(RingSocket::new(socket.into())),
-            Backend::Epoll => Io::Epoll(register(socket.into(), BOTH)?),
-        };
-        Ok(Self::with(io, peer))
+        Self::new(socket.into(), peer)
     }
 
     /// A socket whose connect is done. The registration that waited for it is kept where it is of
     /// use.
-    pub(crate) fn connected(
-        backend: Backend,
-        socket: AsyncFd<OwnedFd>,
-        peer: SocketAddr,
-    ) -> io::Result<Self> {
-        match backend {
-            Backend::IoUring => Self::new(backend, socket.into_inner(), Some(peer)),
-            Backend::Epoll => Ok(Self::with(Io::Epoll(socket), Some(peer))),
+    pub(crate) fn connected(socket: Watched, peer: SocketAddr) -> io::Result<Self> {
+        match socket {
+            Watched::Ring(watch) => {
+                let fd = watch
+                    .into_fd()
+                    .ok_or_else(|| io::Error::other("a poll of the socket has not ended"))?;
+                set_blocking(fd.as_fd())?;
+                Self::new(fd, Some(peer))
+            }
+            Watched::Epoll(registered) => Ok(Self::with(Io::Epoll(registered), Some(peer))),
         }
     }
 
-    fn new(backend: Backend, fd: OwnedFd, peer: Option<SocketAddr>) -> io::Result<Self> {
-        let io = match backend {
-            Backend::IoUring => {
-                set_blocking(&fd)?;
-                Io::Ring(RingSocket::new(fd))
-            }
-            Backend::Epoll => Io::Epoll(register(fd, BOTH)?),
+    fn new(fd: OwnedFd, peer: Option<SocketAddr>) -> io::Result<Self> {
+        let io = match here().driver() {
+            Driver::Ring(ring) => Io::Ring(RingSocket::new(Rc::clone(ring), fd)),
+            Driver::Epoll(epoll) => Io::Epoll(Registered::new(Rc::clone(epoll), fd)?),
         };
         Ok(Self::with(io, peer))
     }
@@ -158,26 +156,12 @@ impl TcpStream {
         if buffer.len() == buffer.capacity() {
             return (Err(io::Error::from(io::ErrorKind::InvalidInput)), buffer);
         }
-        let room = buffer.capacity() - buffer.len();
-        let (result, buffer) = match &self.io {
-            Io::Ring(ring) if ring.is_reading() => ring.read(buffer).await,
-            io => {
-                if self.queue.get() != Queue::Drained
-                    && let Some(result) = self.read_now(&mut buffer).await
-                {
-                    return (result, buffer);
-                }
-                self.direct_calls.set(0);
-                match io {
-                    Io::Ring(ring) => ring.read(buffer).await,
-                    Io::Epoll(fd) => epoll::read(fd, buffer).await,
-                }
+        loop {
+            if let Some(result) = self.read_now(&mut buffer).await {
+                return (result, buffer);
             }
-        };
-        if let Ok(count) = result {
-            self.note_read(count, room);
+            self.wait_readable().await;
         }
-        (result, buffer)
     }
 
     /// [`TcpStream::read`] that holds no buffer while it waits: one is taken from `pool` when data
@@ -201,10 +185,6 @@ impl TcpStream {
             self.readable().await?;
             let mut buffer = pool.take();
             buffer.resize(headroom, 0);
-            if matches!(&self.io, Io::Ring(ring) if ring.is_reading()) {
-                let (result, buffer) = self.read(buffer).await;
-                return result.map(|count| (count, buffer));
-            }
             match self.read_now(&mut buffer).await {
                 Some(Ok(count)) => return Ok((count, buffer)),
                 Some(Err(error)) => {
@@ -222,17 +202,8 @@ impl TcpStream {
     /// # Errors
     /// When the executor is shutting down.
     pub async fn readable(&self) -> io::Result<()> {
-        if self.queue.get() == Queue::Likely {
-            return Ok(());
-        }
-        self.direct_calls.set(0);
-        match &self.io {
-            Io::Ring(ring) => ring.readable().await,
-            Io::Epoll(fd) => {
-                fd.readable().await?.retain_ready();
-                Ok(())
-            }
-        }
+        self.wait_readable().await;
+        Ok(())
     }
 
     /// Sends all of `buffer` and gives it back.
@@ -255,7 +226,7 @@ impl TcpStream {
         self.direct_calls.set(0);
         match &self.io {
             Io::Ring(ring) => ring.write_all(buffer, sent).await,
-            Io::Epoll(fd) => epoll::write_all(fd, buffer, sent).await,
+            Io::Epoll(registered) => epoll::write_all(registered, buffer, sent).await,
         }
     }
 
@@ -344,32 +315,31 @@ impl TcpStream {
         }
     }
 
-    /// One direct read; `None` when nothing is there, and then the queue is known to be drained.
+    /// What can be read without waiting; `None` when that is nothing.
     async fn read_now(&self, buffer: &mut Vec<u8>) -> Option<io::Result<usize>> {
         self.take_turns().await;
-        let room = buffer.capacity() - buffer.len();
-        let result = match &self.io {
-            Io::Ring(ring) => direct::receive(ring.as_fd(), buffer),
-            Io::Epoll(fd) => epoll::receive_now(fd, buffer),
-        };
-        match result {
-            Ok(count) => {
-                self.note_read(count, room);
-                Some(Ok(count))
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.queue.set(Queue::Drained);
-                None
-            }
-            Err(error) => Some(Err(error)),
+        match self.try_read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            result => Some(result),
         }
     }
 
-    fn note_read(&self, count: usize, room: usize) {
+    async fn wait_readable(&self) {
+        self.direct_calls.set(0);
+        poll_fn(|cx| self.poll_readable(cx)).await;
+    }
+
+    fn note_read(&self, result: &io::Result<usize>, room: usize) {
         // 0 is the end, which the next read sees at once too.
-        let more = count == room || count == 0;
-        self.queue
-            .set(if more { Queue::Likely } else { Queue::Drained });
+        let more = |count: usize| count == room || count == 0;
+        match result {
+            Ok(count) if more(*count) => self.queue.set(Queue::Likely),
+            Ok(_) => self.queue.set(Queue::Drained),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.queue.set(Queue::Drained);
+            }
+            Err(_) => {}
+        }
     }
 
     async fn take_turns(&self) {
@@ -387,7 +357,7 @@ impl AsFd for TcpStream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.io {
             Io::Ring(ring) => ring.as_fd(),
-            Io::Epoll(fd) => fd.get_ref().as_fd(),
+            Io::Epoll(registered) => registered.as_fd(),
         }
     }
 }
@@ -396,7 +366,7 @@ impl Drop for TcpStream {
     fn drop(&mut self) {
         // The kernel keeps a socket open while a ring operation uses it: end the operation first.
         if let Io::Ring(ring) = &self.io
-            && ring.is_busy()
+            && Rc::strong_count(ring) > 1
         {
             let _ = if self.reset_on_close.get() {
                 self.reset()
@@ -407,7 +377,7 @@ impl Drop for TcpStream {
     }
 }
 
-fn set_blocking(fd: &OwnedFd) -> io::Result<()> {
+fn set_blocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
     if flags.contains(OFlag::O_NONBLOCK) {
         fcntl(fd, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;

@@ -82,7 +82,7 @@ async fn end_one(listener: &TcpListener, kind: usize) {
             }
             _ => {
                 let read = server.read(Vec::with_capacity(10));
-                drop(tokio::time::timeout(Duration::from_millis(1), read).await);
+                drop(netio::time::timeout(Duration::from_millis(1), read).await);
             }
         }
     };
@@ -98,7 +98,7 @@ async fn end_one(listener: &TcpListener, kind: usize) {
 
 /// Enough turns for completions to come back.
 async fn settle() {
-    tokio::time::sleep(Duration::from_millis(3)).await;
+    netio::time::sleep(Duration::from_millis(3)).await;
 }
 
 fn open_descriptors() -> usize {

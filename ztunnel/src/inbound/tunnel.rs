@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use hbone::{CloseReason, ConnectRequest, ErrorCode, Mono};
 use mesh::Identity;
-use tokio::time::Instant;
+use netio::time::Instant;
 
 use super::{InboundError, stream};
 use crate::connection::{Connection, Direction};

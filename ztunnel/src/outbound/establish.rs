@@ -7,7 +7,7 @@ use std::sync::Arc;
 use mesh::Workload;
 use mesh::decide::{Missing, Outbound, OutboundQuery, Route, outbound};
 use mesh::workload::WorkloadUid;
-use tokio::time::Instant;
+use netio::time::Instant;
 
 use super::{Established, OutboundError, ip, peer};
 use crate::connection::{Connection, Details};

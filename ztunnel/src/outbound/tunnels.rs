@@ -7,8 +7,8 @@ use std::rc::Rc;
 
 use hbone::{CloseReason, ConnectRequest, ErrorCode};
 use netio::socket::ConnectError;
+use netio::time::Instant;
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 use super::peer::{describe, dial};
 use crate::limits::DISCOVERY_WAIT;

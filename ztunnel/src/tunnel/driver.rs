@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures::future::{Either, select};
-use tokio::time::{sleep, sleep_until};
+use netio::time::{sleep, sleep_until};
 
 use super::Tunnel;
 use crate::limits::{BUFFER_SMALL_BYTES, TUNNEL_WRITE_BYTES};

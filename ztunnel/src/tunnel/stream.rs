@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use hbone::{ConnectResponse, ErrorCode, RespondError, StreamId};
-use tokio::time::timeout;
+use netio::time::timeout;
 
 use super::Tunnel;
 use crate::limits::RESPONSE_TIMEOUT;

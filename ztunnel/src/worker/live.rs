@@ -13,8 +13,8 @@ use mesh::decide::{InboundQuery, inbound};
 use mesh::snapshot::Snapshot;
 use mesh::workload::WorkloadUid;
 use netio::executor::yield_now;
+use netio::time::sleep;
 use slab::Slab;
-use tokio::time::sleep;
 
 use super::Worker;
 use crate::connection::{Connection, Ended, Shared};

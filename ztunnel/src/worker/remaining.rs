@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use hbone::ErrorCode;
-use tokio::time::{Instant, sleep, timeout_at};
+use netio::time::{Instant, sleep, timeout_at};
 
 use super::Worker;
 use crate::connection::{Ended, Shared};

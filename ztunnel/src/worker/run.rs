@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use mesh::snapshot::Snapshot;
 use netio::executor::yield_now;
+use netio::time::{Duration, Instant, sleep};
 use netio::{Backend, executor};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Duration, Instant, sleep};
 
 use super::Worker;
 use super::command::Command;

@@ -4,7 +4,7 @@
 
 use mesh::Identity;
 use mesh::snapshot::Snapshot;
-use tokio::time::{Instant, timeout_at};
+use netio::time::{Instant, timeout_at};
 
 use super::Worker;
 use crate::certificate::Certificate;

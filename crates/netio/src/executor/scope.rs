@@ -6,10 +6,13 @@
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 
 use slab::Slab;
 use tokio::sync::Notify;
-use tokio::task::AbortHandle;
+
+use super::core::here;
+use super::task::Handle;
 
 /// The scope holds as many tasks as it may, or it is gone. The caller refuses what it wanted to
 /// start.
@@ -38,7 +41,7 @@ pub struct Spawner {
 #[derive(Debug)]
 struct Inner {
     limit: usize,
-    tasks: RefCell<Slab<Option<AbortHandle>>>,
+    tasks: RefCell<Slab<Option<Arc<Handle>>>>,
     emptied: Notify,
     panicked: Cell<usize>,
 }
@@ -133,7 +136,7 @@ impl Inner {
     fn abort_all(&self) {
         // Aborting must not run while the slab is borrowed: it may drop a task, and its guard
         // borrows the slab.
-        let handles: Vec<AbortHandle> = self
+        let handles: Vec<Arc<Handle>> = self
             .tasks
             .borrow()
             .iter()
@@ -145,10 +148,6 @@ impl Inner {
     }
 }
 
-#[allow(
-    clippy::disallowed_methods,
-    reason = "this module is the owner that the lint asks for"
-)]
 fn spawn(inner: &Rc<Inner>, task: impl Future<Output = ()> + 'static) -> Result<(), ScopeFull> {
     if inner.tasks.borrow().len() >= inner.limit {
         return Err(ScopeFull { limit: inner.limit });
@@ -158,12 +157,12 @@ fn spawn(inner: &Rc<Inner>, task: impl Future<Output = ()> + 'static) -> Result<
         inner: Rc::clone(inner),
         key,
     };
-    let handle = tokio::task::spawn_local(async move {
+    let handle = here().spawn(Box::pin(async move {
         let _seat = seat;
         task.await;
-    });
+    }));
     if let Some(slot) = inner.tasks.borrow_mut().get_mut(key) {
-        *slot = Some(handle.abort_handle());
+        *slot = Some(handle);
     }
     Ok(())
 }

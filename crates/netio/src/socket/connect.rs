@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use rand::Rng;
 use socket2::{SockRef, Socket};
-use tokio::time::Instant;
 
-use crate::executor::{self, yield_now};
+use crate::driver::Watched;
+use crate::executor::yield_now;
 use crate::netns::Netns;
-use crate::readiness::register;
-use crate::stream::{BOTH, TcpStream};
+use crate::stream::TcpStream;
+use crate::time::{Instant, timeout_at};
 
 use super::{Family, option, set_stream_options, stream_socket};
 
@@ -200,14 +200,14 @@ async fn finish(
     peer: SocketAddr,
     deadline: Instant,
 ) -> Result<TcpStream, ConnectError> {
-    let waiting = register(socket.into(), BOTH)?;
-    match tokio::time::timeout_at(deadline, waiting.writable()).await {
+    let waiting = Watched::new(socket.into())?;
+    match timeout_at(deadline, waiting.writable()).await {
         Err(_elapsed) => return Err(ConnectError::TimedOut),
-        Ok(ready) => ready?.retain_ready(),
+        Ok(ready) => ready?,
     }
-    match SockRef::from(waiting.get_ref()).take_error()? {
+    match SockRef::from(&waiting).take_error()? {
         Some(error) => Err(classify(error)),
-        None => Ok(TcpStream::connected(executor::current(), waiting, peer)?),
+        None => Ok(TcpStream::connected(waiting, peer)?),
     }
 }
 

@@ -1,59 +1,94 @@
-//! The io_uring back end: receive, send and poll as ring entries through tokio-uring.
+//! The io_uring back end: what comes is received by the ring, what goes is sent directly and, where
+//! that has to wait, by the ring.
 //!
-//! tokio-uring cannot cancel. So a receive that its caller dropped stays with the socket and its
-//! bytes go to the next read; each entry holds the descriptor until it completes, so that its
-//! number cannot come to mean another file; and the owner ends what is in flight before it lets go.
-//! Nothing here knows of epoll.
+//! A stream whose messages are small has one multishot receive in the ring for as long as it
+//! lives: data is there, in a provided buffer, when its reader wakes. A stream that carries bulk is
+//! polled, and its reader receives straight into its own large buffer. A stream's receive queue
+//! never has two readers: while a multishot receive is in the ring nobody reads directly.
+//!
+//! What was received and not read lies with the stream, so a reader may come and go. One that stays
+//! away ends the receive after [`HELD_MAX_BYTES`], and the peer's window closes. Nothing here
+//! knows of epoll.
 
 use std::cell::RefCell;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 
-use io_uring::{cqueue, opcode, squeue, types};
-use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
+use io_uring::{opcode, types};
 
 use crate::buffer::SendBuf;
+use crate::driver::ring::buffers::{BUFFER_BYTES, GROUP};
+use crate::driver::ring::operation::{Operation, Send};
+use crate::driver::ring::{Completion, POLL_READABLE, POLL_WRITABLE, Ring};
 
-/// Readable, the peer's FIN, errors: what ends a wait for data.
-const POLL_READABLE: u32 = (libc::POLLIN | libc::POLLRDHUP) as u32;
+/// Bytes that lie with a stream before its multishot receive is ended. Until the end is done the
+/// kernel may add what one turn of it brings (32 buffers at most, Linux 6.18).
+const HELD_MAX_BYTES: usize = 2 * BUFFER_BYTES;
 
-pub(super) struct RingSocket {
-    fd: Rc<OwnedFd>,
-    reading: RefCell<Option<Receive>>,
-    polling: RefCell<Option<InFlight<()>>>,
+/// A direct read of at most this many bytes is a message, not bulk.
+const MESSAGE_MAX_BYTES: usize = BUFFER_BYTES / 2;
+
+/// Messages in a row after which a stream is not a bulk stream any more.
+const CALM_READS: u8 = 8;
+
+/// A socket and its operations.
+pub(crate) struct RingSocket {
+    ring: Rc<Ring>,
+    fd: OwnedFd,
+    read: RefCell<ReadSide>,
+    write: RefCell<WriteSide>,
 }
 
-/// A receive that somebody started and nobody has taken yet.
-enum Receive {
-    InFlight(InFlight<Vec<u8>>),
-    Done((io::Result<usize>, Vec<u8>)),
+/// A wait for room in the send buffer.
+#[derive(Default)]
+enum WriteSide {
+    #[default]
+    Idle,
+    Waiting(Waker),
+    Fired,
 }
 
-type InFlight<T> = InFlightOneshot<Held<T>, Finish<T>>;
-
-/// What an entry uses until it completes.
-struct Held<T> {
-    socket: Rc<OwnedFd>,
-    data: T,
+/// What came and what is to come.
+#[derive(Default)]
+struct ReadSide {
+    operation: InRing,
+    /// The oldest unread bytes: part of a provided buffer.
+    chunk: Option<Chunk>,
+    /// What came behind the chunk.
+    spill: Vec<u8>,
+    end: Option<End>,
+    /// The socket may have something that the ring does not bring: a direct read will tell.
+    try_directly: bool,
+    /// Reads that are still to be direct ones.
+    bulk: u8,
+    waiter: Option<Waker>,
 }
 
-/// Turns a completion into its result, and gives back what was held.
-struct Finish<T>(std::marker::PhantomData<fn(T) -> T>);
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum InRing {
+    #[default]
+    Nothing,
+    Receive,
+    /// A receive whose end was asked for.
+    EndingReceive,
+    Poll,
+}
 
-impl<T: 'static> OneshotOutputTransform for Finish<T> {
-    type Output = (io::Result<usize>, T);
-    type StoredData = Held<T>;
+#[derive(Debug, Clone, Copy)]
+struct Chunk {
+    number: u16,
+    start: u16,
+    end: u16,
+}
 
-    fn transform_oneshot_output(self, held: Held<T>, entry: cqueue::Entry) -> Self::Output {
-        let result = usize::try_from(entry.result())
-            .map_err(|_| io::Error::from_raw_os_error(-entry.result()));
-        drop(held.socket);
-        (result, held.data)
-    }
+#[derive(Debug, Clone, Copy)]
+enum End {
+    Fin,
+    /// Given to the reader once; the kernel gives it once too.
+    Error(i32),
 }
 
 impl std::fmt::Debug for RingSocket {
@@ -71,135 +106,248 @@ impl AsFd for RingSocket {
 }
 
 impl RingSocket {
-    pub(super) fn new(fd: OwnedFd) -> Self {
-        Self {
-            fd: Rc::new(fd),
-            reading: RefCell::new(None),
-            polling: RefCell::new(None),
-        }
+    pub(crate) fn new(ring: Rc<Ring>, fd: OwnedFd) -> Rc<Self> {
+        Rc::new(Self {
+            ring,
+            fd,
+            read: RefCell::default(),
+            write: RefCell::default(),
+        })
     }
 
-    /// A receive that was dropped by its caller is still on its way.
-    pub(super) fn is_reading(&self) -> bool {
-        self.reading.borrow().is_some()
+    pub(crate) fn fd(&self) -> &OwnedFd {
+        &self.fd
     }
 
-    /// Some entry still uses the descriptor.
-    pub(super) fn is_busy(&self) -> bool {
-        Rc::strong_count(&self.fd) > 1
-    }
-
-    pub(super) async fn read(&self, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
-        let mut waiting = Some(buffer);
-        if !self.is_reading() {
-            let buffer = waiting.take().expect("it was put there above");
-            *self.reading.borrow_mut() = Some(Receive::InFlight(self.receive(buffer)));
-        }
-        self.received().await;
-        let Some(Receive::Done((result, mut buffer))) = self.reading.take() else {
-            unreachable!("two tasks read from one stream");
-        };
+    /// Moves what came already into the spare capacity of `buffer`; `None` when that is nothing.
+    pub(super) fn take_received(&self, buffer: &mut Vec<u8>) -> Option<io::Result<usize>> {
+        let mut read = self.read.borrow_mut();
         let before = buffer.len();
-        if let Ok(count) = result {
-            // SAFETY: the entry named the spare capacity of this buffer, nobody has touched it
-            // since, and the kernel has written `count` bytes, at most the spare length, behind the
-            // old end.
-            unsafe { buffer.set_len(before + count) };
-        }
-        match waiting {
-            None => (result, buffer),
-            // The bytes came into the buffer of an earlier read that nobody waited for.
-            Some(mut own) => {
-                own.extend_from_slice(&buffer[before..]);
-                (result, own)
+        if let Some(chunk) = &mut read.chunk {
+            let mut buffers = self.ring.buffers().borrow_mut();
+            let (start, end) = (usize::from(chunk.start), usize::from(chunk.end));
+            let count = (end - start).min(buffer.capacity() - before);
+            buffer.extend_from_slice(&buffers.bytes(chunk.number, end)[start..start + count]);
+            chunk.start += u16::try_from(count).expect("a part of a provided buffer");
+            if chunk.start == chunk.end {
+                buffers.give(chunk.number);
+                read.chunk = None;
             }
+        }
+        if read.chunk.is_none() && !read.spill.is_empty() {
+            let count = read.spill.len().min(buffer.capacity() - buffer.len());
+            buffer.extend_from_slice(&read.spill[..count]);
+            if count == read.spill.len() {
+                // Freed: a stream at rest holds no buffer.
+                read.spill = Vec::new();
+            } else {
+                read.spill.drain(..count);
+            }
+        }
+        match buffer.len() - before {
+            0 => read.end.map(|end| match end {
+                End::Fin => Ok(0),
+                End::Error(errno) => {
+                    read.end = None;
+                    read.try_directly = true;
+                    Err(io::Error::from_raw_os_error(errno))
+                }
+            }),
+            count => Some(Ok(count)),
         }
     }
 
-    pub(super) async fn readable(&self) -> io::Result<()> {
-        if self.is_reading() {
-            // It takes the data before a poll could see it.
-            self.received().await;
-            return Ok(());
+    /// Whether a direct read is allowed and may find something.
+    pub(super) fn may_read_directly(&self) -> bool {
+        let read = self.read.borrow();
+        read.try_directly && matches!(read.operation, InRing::Nothing | InRing::Poll)
+    }
+
+    /// What a direct read with that much room brought; `None` when nothing was there.
+    pub(super) fn note_direct_read(&self, count: Option<usize>, room: usize) {
+        let mut read = self.read.borrow_mut();
+        // 0 is the end, which the next read sees at once too.
+        read.try_directly = count.is_some_and(|count| count == room || count == 0);
+        match count {
+            Some(..=MESSAGE_MAX_BYTES) => read.bulk = read.bulk.saturating_sub(1),
+            Some(_) => read.bulk = CALM_READS,
+            None => {}
         }
-        if self.polling.borrow().is_none() {
-            let entry = opcode::PollAdd::new(self.target(), POLL_READABLE).build();
-            *self.polling.borrow_mut() = Some(self.submit((), entry));
+    }
+
+    /// Waits until a read brings something: data, the end, an error.
+    pub(super) fn poll_readable(self: &Rc<Self>, cx: &Context<'_>) -> Poll<()> {
+        let mut read = self.read.borrow_mut();
+        if read.has_something() {
+            return Poll::Ready(());
         }
-        poll_fn(|cx| {
-            let mut slot = self.polling.borrow_mut();
-            let Some(operation) = slot.as_mut() else {
-                // Another waiter has seen it.
-                return Poll::Ready(Ok(()));
+        match &mut read.waiter {
+            Some(waiter) => waiter.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        if read.operation == InRing::Nothing {
+            read.operation = if read.bulk > 0 {
+                InRing::Poll
+            } else {
+                InRing::Receive
             };
-            let (result, ()) = std::task::ready!(Pin::new(operation).poll(cx));
-            *slot = None;
-            Poll::Ready(result.map(|_events| ()))
-        })
-        .await
+            let start = read.operation;
+            drop(read);
+            self.start(start);
+        }
+        Poll::Pending
     }
 
-    /// Waits until the receive that is on its way is done, and leaves its result where it is.
-    async fn received(&self) {
-        poll_fn(|cx| {
-            let mut slot = self.reading.borrow_mut();
-            if let Some(Receive::InFlight(operation)) = slot.as_mut() {
-                let output = std::task::ready!(Pin::new(operation).poll(cx));
-                *slot = Some(Receive::Done(output));
+    fn start(self: &Rc<Self>, operation: InRing) {
+        let fd = types::Fd(self.fd.as_raw_fd());
+        let (operation, entry) = if operation == InRing::Poll {
+            let entry = opcode::PollAdd::new(fd, POLL_READABLE).build();
+            (Operation::Readable(Rc::clone(self)), entry)
+        } else {
+            let entry = opcode::RecvMulti::new(fd, GROUP).build();
+            (Operation::Receive(Rc::clone(self)), entry)
+        };
+        // SAFETY: the entry names the descriptor, which the operation owns, and no memory: the
+        // provided buffers belong to the ring.
+        unsafe { self.ring.start(operation, entry) };
+    }
+
+    /// A completion of the multishot receive `key`.
+    pub(crate) fn received(&self, ring: &Ring, key: u64, completion: Completion) {
+        let mut read = self.read.borrow_mut();
+        if !completion.has_more() {
+            read.operation = InRing::Nothing;
+        }
+        if let Some(number) = completion.buffer() {
+            let mut buffers = ring.buffers().borrow_mut();
+            buffers.taken();
+            let length = usize::try_from(completion.result).unwrap_or(0);
+            let keep = length > 0 && !buffers.are_scarce() && read.is_empty();
+            if keep {
+                let end = u16::try_from(length).expect("a provided buffer is smaller");
+                read.chunk = Some(Chunk {
+                    number,
+                    start: 0,
+                    end,
+                });
+            } else {
+                read.spill.extend_from_slice(buffers.bytes(number, length));
+                buffers.give(number);
             }
-            Poll::Ready(())
-        })
-        .await;
+        }
+        match completion.result {
+            0 => read.end = Some(End::Fin),
+            // More than the provided buffers are for, or more than is read.
+            length @ 1.. => {
+                let full = length.unsigned_abs() as usize == BUFFER_BYTES;
+                let is_bulk = full && completion.socket_nonempty();
+                if is_bulk {
+                    read.bulk = CALM_READS;
+                }
+                let end_it = is_bulk || read.held_bytes() > HELD_MAX_BYTES;
+                if end_it && read.operation == InRing::Receive {
+                    read.operation = InRing::EndingReceive;
+                    ring.cancel(key);
+                }
+                read.try_directly = read.operation != InRing::Receive;
+            }
+            // No provided buffer was left, or we have ended it: the data is where it was.
+            errno if [libc::ENOBUFS, libc::ECANCELED].contains(&-errno) => {
+                read.bulk = read.bulk.max(1);
+                read.try_directly = true;
+            }
+            errno => read.end = Some(End::Error(-errno)),
+        }
+        read.wake();
+    }
+
+    /// The poll has ended; whatever it says, a direct read says it better.
+    pub(crate) fn polled(&self) {
+        let mut read = self.read.borrow_mut();
+        read.operation = InRing::Nothing;
+        read.try_directly = true;
+        read.wake();
+    }
+
+    pub(crate) fn polled_writable(&self) {
+        if let WriteSide::Waiting(waiter) = self.write.replace(WriteSide::Fired) {
+            waiter.wake();
+        }
+    }
+
+    /// Waits for room after a direct write found none.
+    pub(super) fn poll_writable(self: &Rc<Self>, cx: &Context<'_>) -> Poll<()> {
+        let mut write = self.write.borrow_mut();
+        match &mut *write {
+            WriteSide::Fired => {
+                *write = WriteSide::Idle;
+                return Poll::Ready(());
+            }
+            WriteSide::Waiting(waiter) => waiter.clone_from(cx.waker()),
+            WriteSide::Idle => {
+                *write = WriteSide::Waiting(cx.waker().clone());
+                drop(write);
+                let fd = types::Fd(self.fd.as_raw_fd());
+                let entry = opcode::PollAdd::new(fd, POLL_WRITABLE).build();
+                // SAFETY: the entry names the descriptor, which the operation owns, and no memory.
+                unsafe { self.ring.start(Operation::Writable(Rc::clone(self)), entry) };
+            }
+        }
+        Poll::Pending
     }
 
     pub(super) async fn write_all<B: SendBuf>(
-        &self,
-        mut buffer: B,
+        self: &Rc<Self>,
+        buffer: B,
         mut sent: usize,
     ) -> (io::Result<()>, B) {
-        while sent < buffer.bytes().len() {
-            let rest = &buffer.bytes()[sent..];
-            // MSG_WAITALL: the kernel goes on by itself after a part (Linux 5.19).
-            let entry = opcode::Send::new(self.target(), rest.as_ptr(), entry_length(rest.len()))
-                .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
-                .build();
+        let total = buffer.bytes().len();
+        let mut buffer = buffer.hand_over();
+        let mut outcome = Ok(());
+        while sent < total && outcome.is_ok() {
+            let mut send = Send::start(&self.ring, Rc::clone(self), buffer, sent);
             let result;
-            (result, buffer) = self.submit(buffer, entry).await;
-            match result {
+            (result, buffer) = poll_fn(|cx| send.poll(cx)).await;
+            match usize::try_from(result) {
                 Ok(count) => sent += count,
-                Err(error) => return (Err(error), buffer),
+                Err(_) => outcome = Err(io::Error::from_raw_os_error(-result)),
             }
         }
-        (Ok(()), buffer)
-    }
-
-    fn receive(&self, mut buffer: Vec<u8>) -> InFlight<Vec<u8>> {
-        let spare = buffer.spare_capacity_mut();
-        let entry = opcode::Recv::new(
-            self.target(),
-            spare.as_mut_ptr().cast(),
-            entry_length(spare.len()),
-        )
-        .build();
-        self.submit(buffer, entry)
-    }
-
-    /// `entry` must name memory of `data` only. The operation owns `data` until it completes, also
-    /// when its future is dropped: tokio-uring keeps it then.
-    fn submit<T: 'static>(&self, data: T, entry: squeue::Entry) -> InFlight<T> {
-        let held = Held {
-            socket: Rc::clone(&self.fd),
-            data,
-        };
-        UnsubmittedOneshot::new(held, Finish(std::marker::PhantomData), entry).submit()
-    }
-
-    fn target(&self) -> types::Fd {
-        types::Fd(self.fd.as_raw_fd())
+        let buffer = B::take_back(buffer).expect("it went in as this type");
+        (outcome, buffer)
     }
 }
 
-/// An entry's length is 32 bits; a longer rest is sent or received by the next entry.
-fn entry_length(bytes: usize) -> u32 {
-    u32::try_from(bytes).unwrap_or(1 << 30)
+impl ReadSide {
+    fn is_empty(&self) -> bool {
+        self.chunk.is_none() && self.spill.is_empty()
+    }
+
+    fn held_bytes(&self) -> usize {
+        let chunk = self.chunk.map_or(0, |chunk| chunk.end - chunk.start);
+        usize::from(chunk) + self.spill.len()
+    }
+
+    fn has_something(&self) -> bool {
+        let directly =
+            self.try_directly && matches!(self.operation, InRing::Nothing | InRing::Poll);
+        !self.is_empty() || self.end.is_some() || directly
+    }
+
+    /// Wakes the reader when there is something for it.
+    fn wake(&mut self) {
+        if self.has_something()
+            && let Some(waiter) = self.waiter.take()
+        {
+            waiter.wake();
+        }
+    }
+}
+
+impl Drop for RingSocket {
+    fn drop(&mut self) {
+        if let Some(chunk) = self.read.get_mut().chunk.take() {
+            self.ring.buffers().borrow_mut().give(chunk.number);
+        }
+    }
 }

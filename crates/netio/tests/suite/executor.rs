@@ -4,15 +4,15 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use netio::executor::{Scope, ScopeFull};
-use tokio::io::AsyncReadExt;
-
 use crate::on_both_back_ends;
+use netio::executor::{Scope, ScopeFull};
 
 on_both_back_ends!(
     timers_fire_in_order,
     channels_work_between_tasks_and_threads,
-    tokios_own_sockets_work_beside_ours,
+    a_timer_that_is_dropped_and_one_that_waits_for_ever_keep_nobody_waiting,
+    a_thread_that_is_woken_while_it_falls_asleep_wakes,
+    yielding_lets_every_other_task_run,
     a_scope_refuses_more_tasks_than_its_limit,
     a_finished_task_makes_room_at_once,
     dropping_a_scope_drops_its_tasks,
@@ -28,7 +28,7 @@ async fn timers_fire_in_order() {
         let order = Rc::clone(&order);
         scope
             .spawn(async move {
-                tokio::time::sleep(Duration::from_millis(delay)).await;
+                netio::time::sleep(Duration::from_millis(delay)).await;
                 order.borrow_mut().push(delay);
             })
             .unwrap();
@@ -52,16 +52,65 @@ async fn channels_work_between_tasks_and_threads() {
     assert_eq!(sum, 4950);
 }
 
-async fn tokios_own_sockets_work_beside_ours() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let near = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let near = netio::TcpStream::from_std(near).unwrap();
-    let (mut far, _) = listener.accept().await.unwrap();
-    near.write_all(&b"hello"[..]).await.0.unwrap();
-    drop(near);
-    let mut text = String::new();
-    far.read_to_string(&mut text).await.unwrap();
-    assert_eq!(text, "hello");
+async fn a_timer_that_is_dropped_and_one_that_waits_for_ever_keep_nobody_waiting() {
+    let never = netio::time::sleep(Duration::MAX);
+    let mut never = std::pin::pin!(never);
+    for _ in 0..3 {
+        let waited = netio::time::timeout(Duration::from_millis(1), never.as_mut()).await;
+        assert_eq!(waited, Err(netio::time::Elapsed));
+    }
+    let in_time = netio::time::timeout(Duration::from_secs(50), async { 7 }).await;
+    assert_eq!(in_time, Ok(7));
+    let past = netio::time::Instant::now();
+    assert!(
+        netio::time::timeout_at(past, std::future::pending::<()>())
+            .await
+            .is_err()
+    );
+}
+
+/// Wakes that cross the moment in which a thread goes to sleep must not be lost.
+async fn a_thread_that_is_woken_while_it_falls_asleep_wakes() {
+    let (ping, mut pinged) = tokio::sync::mpsc::channel(1);
+    let (pong, mut ponged) = tokio::sync::mpsc::channel(1);
+    let thread = std::thread::Builder::new().spawn(move || {
+        while let Some(number) = ponged.blocking_recv() {
+            let number: u32 = number;
+            // Now at once, now when the executor sleeps for sure.
+            if number.is_multiple_of(64) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if ping.blocking_send(number).is_err() {
+                return;
+            }
+        }
+    });
+    for number in 0..5000 {
+        pong.send(number).await.unwrap();
+        assert_eq!(pinged.recv().await, Some(number));
+    }
+    drop(pong);
+    thread.unwrap().join().unwrap();
+}
+
+async fn yielding_lets_every_other_task_run() {
+    let scope = Scope::new(2);
+    let turns = Rc::new(Cell::new(0));
+    let count = Rc::clone(&turns);
+    scope
+        .spawn(async move {
+            loop {
+                count.set(count.get() + 1);
+                netio::executor::yield_now().await;
+            }
+        })
+        .unwrap();
+    // A timer and a socket beside a task that is always ready.
+    netio::time::sleep(Duration::from_millis(2)).await;
+    let (client, server) = crate::pair().await;
+    client.write_all(&b"x"[..]).await.0.unwrap();
+    assert_eq!(server.read(Vec::with_capacity(9)).await.0.unwrap(), 1);
+    assert!(turns.get() > 1);
 }
 
 async fn a_scope_refuses_more_tasks_than_its_limit() {
@@ -101,9 +150,9 @@ async fn dropping_a_scope_drops_its_tasks() {
             })
             .unwrap();
     }
-    tokio::time::sleep(Duration::from_millis(1)).await;
+    netio::time::sleep(Duration::from_millis(1)).await;
     drop(scope);
-    tokio::time::sleep(Duration::from_millis(1)).await;
+    netio::time::sleep(Duration::from_millis(1)).await;
     assert_eq!(dropped.get(), 10);
 }
 
@@ -117,7 +166,7 @@ async fn joining_waits_for_tasks_that_tasks_started() {
                 let count = Rc::clone(&count);
                 spawner
                     .spawn(async move {
-                        tokio::time::sleep(Duration::from_millis(delay)).await;
+                        netio::time::sleep(Duration::from_millis(delay)).await;
                         count.set(count.get() + 1);
                     })
                     .unwrap();
@@ -135,7 +184,7 @@ async fn a_panic_is_counted_and_spares_the_others() {
     scope.spawn(async { panic!("a task's own fault") }).unwrap();
     scope
         .spawn(async move {
-            tokio::task::yield_now().await;
+            netio::executor::yield_now().await;
             flag.set(true);
         })
         .unwrap();
@@ -146,36 +195,4 @@ async fn a_panic_is_counted_and_spares_the_others() {
 async fn a_spawner_of_a_dropped_scope_refuses() {
     let spawner = Scope::new(1).spawner();
     assert_eq!(spawner.spawn(async {}), Err(ScopeFull { limit: 0 }));
-}
-
-#[test]
-fn the_ring_back_end_really_uses_its_ring() {
-    crate::run(netio::Backend::IoUring, async {
-        let before = submitted();
-        let (client, server) = crate::pair().await;
-        let scope = Scope::new(1);
-        scope
-            .spawn(async move { drop(server.read(Vec::with_capacity(1)).await) })
-            .unwrap();
-        tokio::time::sleep(Duration::from_millis(5)).await;
-        client.write_all(&b"x"[..]).await.0.unwrap();
-        scope.join_all().await;
-        assert!(submitted() > before);
-    });
-}
-
-/// Entries that the rings of this process have taken, of this thread and of tests beside it.
-fn submitted() -> u64 {
-    let mut sum = 0;
-    for entry in std::fs::read_dir("/proc/self/fd").unwrap().flatten() {
-        let target = std::fs::read_link(entry.path()).unwrap_or_default();
-        if target.to_string_lossy().contains("io_uring") {
-            let number = entry.file_name().into_string().unwrap();
-            let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}"));
-            let info = info.unwrap_or_default();
-            let tail = info.lines().find_map(|line| line.strip_prefix("SqTail:"));
-            sum += tail.map_or(0, |text| text.trim().parse().unwrap());
-        }
-    }
-    sum
 }

@@ -27,7 +27,7 @@ on_both_back_ends!(
 
 /// Lets spawned tasks come to wait.
 async fn settle() {
-    tokio::time::sleep(Duration::from_millis(10)).await;
+    netio::time::sleep(Duration::from_millis(10)).await;
 }
 
 fn spawn_read(scope: &Scope, stream: &Rc<TcpStream>) -> tokio::sync::oneshot::Receiver<Outcome> {

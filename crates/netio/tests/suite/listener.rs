@@ -33,7 +33,7 @@ async fn an_accepted_socket_has_no_delay_and_keep_alive() {
 async fn a_dropped_accept_leaves_the_connection_to_the_next() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let first = TcpListener::from_std(listener.try_clone().unwrap()).unwrap();
-    let wait = tokio::time::timeout(Duration::from_millis(5), first.accept());
+    let wait = netio::time::timeout(Duration::from_millis(5), first.accept());
     assert!(wait.await.is_err());
     let second = TcpListener::from_std(listener).unwrap();
     let client = std::net::TcpStream::connect(first.local_addr()).unwrap();

@@ -39,11 +39,11 @@ macro_rules! on_both_back_ends {
 pub(crate) use on_both_back_ends;
 
 /// A hang is a failure, not a wait for the harness.
-const HANG: Duration = Duration::from_secs(60);
+pub const HANG: Duration = Duration::from_secs(60);
 
 pub fn run(backend: Backend, test: impl Future<Output = ()>) {
     let test = async {
-        tokio::time::timeout(HANG, test)
+        netio::time::timeout(HANG, test)
             .await
             .expect("the test hangs")
     };

@@ -125,7 +125,7 @@ async fn a_write_larger_than_any_socket_buffer_arrives_whole() {
         })
         .unwrap();
     // The writer must come to wait before anybody reads.
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    netio::time::sleep(Duration::from_millis(20)).await;
     assert!(read_to_end(&server).await.unwrap() == data);
     scope.join_all().await;
 }
@@ -166,7 +166,7 @@ async fn an_idle_pooled_read_holds_no_buffer() {
         })
         .unwrap();
     for _ in 0..2 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        netio::time::sleep(Duration::from_millis(10)).await;
         assert_eq!(
             pool.kept(),
             1,
@@ -174,13 +174,13 @@ async fn an_idle_pooled_read_holds_no_buffer() {
         );
         client.write_all(&b"x"[..]).await.0.unwrap();
     }
-    tokio::time::sleep(Duration::from_millis(10)).await;
+    netio::time::sleep(Duration::from_millis(10)).await;
     assert_eq!((pool.kept(), scope.len(), scope.panicked()), (1, 1, 0));
 }
 
 async fn readable_returns_for_data_and_for_the_end() {
     let (client, server) = pair().await;
-    let wait = tokio::time::timeout(Duration::from_millis(20), server.readable());
+    let wait = netio::time::timeout(Duration::from_millis(20), server.readable());
     assert!(wait.await.is_err(), "nothing was sent");
     client.write_all(&b"x"[..]).await.0.unwrap();
     server.readable().await.unwrap();
@@ -214,7 +214,7 @@ async fn a_dropped_read_loses_nothing() {
     for round in 0..5u8 {
         let read = server.read(Vec::with_capacity(100));
         assert!(
-            tokio::time::timeout(Duration::from_millis(5), read)
+            netio::time::timeout(Duration::from_millis(5), read)
                 .await
                 .is_err()
         );
@@ -228,7 +228,7 @@ async fn a_dropped_read_keeps_the_next_buffers_headroom() {
     let (client, server) = pair().await;
     let read = server.read(Vec::with_capacity(100));
     assert!(
-        tokio::time::timeout(Duration::from_millis(5), read)
+        netio::time::timeout(Duration::from_millis(5), read)
             .await
             .is_err()
     );
@@ -288,12 +288,12 @@ async fn more_connections_than_the_ring_has_entries_all_complete() {
             })
             .unwrap();
     }
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    netio::time::sleep(Duration::from_millis(20)).await;
     for client in &clients {
         client.write_all(&b"x"[..]).await.0.unwrap();
     }
     while seen.get() < CONNECTIONS {
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        netio::time::sleep(Duration::from_millis(1)).await;
     }
     drop(clients);
     scope.join_all().await;

@@ -1,6 +1,7 @@
 //! Messages with descriptors: order, bounds, refusals, modes, credentials.
 
 use std::fs::File;
+use std::future::Future;
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -8,9 +9,16 @@ use std::time::Duration;
 
 use netio::seqpacket::{BlockingConn, Conn, Listener, RecvError};
 
-use crate::on_both_back_ends;
+/// Runs each on a tokio runtime, which is what this module is for.
+macro_rules! on_tokio {
+    ($($name:ident),* $(,)?) => {
+        mod on_tokio {
+            $(#[test] fn $name() { super::run(super::$name()); })*
+        }
+    };
+}
 
-on_both_back_ends!(
+on_tokio!(
     descriptors_travel_both_ways_in_order,
     a_received_descriptor_is_closed_on_exec,
     a_message_with_too_many_descriptors_is_refused_and_the_next_one_taken,
@@ -23,6 +31,19 @@ on_both_back_ends!(
     a_directory_that_others_may_write_is_refused,
     a_blocking_client_talks_with_timeouts,
 );
+
+fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let test = async {
+        tokio::time::timeout(crate::HANG, test)
+            .await
+            .expect("the test hangs")
+    };
+    runtime.block_on(test);
+}
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -109,19 +130,19 @@ async fn the_end_is_told_from_a_message() {
 async fn a_full_socket_makes_the_sender_wait() {
     const MESSAGES: u32 = 5000;
     let (a, b) = Conn::pair().unwrap();
-    let scope = netio::executor::Scope::new(1);
-    scope
-        .spawn(async move {
-            for number in 0..MESSAGES {
-                a.send(&number.to_be_bytes(), &[]).await.unwrap();
-            }
-        })
-        .unwrap();
-    for number in 0..MESSAGES {
-        let message = b.recv(4, 0).await.unwrap().unwrap();
-        assert_eq!(message.bytes, number.to_be_bytes());
-    }
-    assert!(b.recv(4, 0).await.unwrap().is_none());
+    let send = async move {
+        for number in 0..MESSAGES {
+            a.send(&number.to_be_bytes(), &[]).await.unwrap();
+        }
+    };
+    let receive = async move {
+        for number in 0..MESSAGES {
+            let message = b.recv(4, 0).await.unwrap().unwrap();
+            assert_eq!(message.bytes, number.to_be_bytes());
+        }
+        assert!(b.recv(4, 0).await.unwrap().is_none());
+    };
+    tokio::join!(send, receive);
 }
 
 async fn the_listeners_directory_and_socket_are_private() {
@@ -226,7 +247,7 @@ fn receive_beyond_the_limit() {
     if std::env::var_os("NETIO_TEST_CHILD").is_none() {
         return;
     }
-    crate::run(netio::Backend::Epoll, async {
+    run(async {
         use nix::sys::resource::{Resource, getrlimit, setrlimit};
         let (a, b) = Conn::pair().unwrap();
         let file = file_with("");
