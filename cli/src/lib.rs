@@ -3,7 +3,11 @@
 //! It must not know how a command does its work; each command is a module.
 
 pub mod demo;
+pub mod manifests;
+pub mod route;
+pub mod status;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -11,7 +15,7 @@ use world::Interrupt;
 
 use crate::demo::DemoError;
 
-/// Exit code of a demo that ran and showed something false.
+/// Exit code of a demo that showed something false, and of a status with something wrong.
 const EXIT_FALSE: u8 = 1;
 /// Exit code when the command could not do its work.
 const EXIT_ERROR: u8 = 2;
@@ -31,13 +35,30 @@ enum Command {
     /// Bring up a two-node mesh in network namespaces of this machine, show what it does, and
     /// remove it.
     Demo(demo::Options),
+    /// Look at routes.
+    #[command(subcommand)]
+    Route(route::Command),
+    /// Say what becomes of every object of a directory of manifests. Exit code 1: something is
+    /// refused, or some condition does not hold.
+    Status(status::Options),
 }
 
 /// Runs the command of the process's arguments.
 pub fn main() -> ExitCode {
-    let Arguments {
-        command: Command::Demo(options),
-    } = Arguments::parse();
+    match Arguments::parse().command {
+        Command::Demo(options) => run_demo(options),
+        Command::Route(command) => match route::explained(&command) {
+            Ok(text) => print(&text, true),
+            Err(e) => failed(&e),
+        },
+        Command::Status(options) => match status::told(&options) {
+            Ok((text, fine)) => print(&text, fine),
+            Err(e) => failed(&e),
+        },
+    }
+}
+
+fn run_demo(options: demo::Options) -> ExitCode {
     let interrupt = Interrupt::default();
     let work = {
         let interrupt = interrupt.clone();
@@ -50,10 +71,21 @@ pub fn main() -> ExitCode {
             eprintln!("interrupted; everything was removed");
             ExitCode::from(EXIT_INTERRUPTED)
         }
-        Err(e) => {
-            eprintln!("error: {e}");
-            ExitCode::from(EXIT_ERROR)
-        }
+        Err(e) => failed(&e),
+    }
+}
+
+fn failed(error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("error: {error}");
+    ExitCode::from(EXIT_ERROR)
+}
+
+/// Prints an answer. A reader that has gone (`| head`) is no error.
+fn print(text: &str, fine: bool) -> ExitCode {
+    let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
+    match fine {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(EXIT_FALSE),
     }
 }
 

@@ -9,13 +9,13 @@ mod memory;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use process::manifests::Files;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use translate::object::Objects;
 use translate::{Collection, Input, Options, PodReport, SourceError, translate};
 
 use crate::publication::{Made, Published};
-use crate::source::Files;
 use crate::state::StateDir;
 use memory::Memory;
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use process::admin::{BindError, Condition, Readiness};
+use process::manifests::{Directory, DirectoryError};
 use process::tasks::Tasks;
 use process::telemetry::LogControl;
 use prometheus_client::registry::Registry;
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use translate::Options;
+use translate::document::MAX_FILE_BYTES;
 
 use crate::admin;
 use crate::agents::Agents;
@@ -28,7 +30,7 @@ use crate::discovery::acks::Acks;
 use crate::engine::{Engine, EngineHandle, LoadError, Setup};
 use crate::listener::{self, ListenError, ServerCertificate};
 use crate::metrics::Metrics;
-use crate::source::{Directory, DirectoryError, watch};
+use crate::source::watch;
 use crate::state::nodes::Nodes;
 use crate::state::{StateDir, StateError};
 
@@ -123,7 +125,7 @@ pub async fn start(
     let state = StateDir::open(&config.state)?;
     let authority = Authority::open(state.clone(), config.leaf_ttl)?;
     let nodes = Nodes::open(state.clone())?;
-    let mut directory = Directory::new(&config.manifests);
+    let mut directory = Directory::new(&config.manifests, MAX_FILE_BYTES);
     let files = directory.read_changed()?.unwrap_or_default();
     let trust_domain = config.options.trust_domain.clone();
     let setup = Setup {

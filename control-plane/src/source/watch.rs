@@ -5,10 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use process::manifests::Directory;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::Directory;
 use crate::engine::EngineHandle;
 
 /// Pause after the first sign of a change, so that a set of files written together is read once.

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod config;
 pub mod grpc;
 pub mod handover;
+pub mod manifests;
 pub mod metrics;
 pub mod retry;
 pub mod tasks;

@@ -47,7 +47,8 @@ impl Pattern {
         };
         let last_line = |e: regex::Error| {
             let text = e.to_string();
-            text.lines().last().unwrap_or_default().trim().to_owned()
+            let last = text.lines().last().unwrap_or_default().trim();
+            last.strip_prefix("error: ").unwrap_or(last).to_owned()
         };
         compile(text).map_err(|e| error(last_line(e)))?;
         let regex = compile(&format!("^(?:{text})$")).map_err(|e| error(last_line(e)))?;

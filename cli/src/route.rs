@@ -1,0 +1,149 @@
+//! `culvert route explain`: which route takes a request, clause by clause, and where it goes.
+
+mod ask;
+mod tell;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::{Args, Subcommand, ValueEnum};
+use mesh::Service;
+use mesh::route::{Decision, Request, Table, decide, explain};
+use translate::{ParentKey, Routes, ServicePort};
+
+pub use ask::{Ask, AskError};
+use tell::Answer;
+
+use crate::manifests::{Manifests, ManifestsError};
+
+/// `culvert route`.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Say which rule of which route takes a request, clause by clause, and where it goes.
+    Explain(Options),
+}
+
+/// Arguments of `culvert route explain`.
+#[derive(Clone, Debug, Args)]
+pub struct Options {
+    /// Directory of manifests, read as culvertd reads it.
+    #[arg(long, value_name = "DIR")]
+    manifests: PathBuf,
+    /// The request: `GET http://web.shop/cart?id=7`; without a method it is GET. The host is a
+    /// service's name as its client would write it, or its address.
+    #[arg(value_name = "REQUEST")]
+    request: String,
+    /// A header of the request, `name: value`; may be repeated.
+    #[arg(short = 'H', long = "header", value_name = "HEADER")]
+    headers: Vec<String>,
+    /// Namespace of the client: short names mean its services, and its consumer routes count.
+    #[arg(long, value_name = "NAMESPACE", default_value = "default")]
+    from: String,
+    /// How the answer is written.
+    #[arg(short, long, value_enum, default_value = "text")]
+    output: Format,
+}
+
+/// How an answer is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Why a request cannot be explained.
+#[derive(Debug, thiserror::Error)]
+pub enum RouteError {
+    /// The manifests.
+    #[error(transparent)]
+    Manifests(#[from] ManifestsError),
+    /// The request.
+    #[error(transparent)]
+    Ask(#[from] AskError),
+    /// The host is none of a service.
+    #[error(
+        "no service is `{host}` for a client in namespace {from}; write NAME, NAME.NAMESPACE, \
+         NAME.NAMESPACE.svc.cluster.local or an address of a service"
+    )]
+    NoService {
+        /// As given.
+        host: String,
+        /// Namespace of the client.
+        from: String,
+    },
+}
+
+/// The answer, as it is printed.
+///
+/// # Errors
+/// The manifests cannot be read, the request cannot be read, or is for no service.
+pub fn explained(command: &Command) -> Result<String, RouteError> {
+    let Command::Explain(options) = command;
+    let manifests = Manifests::read(&options.manifests)?;
+    for error in &manifests.errors {
+        eprintln!("warning: {error}");
+    }
+    let ask = Ask::read(&options.request, &options.headers)?;
+    let services = manifests.output.services.values();
+    let service = ask.service(services, &options.from);
+    let service = service.ok_or_else(|| RouteError::NoService {
+        host: ask.host().to_owned(),
+        from: options.from.clone(),
+    })?;
+    let (scope, table) = routes_of(&manifests.output.routes, service, ask.port(), &options.from);
+    let request = ask.request();
+    let answer = answer(&ask, service, scope, &table, &request);
+    Ok(match options.output {
+        Format::Text => answer.text(),
+        Format::Json => answer.json(),
+    })
+}
+
+/// The routes that count for the client: its namespace's own, else the service's.
+fn routes_of(routes: &Routes, service: &Service, port: u16, from: &str) -> (&'static str, Table) {
+    let port = ServicePort {
+        service: service.key.clone(),
+        port,
+    };
+    let consumer = ParentKey::Consumer(Arc::from(from), port.clone());
+    if let Some(routes) = routes.get(&consumer) {
+        return ("consumer", Table::new(routes.iter().cloned()));
+    }
+    let own = routes.get(&ParentKey::Producer(port));
+    match own {
+        Some(routes) => ("producer", Table::new(routes.iter().cloned())),
+        None => ("none", Table::default()),
+    }
+}
+
+fn answer(
+    ask: &Ask,
+    service: &Service,
+    scope: &'static str,
+    table: &Table,
+    request: &Request<'_>,
+) -> Answer {
+    // The weights are told, not drawn: any number will do for the rest.
+    let decision = (!table.is_empty()).then(|| decide(table, request, &mut || 0));
+    let selected = match &decision {
+        Some(Decision::Forward(forward)) => Some(forward.selected),
+        Some(Decision::Redirect { selected, .. } | Decision::Preflight { selected, .. }) => {
+            Some(*selected)
+        }
+        Some(Decision::Fail { selected, .. }) => *selected,
+        None => None,
+    };
+    let rules = explain::explain(table, request);
+    Answer::new(
+        ask,
+        service,
+        scope,
+        tell::Findings {
+            rules,
+            decision: decision.as_ref(),
+            rule: selected.map(|selected| selected.rule),
+        },
+    )
+}

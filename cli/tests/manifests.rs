@@ -1,0 +1,139 @@
+//! `culvert route explain` and `culvert status` as a person calls them.
+
+#![allow(clippy::unwrap_used)] // The helpers are tests too.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+const SHOP: &str = include_str!("shop.yaml");
+
+/// A directory with manifests, removed with it.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn with(name: &str, text: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("culvert-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        fs::write(path.join("shop.yaml"), text).unwrap();
+        Self(path)
+    }
+
+    fn culvert(&self, words: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_culvert"));
+        let words = words.iter().filter(|word| !word.is_empty());
+        command.args(words).arg("--manifests").arg(&self.0);
+        command.output().unwrap()
+    }
+
+    fn explain(&self, words: &[&str]) -> String {
+        let output = self.culvert(&[&["route", "explain"], words].concat());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn an_explanation_shows_the_clause_that_fails_and_the_split() {
+    let shop = Directory::with("split", SHOP);
+    let text = shop.explain(&["http://web.shop/cart/7"]);
+    for line in [
+        "HTTPRoute shop/web rule 0 (beta)\n",
+        "  no  header version is v2 (the request has none)\n",
+        "HTTPRoute shop/web rule 1  <- takes the request\n",
+        "   95.0 %  shop/v1.shop.svc.cluster.local port 80\n",
+        "    5.0 %  shop/v2.shop.svc.cluster.local port 80\n",
+    ] {
+        assert!(text.contains(line), "{line:?} in\n{text}");
+    }
+    assert!(!text.contains("No waypoint"), "{text}");
+}
+
+#[test]
+fn a_service_is_found_by_every_name_its_client_may_use() {
+    let shop = Directory::with("names", SHOP);
+    for (url, from) in [
+        ("http://web/", "shop"),
+        ("http://web.shop/", "bank"),
+        ("http://web.shop.svc/", "bank"),
+        ("http://web.shop.svc.cluster.local/", "bank"),
+        ("http://10.96.0.1/", "bank"),
+    ] {
+        let text = shop.explain(&[url, "--from", from]);
+        assert!(text.contains("service shop/web.shop.svc"), "{url}: {text}");
+    }
+    let output = shop.culvert(&["route", "explain", "http://web/", "--from", "bank"]);
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("no service is `web` for a client in namespace bank"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_client_with_routes_of_its_own_namespace_has_these_instead() {
+    let shop = Directory::with("consumer", SHOP);
+    let url = ["GET http://web.shop/", "--from", "bank", "--output", "json"];
+    let answer: serde_json::Value = serde_json::from_str(&shop.explain(&url)).unwrap();
+    assert_eq!(answer["routes"], "consumer");
+    assert_eq!(answer["rules"][0]["route"], "HTTPRoute bank/ours");
+    assert_eq!(answer["outcome"]["action"], "redirect");
+    assert_eq!(answer["outcome"]["location"], "https://web.shop/");
+}
+
+#[test]
+fn headers_and_methods_are_those_of_the_command_line() {
+    let shop = Directory::with("headers", SHOP);
+    let text = shop.explain(&["POST http://web.shop/cart/7?a=b", "-H", "Version: v2"]);
+    assert!(
+        text.starts_with("POST http://web.shop/cart/7?a=b\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("rule 0 (beta)  <- takes the request\n"),
+        "{text}"
+    );
+    assert!(text.contains("with the path /v2/7\n"), "{text}");
+    assert!(text.contains("and a copy of 10 % to shop/v1."), "{text}");
+}
+
+#[test]
+fn a_status_with_something_wrong_says_so_and_gives_1() {
+    let fine = Directory::with("fine", SHOP);
+    let output = fine.culvert(&["status"]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("HTTPRoute shop/web"), "{said}");
+
+    let wrong = Directory::with(
+        "wrong",
+        &SHOP.replace("name: v2, port: 80", "name: v3, port: 80"),
+    );
+    let output = wrong.culvert(&["status", "HTTPRoute", "-o", "json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let page: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let conditions = page["objects"]["HTTPRoute shop/web"].as_array().unwrap();
+    let resolved = conditions
+        .iter()
+        .find(|c| c["type"] == "ResolvedRefs")
+        .unwrap();
+    assert_eq!(resolved["reason"], "BackendNotFound");
+    assert_eq!(resolved["parent"], "Service shop/web");
+}
+
+#[test]
+fn an_empty_directory_is_an_error_that_names_it() {
+    let empty = Directory::with("empty", "# nothing\n");
+    let output = empty.culvert(&["status"]);
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains(&*empty.0.to_string_lossy()), "{said}");
+}
