@@ -1,10 +1,11 @@
 //! The io_uring back end: what comes is received by the ring, what goes is sent directly and, where
 //! that has to wait, by the ring.
 //!
-//! A stream whose messages are small has one multishot receive in the ring for as long as it
-//! lives: data is there, in a provided buffer, when its reader wakes. A stream that carries bulk is
-//! polled, and its reader receives straight into its own large buffer. A stream's receive queue
-//! never has two readers: while a multishot receive is in the ring nobody reads directly.
+//! A stream whose messages are small has one multishot receive in the ring: data is there, in a
+//! provided buffer, when its reader wakes. A stream that carries bulk, and one of which nothing is
+//! known yet, is polled, and its reader receives straight into its own large buffer. A stream's
+//! receive queue never has two readers: while a multishot receive is in the ring nobody reads
+//! directly.
 //!
 //! What was received and not read lies with the stream, so a reader may come and go. One that stays
 //! away ends the receive after [`HELD_MAX_BYTES`], and the peer's window closes. Nothing here
@@ -24,8 +25,8 @@ use crate::driver::ring::buffers::{BUFFER_BYTES, GROUP};
 use crate::driver::ring::operation::{Operation, Send};
 use crate::driver::ring::{Completion, POLL_READABLE, POLL_WRITABLE, Ring};
 
-/// Bytes that lie with a stream before its multishot receive is ended. Until the end is done the
-/// kernel may add what one turn of it brings (32 buffers at most, Linux 6.18).
+/// Bytes that lie with a stream before its multishot receive is ended. The turn of the kernel's that
+/// goes beyond may bring more at once: all provided buffers of the worker, 512 KiB, at the worst.
 const HELD_MAX_BYTES: usize = 2 * BUFFER_BYTES;
 
 /// A direct read of at most this many bytes is a message, not bulk.
@@ -110,7 +111,11 @@ impl RingSocket {
         Rc::new(Self {
             ring,
             fd,
-            read: RefCell::default(),
+            read: RefCell::new(ReadSide {
+                // What comes first tells whether it is bulk: 128 small buffers are not for that.
+                bulk: 1,
+                ..ReadSide::default()
+            }),
             write: RefCell::default(),
         })
     }
