@@ -1,17 +1,22 @@
 //! The one relay: bytes between two ends, whichever they are, in both directions.
 //!
 //! Knows no direction, pod or policy. Half-close and reset pass through both ways; an end that
-//! does not take bytes stops the reading at the other end; an idle relay holds no buffer.
+//! does not take bytes stops the reading at the other end; an idle relay holds no buffer, and no
+//! future but its own.
 
 pub mod buffer;
 pub mod end;
+mod way;
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::io;
+use std::task::{Context, Poll};
 
 use crate::tunnel::stream::StreamError;
-use buffer::{Buffers, Size};
+use buffer::Buffers;
 pub use end::{End, abort};
+use way::{Broken, Way};
 
 /// Why a connection did not end whole. Whose fault it is: the named side's.
 #[derive(Debug, thiserror::Error)]
@@ -80,33 +85,62 @@ pub async fn relay(
     counts: Counts<'_>,
     buffers: &Buffers,
 ) -> Result<(), RelayError> {
-    let pulse = counts.pulse;
-    pulse.is_open.set(true);
-    let first = Cell::new(None);
-    let guarded = |broken: Option<RelayError>| {
-        if let Some(error) = broken {
-            let earlier = first.take();
-            first.set(Some(earlier.unwrap_or(error)));
-            near.reset();
-            far.reset();
-        }
+    counts.pulse.is_open.set(true);
+    let mut relay = Relay {
+        ends: (near, far),
+        counts,
+        buffers,
+        ways: (Way::default(), Way::default()),
+        first: None,
     };
-    let up = async {
-        let broken = copy((near, far), (counts.up_bytes, pulse), buffers).await;
-        guarded(broken.map(|side| side.of(RelayError::Near, RelayError::Far)));
-    };
-    let down = async {
-        let broken = copy((far, near), (counts.down_bytes, pulse), buffers).await;
-        guarded(broken.map(|side| side.of(RelayError::Far, RelayError::Near)));
-    };
-    futures::join!(up, down);
-    first.take().map_or(Ok(()), Err)
+    poll_fn(|cx| relay.poll(cx)).await
 }
 
-/// Which side of one direction broke.
-enum Broken {
-    From(EndError),
-    To(EndError),
+struct Relay<'a> {
+    ends: (&'a End, &'a End),
+    counts: Counts<'a>,
+    buffers: &'a Buffers,
+    /// Up and down.
+    ways: (Way, Way),
+    /// What broke first.
+    first: Option<RelayError>,
+}
+
+impl Relay<'_> {
+    fn poll(&mut self, cx: &Context<'_>) -> Poll<Result<(), RelayError>> {
+        let (near, far) = self.ends;
+        let (pulse, buffers) = (self.counts.pulse, self.buffers);
+        let before = self.first.is_some();
+        if let Poll::Ready(Some(broken)) =
+            self.ways
+                .0
+                .poll(cx, (near, far), (self.counts.up_bytes, pulse), buffers)
+        {
+            self.broke(broken.of(RelayError::Near, RelayError::Far));
+        }
+        if let Poll::Ready(Some(broken)) =
+            self.ways
+                .1
+                .poll(cx, (far, near), (self.counts.down_bytes, pulse), buffers)
+        {
+            self.broke(broken.of(RelayError::Far, RelayError::Near));
+        }
+        if self.ways.0.is_over() && self.ways.1.is_over() {
+            return Poll::Ready(self.first.take().map_or(Ok(()), Err));
+        }
+        if !before && self.first.is_some() {
+            // Both ends were reset: the way that was looked at first has something to see.
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+
+    fn broke(&mut self, error: RelayError) {
+        self.first.get_or_insert(error);
+        let (near, far) = self.ends;
+        near.reset();
+        far.reset();
+    }
 }
 
 impl Broken {
@@ -116,48 +150,4 @@ impl Broken {
             Self::To(error) => to(error),
         }
     }
-}
-
-/// One direction, to its end. None when that was an orderly half-close.
-async fn copy(
-    (from, to): (&End, &End),
-    (count, pulse): (&Cell<u64>, &Pulse),
-    buffers: &Buffers,
-) -> Option<Broken> {
-    let is_socket = matches!(from, End::Tcp(_));
-    let mut size = Size::default();
-    loop {
-        if let Err(error) = from.ready().await {
-            return Some(Broken::From(error));
-        }
-        // What waits in a socket may wait for room; what waits in a stream was not read yet.
-        if is_socket {
-            pulse.begins();
-        }
-        // Before the read: what cannot be taken is left with the sender.
-        let room = match to.room().await {
-            Ok(room) => room,
-            Err(error) => return Some(Broken::To(error)),
-        };
-        let chunk = match from.read(to, size.within(room), buffers).await {
-            Ok(Some(chunk)) => chunk,
-            Ok(None) => break,
-            Err(error) => return Some(Broken::From(error)),
-        };
-        if !is_socket {
-            pulse.begins();
-        }
-        let bytes = chunk.bytes();
-        size = size.after(bytes);
-        match to.write(chunk).await {
-            Ok(None) => {}
-            Ok(Some(spent)) => from.recycle(spent, buffers),
-            Err(error) => return Some(Broken::To(error)),
-        }
-        pulse.arrived();
-        from.taken(bytes);
-        count.set(count.get() + bytes as u64);
-    }
-    pulse.is_open.set(false);
-    to.finish().err().map(|error| Broken::To(error.into()))
 }

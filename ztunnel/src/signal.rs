@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
 /// Remembers that something happened until its one waiter has seen it.
 ///
@@ -27,17 +27,27 @@ impl Signal {
         self.set.get()
     }
 
+    /// Forgets that it was set.
+    pub fn clear(&self) {
+        self.set.set(false);
+    }
+
     /// Returns once the signal was set, and clears it. Only one task may wait at a time: a
     /// second one would take the first one's place.
     pub async fn wait(&self) {
-        poll_fn(|context| {
-            if self.set.replace(false) {
-                return Poll::Ready(());
-            }
-            self.waiter.set(Some(context.waker().clone()));
-            Poll::Pending
-        })
-        .await;
+        poll_fn(|context| self.poll(context)).await;
+    }
+
+    /// As [`Signal::wait`].
+    pub fn poll(&self, context: &Context<'_>) -> Poll<()> {
+        if self.set.replace(false) {
+            return Poll::Ready(());
+        }
+        let waiter = self.waiter.take();
+        let same = waiter.filter(|waiter| waiter.will_wake(context.waker()));
+        self.waiter
+            .set(Some(same.unwrap_or_else(|| context.waker().clone())));
+        Poll::Pending
     }
 }
 

@@ -44,14 +44,10 @@ pub struct Tunnel {
     streams: RefCell<HashMap<StreamId, Rc<State>>>,
     /// Since when no stream is open.
     idle_since: Cell<Option<Mono>>,
-    /// Ciphertext waits for the writer, or the end does.
+    /// The driver has something to send, or must look at the time again.
     send: Signal,
-    /// The timer must look again.
-    retime: Signal,
-    /// When the timer will wake.
+    /// When the driver's timer will wake it.
     armed: Cell<Option<Mono>>,
-    /// The writer has ended; nothing is sent any more.
-    over: Cell<bool>,
     /// How long it may be without a stream.
     idle_limit: Duration,
     close_reason: RefCell<Option<CloseReason>>,
@@ -99,9 +95,7 @@ impl Tunnel {
             streams: RefCell::default(),
             idle_since: Cell::new(Some(clock.now())),
             send: Signal::default(),
-            retime: Signal::default(),
             armed: Cell::new(None),
-            over: Cell::new(false),
             idle_limit,
             close_reason: RefCell::new(None),
             budget,
@@ -222,7 +216,7 @@ impl Tunnel {
         self.connection.borrow_mut().release(id);
         if was_there && self.streams.borrow().is_empty() {
             self.idle_since.set(Some(self.clock.now()));
-            self.retime.set();
+            self.send.set();
         }
         self.pump();
     }
@@ -237,18 +231,39 @@ impl Tunnel {
             self.hand_on(event);
         }
         let connection = self.connection.borrow();
-        if connection.wants_transmit() || connection.is_finished() {
-            self.send.set();
-        }
         // A later deadline is seen when the timer wakes for the earlier one.
         let earlier = match (connection.poll_timeout(), self.armed.get()) {
             (Some(next), Some(armed)) => next < armed,
             (Some(_), None) => true,
             (None, _) => false,
         };
-        if earlier || connection.is_closed() {
-            self.retime.set();
+        if earlier || connection.wants_transmit() || connection.is_closed() {
+            self.send.set();
         }
+    }
+
+    /// The socket is gone: nothing comes and nothing leaves any more.
+    fn lost(self: &Rc<Self>) {
+        self.connection.borrow_mut().handle_eof(self.clock.now());
+        self.pump();
+    }
+
+    /// Does what is due.
+    fn is_late(self: &Rc<Self>, now: Mono) {
+        if self.idle_until().is_some_and(|until| until <= now) {
+            // Gracefully: the peer may be asking for a stream right now. Looked at again after
+            // another such time, should the drain not have ended by then.
+            self.idle_since.set(Some(now));
+            self.drain();
+        }
+        self.connection.borrow_mut().handle_timeout(now);
+        self.pump();
+    }
+
+    /// Whether it holds more than its share of an exceeded budget: what is not read stays with the
+    /// peer. Its silence ends the tunnel if that lasts.
+    fn is_held_back(&self) -> bool {
+        self.budget.holds_back(self.buffered_bytes.get())
     }
 
     fn hand_on(self: &Rc<Self>, event: Event) {

@@ -123,6 +123,6 @@ mod tests {
     #[test]
     fn the_future_of_a_stream_is_small() {
         let bytes = size(serve);
-        assert!(bytes <= 1_600, "{bytes} bytes");
+        assert!(bytes <= 416, "{bytes} bytes");
     }
 }

@@ -29,16 +29,17 @@ impl Size {
 
     /// Payload that fits, in bytes.
     pub fn bytes(self) -> usize {
+        self.capacity_bytes() - FRAME_HEADROOM
+    }
+
+    /// The payload, and the head of the frame that it may become: together whole TLS records, so
+    /// that bulk is sealed from where it lies.
+    pub fn capacity_bytes(self) -> usize {
         match self {
             Self::Small => BUFFER_SMALL_BYTES,
             Self::Middle => BUFFER_MIDDLE_BYTES,
             Self::Large => BUFFER_LARGE_BYTES,
         }
-    }
-
-    /// The payload, and the head of the frame that it may become.
-    pub fn capacity_bytes(self) -> usize {
-        FRAME_HEADROOM + self.bytes()
     }
 
     /// This size, or the largest that fits into `room` bytes. The smallest may be larger than that.

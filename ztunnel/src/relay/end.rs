@@ -4,6 +4,7 @@
 
 use std::io;
 use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 
 use hbone::{ErrorCode, FRAME_HEADROOM};
 use netio::TcpStream;
@@ -22,30 +23,52 @@ pub enum End {
     Stream(Rc<TunnelStream>),
 }
 
-/// Bytes on their way, with what stands before them.
+/// Bytes on their way.
+#[derive(Default)]
 pub struct Chunk {
     buffer: Vec<u8>,
     /// Bytes at the beginning that are no payload: room for a frame's head.
-    headroom: usize,
+    headroom: u16,
+    /// The socket had no room for the rest at the last call.
+    blocked: bool,
+    /// Bytes of the payload that were written already.
+    written: u32,
 }
 
 impl Chunk {
+    fn new(buffer: Vec<u8>, headroom: usize) -> Self {
+        Self {
+            buffer,
+            headroom: u16::try_from(headroom).expect("the head of a frame is small"),
+            blocked: false,
+            written: 0,
+        }
+    }
+
     /// Payload in bytes; never 0.
     pub fn bytes(&self) -> usize {
-        self.buffer.len() - self.headroom
+        self.buffer.len() - usize::from(self.headroom)
+    }
+
+    /// With that much headroom. Only a stream that feeds a stream copies here.
+    fn shaped(self, headroom: usize) -> Self {
+        if usize::from(self.headroom) == headroom {
+            return self;
+        }
+        let payload = &self.buffer[usize::from(self.headroom)..];
+        let mut buffer = Vec::with_capacity(headroom + payload.len());
+        buffer.resize(headroom, 0);
+        buffer.extend_from_slice(payload);
+        Self::new(buffer, headroom)
     }
 }
 
 impl End {
-    /// Waits, without a buffer, until a socket has something to read. A stream's bytes are in its
-    /// tunnel's memory already.
-    ///
-    /// # Errors
-    /// It is broken.
-    pub async fn ready(&self) -> Result<(), EndError> {
+    /// Waits, without a buffer, until [`End::take`] is worth a call.
+    pub fn poll_ready(&self, cx: &Context<'_>) -> Poll<()> {
         match self {
-            Self::Tcp(socket) => Ok(socket.readable().await?),
-            Self::Stream(_) => Ok(()),
+            Self::Tcp(socket) => socket.poll_readable(cx),
+            Self::Stream(stream) => stream.poll_ready(cx),
         }
     }
 
@@ -53,19 +76,19 @@ impl End {
     ///
     /// # Errors
     /// It is broken. A TCP socket shows that at the write.
-    pub async fn room(&self) -> Result<usize, EndError> {
+    pub fn poll_room(&self, cx: &Context<'_>) -> Poll<Result<usize, EndError>> {
         match self {
-            Self::Tcp(_) => Ok(BUFFER_LARGE_BYTES),
-            Self::Stream(stream) => Ok(stream.room().await?),
+            Self::Tcp(_) => Poll::Ready(Ok(BUFFER_LARGE_BYTES)),
+            Self::Stream(stream) => stream.poll_room(cx).map_err(EndError::from),
         }
     }
 
-    /// Waits for bytes, about `size` of them from a socket, and shapes them for `to`. None after
-    /// the last one.
+    /// Takes what is there, about `size` of it from a socket, and shapes it for `to`. None after
+    /// the last byte.
     ///
     /// # Errors
-    /// It is broken.
-    pub async fn read(
+    /// It is broken; or, as a socket's `WouldBlock`, nothing is there after all.
+    pub fn take(
         &self,
         to: &Self,
         size: Size,
@@ -73,54 +96,65 @@ impl End {
     ) -> Result<Option<Chunk>, EndError> {
         match self {
             Self::Tcp(socket) => {
-                let (outcome, chunk) = read_tcp(socket, to.empty(size, buffers)).await;
-                match outcome {
-                    Ok(1..) => Ok(Some(chunk)),
+                let mut buffer = to.empty(size, buffers);
+                match socket.try_read(&mut buffer) {
+                    Ok(1..) => Ok(Some(Chunk::new(buffer, to.headroom()))),
                     outcome => {
-                        buffers.give(chunk.buffer);
+                        to.recycle(Chunk::new(buffer, 0), buffers);
                         Ok(outcome.map(|_| None)?)
                     }
                 }
             }
-            Self::Stream(stream) => {
-                let data = stream.read().await?;
-                let chunk = |buffer| {
-                    Chunk {
-                        buffer,
-                        headroom: 0,
-                    }
-                    .shaped(to.headroom())
-                };
-                Ok(data.map(chunk))
-            }
+            Self::Stream(stream) => match stream.take()? {
+                Some(data) => Ok(Some(Chunk::new(data, 0).shaped(to.headroom()))),
+                None if stream.is_finished() => Ok(None),
+                None => Err(io::Error::from(io::ErrorKind::WouldBlock).into()),
+            },
         }
     }
 
-    /// Hands bytes over, and says what memory they came in; back when the kernel or the tunnel has
-    /// taken them all.
+    /// Hands the bytes of a chunk over and says how many they were: ready when the kernel or the
+    /// tunnel has taken them all.
     ///
     /// # Errors
     /// It is broken.
-    pub async fn write(&self, chunk: Chunk) -> Result<Option<Vec<u8>>, EndError> {
+    pub fn poll_write(&self, cx: &Context<'_>, chunk: &mut Chunk) -> Poll<Result<usize, EndError>> {
+        let bytes = chunk.bytes();
         match self {
             Self::Tcp(socket) => {
-                let (outcome, buffer) = socket.write_all(chunk.buffer).await;
-                outcome?;
-                Ok(Some(buffer))
+                while (chunk.written as usize) < bytes {
+                    if chunk.blocked {
+                        ready!(socket.poll_writable(cx));
+                        chunk.blocked = false;
+                    }
+                    let from = usize::from(chunk.headroom) + chunk.written as usize;
+                    match socket.try_write(&chunk.buffer[from..]) {
+                        Ok(count) => {
+                            chunk.written += u32::try_from(count).unwrap_or(u32::MAX);
+                        }
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                            chunk.blocked = true;
+                        }
+                        Err(error) => return Poll::Ready(Err(error.into())),
+                    }
+                }
+                Poll::Ready(Ok(bytes))
             }
             // It keeps the memory until the bytes are sealed, and then for its own use.
             Self::Stream(stream) => {
-                stream.write(chunk.buffer)?;
-                Ok(None)
+                let buffer = std::mem::take(&mut chunk.buffer);
+                *chunk = Chunk::default();
+                Poll::Ready(stream.write(buffer).map(|()| bytes).map_err(EndError::from))
             }
         }
     }
 
-    /// Takes back the memory of what was read here.
-    pub fn recycle(&self, buffer: Vec<u8>, buffers: &Buffers) {
+    /// Takes back the memory of what was taken here, if there is any.
+    pub fn recycle(&self, chunk: Chunk, buffers: &Buffers) {
         match self {
-            Self::Tcp(_) => buffers.give(buffer),
-            Self::Stream(stream) => stream.recycle(buffer),
+            _ if chunk.buffer.capacity() == 0 => {}
+            Self::Tcp(_) => buffers.give(chunk.buffer),
+            Self::Stream(stream) => stream.recycle(chunk.buffer),
         }
     }
 
@@ -160,41 +194,18 @@ impl End {
         }
     }
 
-    /// Memory for bytes that will be written here.
-    fn empty(&self, size: Size, buffers: &Buffers) -> Chunk {
+    /// Memory for bytes that will be written here, with the headroom.
+    fn empty(&self, size: Size, buffers: &Buffers) -> Vec<u8> {
         let mut buffer = match self {
-            Self::Stream(stream) if size == Size::Large => stream.spare_buffer(size),
-            _ => buffers.take(size),
+            Self::Stream(stream) => stream.spare_buffer(size),
+            Self::Tcp(_) => buffers.take(size),
         };
         buffer.resize(self.headroom(), 0);
-        Chunk {
-            buffer,
-            headroom: self.headroom(),
-        }
-    }
-}
-
-impl Chunk {
-    /// With that much headroom. Only a stream that feeds a stream copies here.
-    fn shaped(self, headroom: usize) -> Self {
-        if self.headroom == headroom {
-            return self;
-        }
-        let payload = &self.buffer[self.headroom..];
-        let mut buffer = Vec::with_capacity(headroom + payload.len());
-        buffer.resize(headroom, 0);
-        buffer.extend_from_slice(payload);
-        Self { buffer, headroom }
+        buffer
     }
 }
 
 /// Resets a socket now. One that cannot even be reset is gone already.
 pub fn abort(socket: &TcpStream) {
     let _ = socket.reset();
-}
-
-async fn read_tcp(socket: &TcpStream, chunk: Chunk) -> (io::Result<usize>, Chunk) {
-    let headroom = chunk.headroom;
-    let (outcome, buffer) = socket.read(chunk.buffer).await;
-    (outcome, Chunk { buffer, headroom })
 }

@@ -1,12 +1,18 @@
 //! Moves a tunnel's bytes between its socket and its connection, and tells it the time.
 //!
-//! Knows no stream. A read or write is never cancelled: the socket is closed to end it.
+//! Knows no stream. One task a tunnel, woken when there is something to receive, to send or to be
+//! late for; it sends after all streams that were ready before it have written, so that what they
+//! wrote leaves in one call. A read or write is never cancelled: the socket is closed to end it.
 
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::future::{Either, select};
-use netio::time::{sleep, sleep_until};
+use hbone::Mono;
+use netio::time::{Sleep, sleep_until};
 
 use super::Tunnel;
 use crate::limits::{BUFFER_SMALL_BYTES, TUNNEL_WRITE_BYTES};
@@ -16,144 +22,219 @@ use crate::relay::buffer::{Buffers, Size};
 /// How long the last bytes of a closed tunnel (its GOAWAY) may take to leave.
 const FLUSH_WAIT: Duration = Duration::from_secs(1);
 
-/// How often a tunnel that is not read looks whether it has ended, or holds less.
+/// How often a tunnel that is not read looks whether it holds less, or has ended.
 const HELD_BACK_LOOK: Duration = Duration::from_millis(100);
+
+/// Bytes that a tunnel receives, or sends, before others run.
+const QUOTA_BYTES: usize = 256 * 1_024;
+
+/// Reads, or writes, before others run, however small they are.
+const QUOTA_CALLS: u8 = 8;
 
 /// Runs a tunnel to its end.
 pub async fn drive(tunnel: &Rc<Tunnel>, buffers: &Buffers) {
     // The client's first flight waits already.
     tunnel.pump();
-    futures::join!(read(tunnel, buffers), write(tunnel), keep_time(tunnel));
+    let mut driver = Driver {
+        tunnel,
+        buffers,
+        size: Size::default(),
+        out: Vec::new(),
+        sent: 0,
+        blocked: false,
+        timer: None,
+        flushed_by: None,
+    };
+    poll_fn(|cx| driver.poll(cx)).await;
 }
 
-async fn read(tunnel: &Rc<Tunnel>, buffers: &Buffers) {
-    let mut size = Size::default();
-    while !tunnel.connection.borrow().is_closed() {
-        if is_held_back(tunnel) {
-            // On the heap: this is rare, and a tunnel's future shall be small.
-            Box::pin(may_read(tunnel)).await;
+struct Driver<'a> {
+    tunnel: &'a Rc<Tunnel>,
+    buffers: &'a Buffers,
+    /// Of the next read.
+    size: Size,
+    /// Ciphertext, of which the first `sent` bytes have left.
+    out: Vec<u8>,
+    sent: usize,
+    /// The socket had no room at the last call.
+    blocked: bool,
+    /// The next thing to be late for.
+    timer: Option<(Mono, Pin<Box<Sleep>>)>,
+    /// When a closed tunnel gives up sending.
+    flushed_by: Option<Mono>,
+}
+
+/// Whether something goes on by itself.
+#[derive(PartialEq, Eq)]
+enum Turn {
+    /// It waits for the kernel or for somebody else.
+    Waits,
+    /// Its share is used up, and there may be more.
+    Again,
+}
+
+impl Driver<'_> {
+    fn poll(&mut self, cx: &Context<'_>) -> Poll<()> {
+        let read = self.receive(cx);
+        // Whatever it was set for until now is seen to below.
+        self.tunnel.send.clear();
+        let written = match self.transmit(cx) {
+            Ok(turn) => turn,
+            Err(_) => {
+                self.tunnel.lost();
+                return self.end();
+            }
+        };
+        if self.out.is_empty() && self.tunnel.connection.borrow().is_finished() {
+            return self.end();
         }
-        let outcome = match tunnel.socket.readable().await {
-            Ok(()) => {
-                let (outcome, mut buffer) = tunnel.socket.read(buffers.take(size)).await;
-                if let Ok(count @ 1..) = outcome {
-                    size = size.after(count);
-                    let now = tunnel.clock.now();
+        let over = self.keep_time(cx);
+        let signalled = self.tunnel.send.poll(cx).is_ready();
+        if signalled || read == Turn::Again || written == Turn::Again {
+            cx.waker().wake_by_ref();
+        }
+        over
+    }
+
+    /// Nothing is sent any more; whoever still writes here hears of it from the connection.
+    fn end(&mut self) -> Poll<()> {
+        // What the peer still sends has nobody to read it.
+        let _ = self.tunnel.socket.shutdown_both();
+        if !self.tunnel.connection.borrow().is_closed() {
+            self.tunnel.lost();
+        }
+        Poll::Ready(())
+    }
+
+    fn receive(&mut self, cx: &Context<'_>) -> Turn {
+        let tunnel = self.tunnel;
+        let mut quota = QUOTA_BYTES;
+        for _ in 0..QUOTA_CALLS {
+            let stop = tunnel.connection.borrow().is_closed() || tunnel.is_held_back();
+            if stop || tunnel.socket.poll_readable(cx).is_pending() {
+                return Turn::Waits;
+            }
+            let mut buffer = self.buffers.take(self.size);
+            let outcome = tunnel.socket.try_read(&mut buffer);
+            let now = tunnel.clock.now();
+            match outcome {
+                Ok(count @ 1..) => {
+                    self.size = self.size.after(count);
                     tunnel
                         .connection
                         .borrow_mut()
                         .handle_input(now, &mut buffer);
+                    quota = quota.saturating_sub(count);
                 }
-                buffers.give(buffer);
-                outcome
+                Err(ref error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(0) | Err(_) => tunnel.connection.borrow_mut().handle_eof(now),
             }
-            Err(error) => Err(error),
-        };
-        if !matches!(outcome, Ok(1..)) {
-            let now = tunnel.clock.now();
-            tunnel.connection.borrow_mut().handle_eof(now);
+            self.buffers.give(buffer);
+            tunnel.pump();
+            if quota == 0 {
+                break;
+            }
         }
-        tunnel.pump();
+        Turn::Again
     }
-}
 
-/// Waits while the tunnel holds more than its share of an exceeded budget: what is not read stays
-/// with the peer. Its silence ends the tunnel if that lasts.
-async fn may_read(tunnel: &Tunnel) {
-    while is_held_back(tunnel) && !tunnel.connection.borrow().is_closed() {
-        let relieved = std::pin::pin!(tunnel.budget.relieved());
-        let timer = std::pin::pin!(sleep(HELD_BACK_LOOK));
-        select(relieved, timer).await;
+    fn transmit(&mut self, cx: &Context<'_>) -> io::Result<Turn> {
+        let tunnel = self.tunnel;
+        let mut quota = QUOTA_BYTES;
+        for _ in 0..QUOTA_CALLS {
+            if self.sent == self.out.len() && !self.seal() {
+                return Ok(Turn::Waits);
+            }
+            if self.blocked && tunnel.socket.poll_writable(cx).is_pending() {
+                return Ok(Turn::Waits);
+            }
+            self.blocked = false;
+            match tunnel.socket.try_write(&self.out[self.sent..]) {
+                Ok(count) => {
+                    self.sent += count;
+                    quota = quota.saturating_sub(count);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.blocked = true,
+                Err(error) => return Err(error),
+            }
+            if quota == 0 {
+                break;
+            }
+        }
+        Ok(Turn::Again)
     }
-}
 
-fn is_held_back(tunnel: &Tunnel) -> bool {
-    tunnel.budget.holds_back(tunnel.buffered_bytes.get())
-}
-
-async fn write(tunnel: &Rc<Tunnel>) {
-    let mut out = Vec::new();
-    loop {
-        out.clear();
+    /// Takes what waits to be sent; false when that is nothing.
+    fn seal(&mut self) -> bool {
+        let tunnel = self.tunnel;
+        self.out.clear();
+        self.sent = 0;
         let now = tunnel.clock.now();
-        let transmit = |out| {
+        let sealed =
             tunnel
                 .connection
                 .borrow_mut()
-                .poll_transmit(now, out, TUNNEL_WRITE_BYTES)
-        };
-        if transmit(&mut out) > 0 {
+                .poll_transmit(now, &mut self.out, TUNNEL_WRITE_BYTES);
+        if sealed > 0 {
+            // Whoever waited for room in the backlog has it now.
             tunnel.pump();
-            let (outcome, spent) = tunnel.socket.write_all(out).await;
-            out = spent;
-            if outcome.is_err() {
-                let now = tunnel.clock.now();
-                tunnel.connection.borrow_mut().handle_eof(now);
-                tunnel.pump();
-                break;
-            }
-            continue;
+        } else if self.out.capacity() > BUFFER_SMALL_BYTES {
+            // At rest it holds little.
+            self.out = Vec::new();
         }
-        if tunnel.connection.borrow().is_finished() {
-            break;
-        }
-        if !tunnel.send.is_set() && out.capacity() > BUFFER_SMALL_BYTES {
-            // At rest it holds little; while data flows it keeps its memory.
-            out = Vec::new();
-        }
-        tunnel.send.wait().await;
+        sealed > 0
     }
-    tunnel.over.set(true);
-    tunnel.retime.set();
-    // Ends a pending read of the reader.
-    let _ = tunnel.socket.shutdown_both();
-}
 
-async fn keep_time(tunnel: &Rc<Tunnel>) {
-    while !tunnel.over.get() {
-        let closed = tunnel.connection.borrow().is_closed();
-        if closed {
-            flush(tunnel).await;
-            return;
+    /// Sees to what is due, and waits for what is due next.
+    fn keep_time(&mut self, cx: &Context<'_>) -> Poll<()> {
+        loop {
+            let now = self.tunnel.clock.now();
+            if self.flushed_by.is_some_and(|at| at <= now) {
+                abort(&self.tunnel.socket);
+                return self.end();
+            }
+            let next = self.next_time(now);
+            self.tunnel.armed.set(next);
+            let Some(at) = next else {
+                self.timer = None;
+                return Poll::Pending;
+            };
+            let timer = self.timer_for(at);
+            if timer
+                .as_mut()
+                .poll(&mut Context::from_waker(cx.waker()))
+                .is_pending()
+            {
+                return Poll::Pending;
+            }
+            self.timer = None;
+            self.tunnel.is_late(self.tunnel.clock.now());
         }
-        let now = tunnel.clock.now();
-        if tunnel.idle_until().is_some_and(|until| until <= now) {
-            // Gracefully: the peer may be asking for a stream right now. Looked at again after
-            // another such time, should the drain not have ended by then.
-            tunnel.idle_since.set(Some(now));
-            tunnel.drain();
-            continue;
+    }
+
+    /// An earlier timer than asked for is kept: it is looked at again when it wakes.
+    fn timer_for(&mut self, at: Mono) -> &mut Pin<Box<Sleep>> {
+        if self.timer.as_ref().is_some_and(|(armed, _)| *armed > at) {
+            self.timer = None;
         }
+        let clock = self.tunnel.clock;
+        let (_, timer) = self
+            .timer
+            .get_or_insert_with(|| (at, Box::pin(sleep_until(clock.instant(at)))));
+        timer
+    }
+
+    fn next_time(&mut self, now: Mono) -> Option<Mono> {
+        let tunnel = self.tunnel;
+        if tunnel.connection.borrow().is_closed() {
+            let by = self.flushed_by.get_or_insert(now.plus(FLUSH_WAIT));
+            return Some(*by);
+        }
+        let held_back = tunnel.is_held_back().then(|| now.plus(HELD_BACK_LOOK));
         let timeout = tunnel.connection.borrow().poll_timeout();
-        if timeout.is_some_and(|at| at <= now) {
-            tunnel.connection.borrow_mut().handle_timeout(now);
-            tunnel.pump();
-            continue;
-        }
-        let next = [timeout, tunnel.idle_until()].into_iter().flatten().min();
-        tunnel.armed.set(next);
-        let retime = std::pin::pin!(tunnel.retime.wait());
-        match next {
-            Some(at) => {
-                let timer = std::pin::pin!(sleep_until(tunnel.clock.instant(at)));
-                match select(retime, timer).await {
-                    Either::Left(_) | Either::Right(_) => {}
-                }
-            }
-            None => retime.await,
-        }
-    }
-}
-
-/// Lets the writer end by itself for a moment, then resets the socket under it.
-async fn flush(tunnel: &Rc<Tunnel>) {
-    let timer = std::pin::pin!(sleep(FLUSH_WAIT));
-    let ended = std::pin::pin!(async {
-        while !tunnel.over.get() {
-            tunnel.retime.wait().await;
-        }
-    });
-    if let Either::Left(_) = select(timer, ended).await {
-        abort(&tunnel.socket);
+        [timeout, tunnel.idle_until(), held_back]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }

@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 
 use hbone::{ConnectResponse, ErrorCode, RespondError, StreamId};
 use netio::time::timeout;
@@ -94,6 +95,8 @@ impl TunnelStream {
         let answer = async {
             loop {
                 if let Some(response) = self.state.response.borrow_mut().take() {
+                    // What came with it was told by the same signal.
+                    self.state.read.set();
                     return Ok(response);
                 }
                 self.alive()?;
@@ -123,19 +126,19 @@ impl TunnelStream {
     ///
     /// # Errors
     /// Reset.
-    pub async fn room(&self) -> Result<usize, StreamError> {
+    pub fn poll_room(&self, cx: &Context<'_>) -> Poll<Result<usize, StreamError>> {
         loop {
             self.alive()?;
             let room = self.tunnel.connection.borrow_mut().writable_bytes(self.id);
             if room > 0 {
-                return Ok(room);
+                return Poll::Ready(Ok(room));
             }
-            self.state.write.wait().await;
+            ready!(self.state.write.poll(cx));
         }
     }
 
     /// Sends a buffer whose first [`hbone::FRAME_HEADROOM`] bytes are left empty. To be called
-    /// when there is [`Self::room`] for it.
+    /// when there is room for it ([`Self::poll_room`]).
     ///
     /// # Errors
     /// Reset.
@@ -149,35 +152,41 @@ impl TunnelStream {
         written.map_err(|_| self.gone())
     }
 
-    /// Memory for a large [`Self::write`], used before if there is some.
+    /// Memory for a [`Self::write`], used before if there is some.
     pub fn spare_buffer(&self, size: Size) -> Vec<u8> {
         let bytes = size.capacity_bytes();
         self.tunnel.connection.borrow_mut().spare_buffer(bytes)
     }
 
-    /// Gives the memory of a [`Self::read`] back.
+    /// Gives the memory of a [`Self::take`] back.
     pub fn recycle(&self, buffer: Vec<u8>) {
         self.tunnel.connection.borrow_mut().recycle(buffer);
     }
 
-    /// Waits for bytes; None after the peer's last one.
+    /// Waits until [`Self::take`] is worth a call.
+    pub fn poll_ready(&self, cx: &Context<'_>) -> Poll<()> {
+        self.state.read.poll(cx)
+    }
+
+    /// All bytes that have come; None when there are none now, or never again
+    /// ([`Self::is_finished`]).
     ///
     /// # Errors
     /// Reset.
-    pub async fn read(&self) -> Result<Option<Vec<u8>>, StreamError> {
-        loop {
-            let data = self.tunnel.connection.borrow_mut().read(self.id);
-            if let Some(data) = data {
-                // It may be the read that makes the stream finished.
-                self.tunnel.pump();
-                return Ok(Some(data));
-            }
-            if self.state.finished.get() {
-                return Ok(None);
-            }
+    pub fn take(&self) -> Result<Option<Vec<u8>>, StreamError> {
+        let data = self.tunnel.connection.borrow_mut().read(self.id);
+        if data.is_some() {
+            // It may be the read that makes the stream finished.
+            self.tunnel.pump();
+        } else if !self.is_finished() {
             self.alive()?;
-            self.state.read.wait().await;
         }
+        Ok(data)
+    }
+
+    /// Whether the peer's last byte was taken.
+    pub fn is_finished(&self) -> bool {
+        self.state.finished.get()
     }
 
     /// The application's socket took so many bytes: the peer may send as many more.
