@@ -9,6 +9,7 @@ use tonic::{Request, Status};
 
 use crate::metrics::Metrics;
 use crate::state::nodes::{Caller, Nodes};
+use crate::strangers::Standing;
 
 /// Length of a token on the wire: 64 hexadecimal digits.
 const TOKEN_DIGITS: usize = 64;
@@ -41,6 +42,9 @@ impl Interceptor for Authenticate {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         match self.caller(request.metadata()) {
             Some(caller) => {
+                if let Some(standing) = request.extensions().get::<Standing>() {
+                    standing.prove();
+                }
                 request.extensions_mut().insert(caller);
                 Ok(request)
             }

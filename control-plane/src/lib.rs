@@ -19,3 +19,4 @@ pub mod publication;
 pub mod server;
 pub mod source;
 pub mod state;
+pub mod strangers;

@@ -24,6 +24,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
 use crate::authority::{Authority, IssueError};
+use crate::strangers::{FIRST_CALL_WITHIN, Standing, Strangers};
 
 /// Most connections, also half-open ones: two or three of each of 1,000 nodes.
 const MAX_CONNECTIONS: usize = 4096;
@@ -158,6 +159,7 @@ pub async fn listen(
     tasks: &Tasks,
     address: SocketAddr,
     certificate: Arc<ServerCertificate>,
+    strangers: Strangers,
 ) -> Result<(SocketAddr, ReceiverStream<io::Result<Connection>>), ListenError> {
     let wrong = |error| ListenError::Bind(address, error);
     let listener = TcpListener::bind(address).await.map_err(wrong)?;
@@ -173,6 +175,7 @@ pub async fn listen(
         tasks: tasks.clone(),
         tls: Arc::new(config).into(),
         ready,
+        strangers,
     };
     tasks.spawn("listener", accept.run(listener));
     Ok((bound, ReceiverStream::new(connections)))
@@ -182,6 +185,7 @@ struct Accept {
     tasks: Tasks,
     tls: TlsAcceptor,
     ready: mpsc::Sender<io::Result<Connection>>,
+    strangers: Strangers,
 }
 
 impl Accept {
@@ -199,7 +203,9 @@ impl Accept {
             };
             match (place, accepted) {
                 (Ok(place), Ok((stream, peer))) => {
-                    let shake = shake(self.tls.clone(), (stream, peer), place, self.ready.clone());
+                    let standing = self.strangers.admit(peer.ip());
+                    let ready = self.ready.clone();
+                    let shake = shake(self.tls.clone(), (stream, peer), (place, standing), ready);
                     self.tasks.spawn("TLS handshake", async move {
                         if let Err(error) = shake.await {
                             tracing::debug!(%peer, %error, "TLS handshake failed");
@@ -219,33 +225,76 @@ impl Accept {
 async fn shake(
     tls: TlsAcceptor,
     (stream, peer): (TcpStream, SocketAddr),
-    place: OwnedSemaphorePermit,
+    (place, standing): (OwnedSemaphorePermit, Standing),
     ready: mpsc::Sender<io::Result<Connection>>,
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await;
-    let stream = stream.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    let stream = tokio::select! {
+        stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)) => stream,
+        () = standing.evicted() => return Err(io::ErrorKind::ConnectionAborted.into()),
+    };
+    let Ok(stream) = stream else {
+        standing.count("no_handshake");
+        return Err(io::ErrorKind::TimedOut.into());
+    };
+    let stream = stream?;
     tracing::debug!(%peer, "connected");
+    let patience = patience(standing.clone(), peer);
     // The server may be stopping.
     let _ = ready
         .send(Ok(Connection {
             stream,
+            standing,
+            patience: Some(Box::pin(patience)),
             _place: place,
         }))
         .await;
     Ok(())
 }
 
+/// Ends when a connection that has shown no token must go.
+async fn patience(standing: Standing, peer: SocketAddr) {
+    tokio::select! {
+        () = standing.evicted() => {}
+        () = tokio::time::sleep(FIRST_CALL_WITHIN) => {
+            // Nobody looks any more when it has shown one.
+            if !standing.is_known() {
+                standing.count("no_call");
+                tracing::debug!(%peer, "closed: no authenticated call in time");
+            }
+        }
+    }
+}
+
 /// A connection, counted until it is dropped.
 pub struct Connection {
     stream: TlsStream<TcpStream>,
+    standing: Standing,
+    /// While it has shown no token.
+    patience: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     _place: OwnedSemaphorePermit,
 }
 
-impl Connected for Connection {
-    type ConnectInfo = ();
+impl Connection {
+    /// Fails when it has shown no token for too long; else wakes the reader when that is.
+    fn look(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.standing.is_known() {
+            self.patience = None;
+        }
+        let patience = self.patience.as_mut();
+        if patience.is_some_and(|patience| patience.as_mut().poll(cx).is_ready()) {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        Ok(())
+    }
+}
 
-    fn connect_info(&self) {}
+impl Connected for Connection {
+    type ConnectInfo = Standing;
+
+    fn connect_info(&self) -> Standing {
+        self.standing.clone()
+    }
 }
 
 impl AsyncRead for Connection {
@@ -254,6 +303,8 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        // There is always a read: HTTP/2 waits for the next frame.
+        self.look(cx)?;
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }

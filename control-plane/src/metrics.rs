@@ -35,6 +35,8 @@ pub struct Metrics {
     pub certificates: Family<ResultLabel, Counter>,
     /// Calls without a valid token.
     pub unauthenticated: Counter,
+    /// Connections that were sent away before they had shown a token.
+    pub strangers: Family<ResultLabel, Counter>,
     /// Documents of the source that are refused now.
     pub source_errors: Gauge<i64>,
     /// Revision that is published.
@@ -70,6 +72,11 @@ impl Metrics {
             "unauthenticated_calls",
             "Calls without a valid token",
             metrics.unauthenticated.clone(),
+        );
+        own.register(
+            "strangers_sent_away",
+            "Connections without an authenticated call that were closed, by reason",
+            metrics.strangers.clone(),
         );
         own.register(
             "source_errors",

@@ -33,6 +33,7 @@ use crate::metrics::Metrics;
 use crate::source::watch;
 use crate::state::nodes::Nodes;
 use crate::state::{StateDir, StateError};
+use crate::strangers::Strangers;
 
 /// Calls and streams of one connection: a proxy has one stream and one call at a time, an agent a
 /// few calls.
@@ -174,7 +175,8 @@ async fn serve(
     certificate: Arc<ServerCertificate>,
     (tasks, ready): (&Tasks, Condition),
 ) -> Result<SocketAddr, ServeError> {
-    let (address, connections) = listener::listen(tasks, address, certificate).await?;
+    let strangers = Strangers::new(parts.metrics.clone());
+    let (address, connections) = listener::listen(tasks, address, certificate, strangers).await?;
     let auth = Authenticate::new(parts.nodes.clone(), parts.metrics.clone());
     let discovery = Discovery::new(
         parts.engine.clone(),

@@ -9,4 +9,5 @@ mod discovery;
 mod harness;
 mod own_clients;
 mod source;
+mod strangers;
 mod tokens;

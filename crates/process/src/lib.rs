@@ -8,6 +8,7 @@ pub mod admin;
 pub mod certs;
 pub mod clock;
 pub mod config;
+pub mod crowd;
 pub mod grpc;
 pub mod handover;
 pub mod manifests;

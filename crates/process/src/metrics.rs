@@ -23,17 +23,25 @@ struct TerminationLabels {
     reason: &'static str,
 }
 
+/// Labels of policies that could not be read.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct UnreadableLabels {
+    /// What is in force instead.
+    instead: &'static str,
+}
+
 /// How the xDS feed goes. Clones count together.
 #[derive(Clone, Debug, Default)]
 pub struct XdsMetrics {
     messages: Family<MessageLabels, Counter>,
     rejected: Family<MessageLabels, Counter>,
     terminations: Family<TerminationLabels, Counter>,
+    unreadable: Family<UnreadableLabels, Counter>,
 }
 
 impl XdsMetrics {
-    /// Registers `istio_xds_message_total`, `istio_xds_rejected_resources_total` (ours) and
-    /// `istio_xds_connection_terminations_total`.
+    /// Registers `istio_xds_message_total`, `istio_xds_connection_terminations_total`, and of ours
+    /// `istio_xds_rejected_resources_total` and `istio_xds_unreadable_policies_total`.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         let registry = registry.sub_registry_with_prefix(PREFIX);
@@ -52,6 +60,11 @@ impl XdsMetrics {
             "Ends of the stream to the control plane, by reason",
             metrics.terminations.clone(),
         );
+        registry.register(
+            "xds_unreadable_policies",
+            "Policies that could not be read, by what is in force instead",
+            metrics.unreadable.clone(),
+        );
         metrics
     }
 
@@ -63,6 +76,15 @@ impl XdsMetrics {
         };
         self.messages.get_or_create(&labels).inc();
         self.rejected.get_or_create(&labels).inc_by(rejected as u64);
+    }
+
+    /// Policies that could not be read: so many deny what they apply to, of the others what was
+    /// held before stays, or nothing where nothing can be told of them.
+    pub(crate) fn unreadable_policies(&self, denying: usize, others: usize) {
+        for (instead, count) in [("deny", denying), ("as_before", others)] {
+            let labels = UnreadableLabels { instead };
+            self.unreadable.get_or_create(&labels).inc_by(count as u64);
+        }
     }
 
     pub(crate) fn terminated(&self, reason: &'static str) {

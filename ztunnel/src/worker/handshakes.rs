@@ -4,9 +4,10 @@
 //! limit the oldest of the address that has the most is cut off. Knows no TLS and no socket.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::rc::Rc;
+
+use process::crowd::{Crowd, Place};
 
 use crate::limits::{Limit, Limits, Reached};
 
@@ -14,23 +15,13 @@ use crate::limits::{Limit, Limits, Reached};
 pub struct Handshakes {
     per_worker: usize,
     per_address: usize,
-    begun: RefCell<Begun>,
-}
-
-#[derive(Default)]
-struct Begun {
-    /// Oldest first; no list is empty.
-    by_address: HashMap<IpAddr, VecDeque<Rc<One>>>,
-    count: usize,
-    /// Number of the next one.
-    next: u64,
+    begun: RefCell<Crowd<Rc<One>>>,
 }
 
 struct One {
     /// Let go with the [`Handshake`], at the latest.
     all: Rc<Handshakes>,
-    from: IpAddr,
-    number: u64,
+    place: Cell<Option<Place>>,
     cut_off: Box<dyn Fn()>,
     evicted: Cell<bool>,
 }
@@ -57,68 +48,38 @@ impl Handshakes {
         from: IpAddr,
         cut_off: impl Fn() + 'static,
     ) -> Result<Handshake, Reached> {
-        let from = from.to_canonical();
+        let one = Rc::new(One {
+            all: Rc::clone(self),
+            place: Cell::new(None),
+            cut_off: Box::new(cut_off),
+            evicted: Cell::new(false),
+        });
         let evicted = {
             let mut begun = self.begun.borrow_mut();
-            let of_address = begun.by_address.get(&from).map_or(0, VecDeque::len);
-            if of_address >= self.per_address {
+            if begun.of(from) >= self.per_address {
                 return Err(Reached::refused(Limit::HandshakesPerAddress));
             }
-            let full = begun.count >= self.per_worker;
-            if full { begun.take_oldest() } else { None }
+            let full = begun.len() >= self.per_worker;
+            let evicted = if full { begun.take_oldest() } else { None };
+            one.place.set(Some(begun.insert(from, Rc::clone(&one))));
+            evicted
         };
         // Outside of the borrow: it may come back here.
         if let Some(one) = evicted {
             one.evicted.set(true);
             (one.cut_off)();
         }
-        let mut begun = self.begun.borrow_mut();
-        let one = Rc::new(One {
-            all: Rc::clone(self),
-            from,
-            number: begun.next,
-            cut_off: Box::new(cut_off),
-            evicted: Cell::new(false),
-        });
-        begun.next += 1;
-        begun.count += 1;
-        let of_address = begun.by_address.entry(from).or_default();
-        of_address.push_back(Rc::clone(&one));
         Ok(Handshake(one))
     }
 
     /// How many.
     pub fn len(&self) -> usize {
-        self.begun.borrow().count
+        self.begun.borrow().len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-}
-
-impl Begun {
-    /// Takes out the oldest of the address that has the most; of equals, the oldest of all.
-    fn take_oldest(&mut self) -> Option<Rc<One>> {
-        let oldest = |list: &VecDeque<Rc<One>>| list.front().map_or(u64::MAX, |one| one.number);
-        let most = self
-            .by_address
-            .iter()
-            .max_by_key(|(_, list)| (list.len(), std::cmp::Reverse(oldest(list))));
-        let (from, number) = most.map(|(from, list)| (*from, oldest(list)))?;
-        self.take(from, number)
-    }
-
-    fn take(&mut self, from: IpAddr, number: u64) -> Option<Rc<One>> {
-        let list = self.by_address.get_mut(&from)?;
-        let place = list.iter().position(|one| one.number == number)?;
-        let taken = list.remove(place);
-        if list.is_empty() {
-            self.by_address.remove(&from);
-        }
-        self.count -= 1;
-        taken
     }
 }
 
@@ -132,10 +93,9 @@ impl Handshake {
 impl Drop for Handshake {
     fn drop(&mut self) {
         // Gone already when it was evicted.
-        let One {
-            all, from, number, ..
-        } = &*self.0;
-        all.begun.borrow_mut().take(*from, *number);
+        if let Some(place) = self.0.place.take() {
+            self.0.all.begun.borrow_mut().take(place);
+        }
     }
 }
 
@@ -190,15 +150,5 @@ mod tests {
         assert_eq!(all.len(), 3);
         assert!(![honest, other, newcomer].iter().any(Handshake::was_evicted));
         assert!(all.is_empty());
-    }
-
-    #[test]
-    fn among_equals_the_oldest_makes_room() {
-        let all = handshakes(3, 3);
-        let kept: Vec<_> = (1..=4)
-            .map(|from| all.begin(address(from), || ()).unwrap())
-            .collect();
-        let evicted: Vec<_> = kept.iter().map(Handshake::was_evicted).collect();
-        assert_eq!(evicted, [true, false, false, false]);
     }
 }

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hbone::tls::{ClientTls, Credentials};
-use hbone::{CloseReason, Config, ConnectRequest, Connection, Event, Headers, Mono, StreamId};
+use hbone::{
+    CloseReason, Config, ConnectRequest, Connection, ErrorCode, Event, Headers, Mono, StreamId,
+};
 use mesh::Identity;
 use rustls::time_provider::DefaultTimeProvider;
 
@@ -42,9 +44,10 @@ impl Peer {
 
     /// Moves bytes until an event is taken by `wanted`. None when the tunnel is over before.
     pub fn wait<T>(&mut self, wanted: impl Fn(&Event) -> Option<T>) -> Result<T, CloseReason> {
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let now = Mono(self.start.elapsed());
-            assert!(now.0 < PATIENCE, "the awaited event does not come");
+            assert!(Instant::now() < deadline, "the awaited event does not come");
             self.connection.handle_timeout(now);
             let mut out = Vec::new();
             while self.connection.poll_transmit(now, &mut out, 1 << 20) > 0 {}
@@ -77,6 +80,13 @@ impl Peer {
     /// Asks for a stream and gives the status of the answer.
     pub fn ask(&mut self, authority: &str) -> Result<u16, CloseReason> {
         self.open(authority).map(|(status, _)| status)
+    }
+
+    /// As [`Self::ask`]; the stream is let go at once.
+    pub fn probe(&mut self, authority: &str) -> Result<u16, CloseReason> {
+        let (status, stream) = self.open(authority)?;
+        self.connection.reset(stream, ErrorCode::CANCEL);
+        Ok(status)
     }
 
     /// Waits until the other side lets go of the tunnel.

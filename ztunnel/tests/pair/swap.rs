@@ -211,3 +211,62 @@ fn a_state_of_another_format_is_refused() {
         ));
     });
 }
+
+/// The binary with these words, and what it said on both outputs.
+fn told(words: &[&str]) -> (bool, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_ztunnel"))
+        .args(words)
+        .env_remove("ZTUNNEL_LIMITS")
+        .output()
+        .unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(text).unwrap())
+}
+
+#[test]
+fn the_binary_prints_its_limits_and_refuses_a_file_with_all_its_mistakes() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("limits.yaml");
+    let file = path.to_str().unwrap();
+    let (well, page) = told(&["limits"]);
+    assert!(
+        well && page.contains("\nbuffered_per_worker: 128MiB\n"),
+        "{page}"
+    );
+    std::fs::write(
+        &path,
+        page.replace("handshakes_per_worker: 512", "handshakes_per_worker: 300"),
+    )
+    .unwrap();
+    let (well, page) = told(&["limits", "--limits", file]);
+    assert!(
+        well && page.contains("\nhandshakes_per_worker: 300\n"),
+        "{page}"
+    );
+    std::fs::write(&path, "open_files: 1\nstreams: 5\n").unwrap();
+    let needed = [
+        "--node-name",
+        "n",
+        "--xds-address",
+        "https://[::1]:9",
+        "--ca-address",
+    ];
+    let rest = [
+        "https://[::1]:9",
+        "--root-cert",
+        "/x",
+        "--token-file",
+        "/x",
+        "--limits",
+        file,
+    ];
+    let (well, said) = told(&[&needed[..], &rest].concat());
+    assert!(!well, "it starts: {said}");
+    for part in [
+        file,
+        "unknown field `streams`",
+        "open_files: 1 is not from 64",
+    ] {
+        assert!(said.contains(part), "no `{part}` in {said}");
+    }
+}

@@ -19,6 +19,9 @@ use proto::ResourceName;
 use proto::wire::discovery::{self as wire, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
 
 use super::carried::{ByName, Carried, Entry};
+use unreadable::decode;
+
+mod unreadable;
 
 /// gRPC code of a NACK: INVALID_ARGUMENT.
 const INVALID_ARGUMENT: i32 = 3;
@@ -73,6 +76,8 @@ pub struct Rejected {
     pub name: String,
     /// What is wrong with it.
     pub reason: String,
+    /// Whether it is a policy that nothing was held of, and what it applies to is denied now.
+    pub denies: bool,
 }
 
 impl fmt::Display for Rejected {
@@ -235,10 +240,16 @@ impl Discovery {
         for resource in &response.resources {
             match self.accept(kind, resource) {
                 Ok(new) => changed |= new,
-                Err(reason) => rejected.push(Rejected {
-                    name: resource.name.clone(),
-                    reason,
-                }),
+                Err(reason) => {
+                    let denies = kind == Kind::Policies && self.deny_instead(resource);
+                    changed |= denies;
+                    let name = resource.name.clone();
+                    rejected.push(Rejected {
+                        name,
+                        reason,
+                        denies,
+                    });
+                }
             }
         }
         let mut requests = vec![DeltaDiscoveryRequest {
@@ -312,6 +323,26 @@ impl Discovery {
         }
         decoded.insert_into(&mut self.snapshot);
         Ok(true)
+    }
+
+    /// A policy that cannot be read, and of which nothing is held, denies what it applies to until
+    /// it can be read or is gone. Says whether it does.
+    fn deny_instead(&mut self, resource: &wire::Resource) -> bool {
+        let Some(policy) = unreadable::stand_in(resource) else {
+            return false;
+        };
+        let is_held = self.policies.by_name.contains_key(&resource.name);
+        if is_held || self.snapshot.policy(&policy.key).is_some() {
+            return false;
+        }
+        let entry = Entry {
+            // Of no version: it is to be sent again on the next stream, to a newer reader perhaps.
+            version: String::new(),
+            key: ResourceName::Policy(policy.key.clone()),
+        };
+        self.policies.by_name.insert(resource.name.clone(), entry);
+        self.snapshot.insert_policy(policy);
+        true
     }
 
     /// Whether the snapshot has this already, word for word.
@@ -422,21 +453,6 @@ impl Held {
     }
 }
 
-/// A resource of the type that the response is of. The inner type counts, so it must be the same:
-/// else a policy could come, and go, under the name of an address.
-fn decode(kind: Kind, resource: &wire::Resource) -> Result<proto::Resource, String> {
-    match &resource.resource {
-        Some(any) if any.type_url != kind.url() => {
-            let found: String = any.type_url.chars().take(200).collect();
-            Err(format!(
-                "is of type `{found}` in a response of `{}`",
-                kind.url()
-            ))
-        }
-        _ => proto::decode::discovered(resource).map_err(|error| error.to_string()),
-    }
-}
-
 fn request(type_url: &str) -> DeltaDiscoveryRequest {
     DeltaDiscoveryRequest {
         type_url: type_url.to_owned(),
@@ -457,6 +473,7 @@ fn unasked(response: &DeltaDiscoveryResponse) -> Applied {
     let rejected = vec![Rejected {
         name,
         reason: "this type was not asked for".to_owned(),
+        denies: false,
     }];
     let nack = DeltaDiscoveryRequest {
         response_nonce: response.nonce.clone(),

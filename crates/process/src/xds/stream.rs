@@ -276,7 +276,17 @@ impl Stream {
             self.outlets.metrics.message(kind.url(), rejected.len());
         }
         for bad in &rejected {
-            tracing::warn!(resource = %bad.name, reason = %bad.reason, "resource refused");
+            let (resource, reason) = (&bad.name, &bad.reason);
+            if bad.denies {
+                tracing::error!(%resource, %reason, "policy refused, what it applies to is denied");
+            } else {
+                tracing::warn!(%resource, %reason, "resource refused");
+            }
+        }
+        if kind == Some(Kind::Policies) && !rejected.is_empty() {
+            let denying = rejected.iter().filter(|bad| bad.denies).count();
+            let metrics = &self.outlets.metrics;
+            metrics.unreadable_policies(denying, rejected.len() - denying);
         }
         self.pending.extend(replies);
         if self.discovery.unsettled() {
