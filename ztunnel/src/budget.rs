@@ -6,7 +6,8 @@
 //!     └<─ less than three quarters ──┘ └<──── less than 7/4 ───────┘
 //! ```
 //! Over: tunnels are frugal (small windows, small backlogs). Full: tunnels that hold more than
-//! their share are not read, and no new stream is taken. Knows no tunnel; each tells it what it holds.
+//! their share are not read, and no new stream is taken. Knows no tunnel; each tells it what it
+//! holds.
 
 use std::cell::Cell;
 

@@ -51,8 +51,8 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the far proxy may take to answer a CONNECT: its wait for discovery, its connect
-/// timeout, and 5 s for two round trips on a bad day. It must have answered before we give up, or the log
-/// would name the wrong side.
+/// timeout, and 5 s for two round trips on a bad day. It must have answered before we give up, or
+/// the log would name the wrong side.
 pub const RESPONSE_TIMEOUT: Duration =
     Duration::from_secs(DISCOVERY_WAIT.as_secs() + CONNECT_TIMEOUT.as_secs() + 5);
 

@@ -10,7 +10,7 @@
 //!   settle()        -> after a quiet moment on a reconnected stream: drops what is gone
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 
 use mesh::NetworkAddress;
@@ -19,16 +19,12 @@ use proto::ResourceName;
 use proto::wire::discovery::{self as wire, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
 
 use super::carried::{ByName, Carried, Entry};
+use complaint::complaint;
 use unreadable::decode;
 
+mod complaint;
 mod unreadable;
 
-/// gRPC code of a NACK: INVALID_ARGUMENT.
-const INVALID_ARGUMENT: i32 = 3;
-/// Resources named in one NACK: enough for a person, bounded for the server's log.
-const MAX_NAMED: usize = 16;
-/// Longest text of a NACK in bytes, for the same reason.
-const MAX_NACK_BYTES: usize = 8 * 1024;
 /// Addresses subscribed to on demand at once. A node talks to far fewer; a client that scans
 /// addresses must not grow the subscription for ever (absent ones are bounded by
 /// [`mesh::snapshot::MAX_ABSENT`]).
@@ -485,26 +481,6 @@ fn unasked(response: &DeltaDiscoveryResponse) -> Applied {
         changed: false,
         requests: vec![nack],
         rejected,
-    }
-}
-
-/// What a NACK says: how many were refused, and the first of them.
-fn complaint(rejected: &[Rejected]) -> wire::Status {
-    // A name twice is one mistake.
-    let named: BTreeMap<_, _> = rejected.iter().map(|bad| (&bad.name, bad)).collect();
-    let mut message = format!("{} refused, the others are in use:", named.len());
-    for bad in named.values().take(MAX_NAMED) {
-        message.push_str(&format!(" [{bad}]"));
-    }
-    let mut end = message.len().min(MAX_NACK_BYTES);
-    while !message.is_char_boundary(end) {
-        end -= 1;
-    }
-    message.truncate(end);
-    wire::Status {
-        code: INVALID_ARGUMENT,
-        message,
-        details: Vec::new(),
     }
 }
 
