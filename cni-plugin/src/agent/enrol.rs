@@ -127,6 +127,11 @@ async fn first(
     if let (true, Some(entry)) = (record.container_id.is_empty(), &known) {
         record.container_id = entry.record.container_id.clone();
         record.ips = entry.record.ips.clone();
+        // A command names a pod of the runtime: the runtime's word stays. It names one that only
+        // commands know: the operator means the pod as it is.
+        if !record.container_id.is_empty() {
+            record.given = entry.record.given.clone();
+        }
     }
     record.phase = Phase::Enrolling;
     let entry = Entry {
@@ -175,6 +180,9 @@ async fn already(
     let pod = entry.record.pod.clone();
     if !wanted.container_id.is_empty() {
         entry.record.container_id = wanted.container_id.clone();
+    }
+    if !wanted.given.is_empty() {
+        entry.record.given = wanted.given.clone();
     }
     if let Err(error) = agent.state.save(&entry.record) {
         tracing::warn!(uid = pod.uid, %error, "the record could not be renewed");
@@ -286,6 +294,9 @@ async fn steps(
         .fill_addresses(&record.ips)
         .await
         .map_err(StepError::at("addresses"))?;
+    if record.given.is_empty() {
+        record.given = record.ips.clone();
+    }
     done(&uid, "addresses");
     hand(agent, handed(record, netns, &listeners), call).await?;
     done(&uid, "ztunnel's acknowledgement");

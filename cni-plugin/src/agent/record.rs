@@ -64,6 +64,10 @@ pub struct Record {
     pub cookie: u64,
     /// Its addresses, the runtime's first.
     pub ips: Vec<IpAddr>,
+    /// The addresses that the runtime gave it, or that it had when a command enrolled it; empty
+    /// while it is not known. Only these are its own for the mesh: a pod can give itself any.
+    #[serde(default)]
+    pub given: Vec<IpAddr>,
     /// How far it is.
     pub phase: Phase,
     /// Why it is in this phase, a sentence.
@@ -77,6 +81,14 @@ pub struct Record {
     /// again when the enrolment fails.
     #[serde(default)]
     pub passed: Option<String>,
+}
+
+impl Record {
+    /// The addresses that the control plane is told: those it has of the given ones.
+    pub fn reported(&self) -> Vec<IpAddr> {
+        let has = |ip: &&IpAddr| self.given.is_empty() || self.given.contains(ip);
+        self.ips.iter().filter(has).copied().collect()
+    }
 }
 
 /// What lies in the directory.
@@ -196,12 +208,29 @@ mod tests {
             netns: Some("/run/netns/x".into()),
             cookie: u64::MAX,
             ips: vec!["10.0.0.1".parse().unwrap()],
+            given: vec!["10.0.0.1".parse().unwrap()],
             phase: Phase::Enrolled,
             reason: "label".into(),
             service_account: "web".into(),
             sysctls_before: [("net/ipv4/tcp_fwmark_accept".to_owned(), "0".to_owned())].into(),
             passed: None,
         }
+    }
+
+    #[test]
+    fn an_address_that_a_pod_gave_itself_is_not_reported() {
+        let ips = |texts: &[&str]| -> Vec<IpAddr> {
+            texts.iter().map(|text| text.parse().unwrap()).collect()
+        };
+        let mut record = record("u-1");
+        record.given = ips(&["10.0.0.1", "fd00::1"]);
+        record.ips = ips(&["fd00::1", "10.0.0.1", "10.0.0.2"]);
+        assert_eq!(record.reported(), ips(&["fd00::1", "10.0.0.1"]));
+        record.ips = ips(&["10.0.0.2"]);
+        assert_eq!(record.reported(), ips(&[]));
+        // A record of an agent that did not know the difference.
+        record.given.clear();
+        assert_eq!(record.reported(), ips(&["10.0.0.2"]));
     }
 
     #[test]

@@ -134,6 +134,10 @@ async fn captured(
     let dir = agent.pod_dir(&record.pod.uid);
     let (steering, listeners) = enrol::load(&dir, &netns, false).await?;
     steering.set_sysctls()?;
+    if record.given.is_empty() {
+        // Of an agent that did not know the difference.
+        record.given = record.ips.clone();
+    }
     record.ips = steering.route(&record.ips).await?;
     steering.attach()?;
     agent.hook().enrol(steering.cookie())?;

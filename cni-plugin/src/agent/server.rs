@@ -81,6 +81,10 @@ async fn serve(agent: &Arc<Agent>, conn: Conn) {
         }
     };
     let answers = match serde_json::from_slice::<Request>(&message.bytes) {
+        Ok(request) if is_abandoned(&conn, &request).await => {
+            tracing::warn!("a call to capture a pod was not begun: its caller is gone");
+            return;
+        }
         Ok(request) => answer(agent, request, message.fds).await,
         Err(error) => vec![Answer::Failed(Failure {
             code: code::DECODE,
@@ -98,6 +102,20 @@ async fn serve(agent: &Arc<Agent>, conn: Conn) {
             return;
         }
     }
+}
+
+/// Whether the caller of an ADD or enrol went while its call waited to be accepted, as it does when
+/// the agent has no descriptor left. It was told that the call failed: nobody would use the pod, and
+/// the runtime's DEL may have come and gone.
+async fn is_abandoned(conn: &Conn, request: &Request) -> bool {
+    let captures = matches!(request, Request::Add { .. } | Request::Enrol { .. });
+    // A caller that waits says nothing more.
+    let next = conn.recv(MAX_MESSAGE_BYTES, 0);
+    captures
+        && matches!(
+            tokio::time::timeout(Duration::ZERO, next).await,
+            Ok(Ok(None))
+        )
 }
 
 async fn answer(
@@ -164,6 +182,7 @@ fn new_record(
         container_id,
         netns: Some(netns.into()),
         cookie: 0,
+        given: ips.clone(),
         ips,
         phase: Phase::NotEnrolled,
         reason: String::new(),

@@ -121,7 +121,7 @@ impl Table {
             uid: entry.record.pod.uid.clone(),
             namespace: entry.record.pod.namespace.clone(),
             name: entry.record.pod.name.clone(),
-            ips: entry.record.ips.clone(),
+            ips: entry.record.reported(),
             enrolled: entry.record.phase == Phase::Enrolled,
         };
         self.entries().values().map(report).collect()

@@ -1,5 +1,6 @@
 //! A pod's way into the mesh and out of it, and what outlives the agent.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use cni_plugin::message::Request;
@@ -343,7 +344,7 @@ async fn a_descriptor_that_is_no_pods_namespace_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn addresses_that_come_and_go_are_followed() {
+async fn addresses_that_come_and_go_are_followed_and_only_given_ones_are_reported() {
     let rig = Rig::start().await;
     let ztunnel = Ztunnel::connect(&rig.zds_socket()).await;
     rig.add().unwrap();
@@ -368,11 +369,24 @@ async fn addresses_that_come_and_go_are_followed() {
         -n {name} route replace default via 10.77.0.1"
     ));
     let moved: std::net::IpAddr = "10.77.0.98".parse().unwrap();
-    rig.until("it was reported", |rig| {
-        rig.control
-            .last_report()
-            .iter()
-            .any(|pod| pod.ips.contains(&moved) && pod.enrolled)
+    rig.until("it was seen", |rig| {
+        rig.pod_status().unwrap().ips.contains(&moved)
+    })
+    .await;
+    // What a pod gave itself may be its neighbour's.
+    let v6: std::net::IpAddr = POD_V6.parse().unwrap();
+    let reported = |rig: &Rig| rig.control.last_report()[0].ips.clone();
+    rig.until("the given one is not reported any more", |rig| {
+        reported(rig) == [v6]
+    })
+    .await;
+    rig.ask(
+        &rig.add_request(&["10.77.0.98", POD_V6]),
+        Some(&rig.network.pod),
+    )
+    .unwrap();
+    rig.until("what the runtime says is reported", |rig| {
+        reported(rig).iter().copied().collect::<BTreeSet<_>>() == [moved, v6].into()
     })
     .await;
     outside.listen(OUTSIDE_V4, 7000);
