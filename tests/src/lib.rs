@@ -4,7 +4,9 @@
 //! at the end also when one of them fails. This runner has; it takes the same filter words and
 //! prints the same lines. It must not know what the scenarios do.
 
+pub mod attack;
 pub mod prove;
+pub mod stranger;
 pub mod traffic;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

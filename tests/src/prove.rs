@@ -6,6 +6,7 @@
 pub mod bed;
 pub mod cold;
 pub mod enrol;
+pub mod hostile;
 pub mod proxy;
 pub mod repairs;
 pub mod restart;

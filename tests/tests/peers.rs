@@ -1,7 +1,6 @@
 //! Strangers on the tunnel's port: what a real ztunnel refuses as a server and as a client.
 
 mod peers {
-    pub mod credentials;
     pub mod stranger;
 }
 
@@ -13,8 +12,8 @@ use anyhow::{Context, ensure};
 use cli::demo::live::exchange;
 use cli::demo::servers::ECHO_PORT;
 use cli::demo::{Mesh, Silent};
-use peers::credentials::{Credentials, Issuers, Validity};
 use peers::stranger::{Answer, Server, connect};
+use scenarios::stranger::{Credentials, Issuers, Validity};
 use scenarios::{Scenario, run, scenario};
 use world::{Leftovers, Pod, Process, World};
 

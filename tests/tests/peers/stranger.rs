@@ -1,4 +1,4 @@
-//! A TLS and HTTP/2 client and a TLS server that are not ours, on the tunnel's port.
+//! An HTTP/2 client and a TLS server that are not ours, on the tunnel's port.
 
 use std::net::{SocketAddr, TcpListener};
 use std::pin::pin;
@@ -7,17 +7,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 use netio::netns::Netns;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{
-    ClientConfig, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
-};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ServerConfig};
+use scenarios::stranger::{Credentials, tls};
 use tokio::net::TcpStream;
 use world::Place;
-
-use super::credentials::Credentials;
 
 /// A whole exchange; a ztunnel answers in milliseconds.
 const EXCHANGE_WITHIN: Duration = Duration::from_secs(15);
@@ -38,7 +32,7 @@ pub fn connect(
     own: Option<&Credentials>,
     authority: &str,
 ) -> anyhow::Result<Answer> {
-    let config = client_config(own)?;
+    let config = tls::client(own.map(|own| &own.shown))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -100,7 +94,7 @@ pub struct Server {
 impl Server {
     /// Listens, and shows `shown` to whoever connects.
     pub fn listen(at: &Place, port: u16, shown: &Credentials) -> anyhow::Result<Self> {
-        let config = server_config(shown)?;
+        let config = tls::server(&shown.shown)?;
         let listener = Netns::open(at.netns())?.enter(|| TcpListener::bind(("::", port)))??;
         listener.set_nonblocking(true)?;
         Ok(Server { listener, config })
@@ -134,111 +128,4 @@ impl Server {
 fn spiffe_id(certificate: &CertificateDer<'_>) -> Option<String> {
     let certificate = webpki::EndEntityCert::try_from(certificate).ok()?;
     certificate.valid_uri_names().next().map(str::to_owned)
-}
-
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(aws_lc_rs::default_provider())
-}
-
-fn client_config(own: Option<&Credentials>) -> anyhow::Result<Arc<ClientConfig>> {
-    let builder = ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anyone));
-    let mut config = match own {
-        Some(own) => builder.with_client_auth_cert(own.chain.clone(), own.key())?,
-        None => builder.with_no_client_auth(),
-    };
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    config.enable_sni = false;
-    Ok(Arc::new(config))
-}
-
-fn server_config(shown: &Credentials) -> anyhow::Result<Arc<ServerConfig>> {
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_client_cert_verifier(Arc::new(Anyone))
-        .with_single_cert(shown.chain.clone(), shown.key())?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(Arc::new(config))
-}
-
-/// A stranger checks nobody: what is tested is the other end.
-#[derive(Debug)]
-struct Anyone;
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider()
-            .signature_verification_algorithms
-            .supported_schemes()
-    }
-}
-
-impl ClientCertVerifier for Anyone {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider()
-            .signature_verification_algorithms
-            .supported_schemes()
-    }
 }
