@@ -17,8 +17,8 @@ use crate::topology::{Host, Node};
 /// The control plane's port (protocol.md 8).
 const CONTROL_PORT: u16 = 15012;
 /// How long a process of ours gets until its readiness endpoint says yes; a debug build on two
-/// busy cores takes about 2 s.
-pub const READY_WITHIN: Duration = Duration::from_secs(30);
+/// cores takes about 2 s, and ten times as long beside eight builds.
+pub const READY_WITHIN: Duration = Duration::from_secs(120);
 
 /// Readiness endpoints on the node (protocol.md 8).
 const AGENT_READY: &str = "http://127.0.0.1:15010/healthz/ready";

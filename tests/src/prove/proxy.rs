@@ -17,9 +17,11 @@ use world::{Process, Program};
 use super::bed::{Bed, GONE_WITHIN};
 
 /// A proxy whose connections have ended ends within this.
-const DRAINED_WITHIN: Duration = Duration::from_secs(60);
+const DRAINED_WITHIN: Duration = Duration::from_secs(180);
 /// Longer than any proof: connections of a replaced proxy are never cut.
 const DRAIN: &str = "1h";
+/// Tunnels without streams end after this, so that their sockets are not taken for leaked ones.
+pub const TUNNEL_IDLE: Duration = Duration::from_secs(20);
 /// Each proxy has ports of its own while two run, for readiness and metrics, from here.
 const FIRST_PORT: u16 = 16_000;
 /// Proxies with ports of their own; older ones have ended when the numbers begin again.
@@ -125,6 +127,8 @@ impl Bed {
         let program = control
             .ztunnel_program(&binary, &part.node, io)?
             .args(["--workers", workers, "--log", LOG])
+            .arg("--tunnel-idle")
+            .arg(format!("{}s", TUNNEL_IDLE.as_secs()))
             .args(["--ready-addr", &ready, "--metrics-addr", &metrics])
             .arg("--handover-socket")
             .arg(self.handover_socket(node))

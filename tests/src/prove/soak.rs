@@ -15,6 +15,7 @@ use rand::{Rng, SeedableRng};
 use world::Interrupt;
 
 use super::bed::Bed;
+use super::proxy::TUNNEL_IDLE;
 use super::usage::{Usage, growth};
 use events::Load;
 pub use figures::{Figures, Report};
@@ -29,11 +30,9 @@ const SETTLE: Duration = Duration::from_secs(15);
 const SHORT_SETTLE: Duration = Duration::from_secs(3);
 /// Load on proxies that are new before a measurement.
 const WARM_UP: Duration = Duration::from_secs(20);
-/// Idle tunnels keep their sockets for 300 s (ztunnel's `TUNNEL_IDLE`); the last measurement waits
-/// for no more descriptors than at the start, and no longer than that and a little.
-const TUNNELS_END_WITHIN: Duration = Duration::from_secs(330);
-/// The same in the short form, whose last proxies had no tunnel.
-const SHORT_ENDS_WITHIN: Duration = Duration::from_secs(60);
+/// Idle tunnels have ended, and with them their sockets; the last measurement waits for no more
+/// descriptors than before the load, and no longer than this.
+const TUNNELS_END_WITHIN: Duration = TUNNEL_IDLE.saturating_mul(4);
 /// Growth of all five processes together that is no leak, in MiB: pages that the allocator keeps.
 /// Over 300,000 connections, which is about twenty minutes, 80 bytes lost with each are more.
 const RSS_GROWTH_MIB: f64 = 24.0;
@@ -51,8 +50,6 @@ const SHORT_SECONDS: u64 = 20;
 pub struct Plan {
     time: Duration,
     seed: u64,
-    /// The proxies are replaced before the last measurement, instead of 5 min until their tunnels
-    /// have ended.
     short: bool,
 }
 
@@ -84,14 +81,6 @@ impl Plan {
             SHORT_RSS_GROWTH_MIB
         } else {
             RSS_GROWTH_MIB
-        }
-    }
-
-    fn tunnels_end_within(&self) -> Duration {
-        if self.short {
-            SHORT_ENDS_WITHIN
-        } else {
-            TUNNELS_END_WITHIN
         }
     }
 
@@ -140,16 +129,12 @@ pub fn run(bed: &mut Bed, plan: &Plan) -> anyhow::Result<Figures> {
     bed.sleep(plan.settle())?;
     figures.loaded = Usage::of(bed)?;
     figures.rss_growth_mib = figures.loaded.rss() - figures.start.rss();
-    if plan.short {
-        events::same_proxies(bed, 0..2)?;
-        bed.drained()?;
-    }
     loop {
         figures.end = Usage::of(bed)?;
         figures.leaked_fds = growth(&figures.idle.fds, &figures.end.fds);
         figures.leaked_bpf = growth(&figures.idle.bpf, &figures.end.bpf);
         let leaked = figures.leaked_fds + figures.leaked_bpf;
-        if leaked == 0 || end.elapsed() > plan.tunnels_end_within() {
+        if leaked == 0 || end.elapsed() > TUNNELS_END_WITHIN {
             break;
         }
         bed.sleep(Duration::from_secs(1))?;

@@ -11,13 +11,19 @@ use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use serde::Serialize;
 use serde_json::Value;
 use world::{Process, Program};
 
 use super::bed::Bed;
+
+/// bpftool fails when an object ends while it lists them, as those of other tests do.
+const LISTED_AT_MOST: usize = 50;
+/// Between two tries.
+const LIST_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the processes of the mesh take.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -161,8 +167,15 @@ impl Objects {
 /// All objects of a kind in the kernel, as bpftool names them.
 fn listed(bed: &Bed, kind: &str) -> anyhow::Result<Vec<Value>> {
     let program = Program::line("bpftool -j").args([kind, "show"]);
-    let output = bed.mesh.nodes[0].node.run(&program)?.success()?;
-    serde_json::from_str(&output.text()).with_context(|| format!("bpftool {kind} show"))
+    for _ in 0..LISTED_AT_MOST {
+        let output = bed.mesh.nodes[0].node.run(&program)?;
+        if output.ok() {
+            let text = output.text();
+            return serde_json::from_str(&text).with_context(|| format!("bpftool {kind} show"));
+        }
+        bed.sleep(LIST_PAUSE)?;
+    }
+    bail!("`bpftool {kind} show` failed {LISTED_AT_MOST} times")
 }
 
 /// Resident memory of a process; 0 when it is gone.

@@ -59,7 +59,7 @@ pub struct Figures {
     pub start: Usage,
     /// After the last.
     pub loaded: Usage,
-    /// When idle tunnels have ended; in the short form, with new proxies.
+    /// When idle tunnels have ended.
     pub end: Usage,
 }
 
