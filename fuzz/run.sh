@@ -19,7 +19,8 @@ for target; do
     [ -d "seeds/$target" ] || { echo "no target $target: there are" $(ls seeds) >&2; exit 2; }
 done
 
-# Not --locked: the lock file here follows when a crate of the workspace gains a dependency.
+# --locked: a crate of the workspace that gains a dependency changes the lock file here too. When cargo
+# says so: (cd fuzz && cargo metadata --offline >/dev/null), and commit it.
 # A host triple of its own keeps the flags away from build scripts and procedural macros.
 host=$(rustc -vV | sed -n 's/^host: //p')
 level="-Cllvm-args=-sanitizer-coverage-level=4"
@@ -27,7 +28,7 @@ counters="-Cllvm-args=-sanitizer-coverage-inline-8bit-counters"
 table="-Cllvm-args=-sanitizer-coverage-pc-table"
 compares="-Cllvm-args=-sanitizer-coverage-trace-compares"
 RUSTFLAGS="-Cpasses=sancov-module $level $counters $table $compares --cfg=fuzzing" \
-    CARGO_TARGET_DIR="$here/target" cargo build --bins --target "$host"
+    CARGO_TARGET_DIR="$here/target" cargo build --locked --bins --target "$host"
 
 # Longest input in bytes: what the bounds of each format need to be passed.
 longest() {
