@@ -11,6 +11,7 @@ packages=(
     tcpdump                     # the capture of the demo
     curl iperf3 wrk nginx-light # programs in pods
     python3 python3-h2          # servers in pods; second oracle of the tunnel
+    faketime                    # clocks that jump, in the fault scenarios
     ca-certificates
 )
 

@@ -38,6 +38,10 @@ const READY: usize = 64;
 /// Pause after a failed accept (no descriptors left), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How far the clock may be behind the making of the certificate before it counts as set back:
+/// half of what a certificate is dated back.
+const SET_BACK: Duration = Duration::from_secs(60);
+
 /// Why there is no listener.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
@@ -73,7 +77,8 @@ pub fn server_names(names: &[String]) -> Result<Vec<SanType>, ListenError> {
     names.iter().map(one).collect()
 }
 
-/// The listener's certificate, made anew at half its life and when the root is another.
+/// The listener's certificate, made anew at half its life, when the root is another, and when the
+/// clock was set back.
 pub struct ServerCertificate {
     authority: Authority,
     names: Vec<SanType>,
@@ -82,6 +87,7 @@ pub struct ServerCertificate {
 
 struct Current {
     key: Arc<CertifiedKey>,
+    made_at: SystemTime,
     renew_at: SystemTime,
     root: String,
 }
@@ -104,7 +110,9 @@ impl ServerCertificate {
     pub fn renew(&self, now: SystemTime) {
         let due = {
             let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
-            now >= current.renew_at || current.root != self.authority.root().name()
+            // By a clock that ran ahead it may not be valid yet.
+            let set_back = now + SET_BACK < current.made_at;
+            now >= current.renew_at || set_back || current.root != self.authority.root().name()
         };
         if !due {
             return;
@@ -125,6 +133,7 @@ fn make(authority: &Authority, names: &[SanType], now: SystemTime) -> Result<Cur
     let life = not_after.duration_since(now).unwrap_or_default();
     Ok(Current {
         key: Arc::new(key),
+        made_at: now,
         renew_at: now + life / 2,
         root,
     })

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use hbone::tls::{ClientTls, Credentials, ServerTls, TlsSetupError};
 use mesh::Identity;
@@ -21,10 +22,18 @@ pub struct Certificate {
     pub client: ClientTls,
     /// For tunnels that it takes.
     pub server: ServerTls,
+    issued: Arc<Issued>,
 }
 
-/// Certificates of the identities of this node; without those that are not there yet. Cloning is
-/// cheap.
+impl Certificate {
+    /// Whether it may be shown now. Asked at each use: a clock that jumps tells nobody.
+    pub fn is_valid(&self) -> bool {
+        self.issued.is_valid(SystemTime::now())
+    }
+}
+
+/// Certificates of the identities of this node; without those that are not there yet, with those
+/// that have ended since. Cloning is cheap.
 pub type Book = imbl::HashMap<Identity, Certificate>;
 
 /// Keeps the [`Book`].
@@ -56,11 +65,9 @@ impl Certificates {
         self.book.subscribe()
     }
 
-    /// Why an identity is not in the book, in words.
+    /// Why an identity is not in the book, or not valid, in words.
     pub fn why_missing(&self, identity: &Identity) -> String {
-        self.manager
-            .last_error(identity)
-            .unwrap_or_else(|| "none was issued yet".to_owned())
+        self.manager.why_unusable(identity)
     }
 
     /// Why this node cannot prove who its pods are; None when it can, or has no pods. One pod whose
@@ -139,7 +146,7 @@ impl Certificates {
         }
     }
 
-    fn publish(&self, identity: &Identity, issued: &Issued) {
+    fn publish(&self, identity: &Identity, issued: &Arc<Issued>) {
         let certificate = match self.certificate(issued) {
             Ok(certificate) => certificate,
             Err(error) => {
@@ -157,7 +164,7 @@ impl Certificates {
         }
     }
 
-    fn certificate(&self, issued: &Issued) -> Result<Certificate, TlsSetupError> {
+    fn certificate(&self, issued: &Arc<Issued>) -> Result<Certificate, TlsSetupError> {
         let credentials = Credentials {
             chain: issued.chain().to_vec(),
             key: issued.key().to_der(),
@@ -167,6 +174,7 @@ impl Certificates {
         Ok(Certificate {
             client: ClientTls::new(&credentials, time())?,
             server: ServerTls::new(&credentials, &self.trust_domain, time())?,
+            issued: Arc::clone(issued),
         })
     }
 

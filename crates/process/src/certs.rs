@@ -91,8 +91,36 @@ struct State {
 
 struct Entry {
     issued: watch::Sender<Option<Arc<Issued>>>,
+    /// Validity of the newest one, also when that is none any more.
+    validity: Option<(SystemTime, SystemTime)>,
     /// What the last attempt ended with, None after a success.
     last_error: Option<String>,
+}
+
+impl Entry {
+    /// Whether a certificate is there that may be shown now.
+    fn has_valid(&self, now: SystemTime) -> bool {
+        let issued = self.issued.borrow();
+        issued.as_ref().is_some_and(|issued| issued.is_valid(now))
+    }
+
+    fn why_unusable(&self, now: SystemTime) -> String {
+        let text = status::rfc3339;
+        let last = match self.validity {
+            Some((_, end)) if end <= now => format!("the last one ended at {}", text(end)),
+            Some((start, _)) if now < start => {
+                format!("the last one is not valid before {}", text(start))
+            }
+            _ => {
+                let error = self.last_error.as_deref();
+                return error.unwrap_or("none was issued yet").to_owned();
+            }
+        };
+        match &self.last_error {
+            Some(error) => format!("{last}; renewal failed: {error}"),
+            None => format!("{last}; it is being renewed"),
+        }
+    }
 }
 
 impl fmt::Debug for CertManager {
@@ -175,18 +203,20 @@ impl CertManager {
         let now = self.inner.clock.now();
         state.schedule.want(identity.clone(), now);
         let adopted = state.adopted.remove(identity);
-        let adopted = adopted.filter(|issued| now < issued.not_after());
+        let adopted = adopted.filter(|issued| issued.is_valid(now));
         if let Some(issued) = &adopted {
             // Counted from its beginning: a row of successors must not put it off.
             let begun = issued.not_before().min(now);
             let renew_at = schedule::half_life(begun, issued.not_after(), rand::random());
-            state.schedule.issued(identity, renew_at);
+            state.schedule.issued(identity, now, renew_at);
         }
+        let validity = adopted.as_ref().map(|it| (it.not_before(), it.not_after()));
         let (issued, receiver) = watch::channel(adopted);
         state.entries.insert(
             identity.clone(),
             Entry {
                 issued,
+                validity,
                 last_error: None,
             },
         );
@@ -200,7 +230,7 @@ impl CertManager {
         let now = self.inner.clock.now();
         let state = self.inner.state();
         let issued = state.entries.get(identity)?.issued.borrow().clone();
-        issued.filter(|issued| now < issued.not_after())
+        issued.filter(|issued| issued.is_valid(now))
     }
 
     /// The certificate of `identity`, at once when there is a valid one, else as soon as it comes;
@@ -220,7 +250,7 @@ impl CertManager {
         let usable = |issued: &Option<Arc<Issued>>| {
             issued
                 .as_ref()
-                .is_some_and(|issued| self.inner.clock.now() < issued.not_after())
+                .is_some_and(|issued| issued.is_valid(self.inner.clock.now()))
         };
         let waited = tokio::time::timeout(within, receiver.wait_for(usable)).await;
         match waited {
@@ -241,7 +271,7 @@ impl CertManager {
         let state = self.inner.state();
         let issued = state.entries.values().map(|entry| entry.issued.borrow());
         let issued = issued.filter_map(|issued| issued.clone());
-        issued.filter(|issued| now < issued.not_after()).collect()
+        issued.filter(|issued| issued.is_valid(now)).collect()
     }
 
     /// Keeps certificates of a predecessor: an identity that is wanted later has its own at once,
@@ -260,6 +290,17 @@ impl CertManager {
     /// What the last attempt for `identity` ended with; None after a success or before its end.
     pub fn last_error(&self, identity: &Identity) -> Option<String> {
         self.inner.state().entries.get(identity)?.last_error.clone()
+    }
+
+    /// Why [`CertManager::current`] has nothing for `identity`: that the last one has ended and
+    /// when, and what the last attempt ended with.
+    pub fn why_unusable(&self, identity: &Identity) -> String {
+        let now = self.inner.clock.now();
+        let state = self.inner.state();
+        match state.entries.get(identity) {
+            Some(entry) => entry.why_unusable(now),
+            None => "it is no longer wanted on this node".to_owned(),
+        }
     }
 
     /// All identities with the state of their certificates, for `/config_dump`.
@@ -350,12 +391,13 @@ impl Inner {
             Ok(issued) => {
                 let renew_at = schedule::half_life(now, issued.not_after(), rand::random());
                 tracing::info!(%identity, ?issued, "certificate issued");
-                schedule.issued(identity, renew_at);
+                schedule.issued(identity, now, renew_at);
                 entry.last_error = None;
+                entry.validity = Some((issued.not_before(), issued.not_after()));
                 entry.issued.send_replace(Some(Arc::new(issued)));
             }
             Err(error) => {
-                let retry_in = schedule.failed(identity, now);
+                let retry_in = schedule.failed(identity, now, entry.has_valid(now));
                 tracing::warn!(%identity, %error, ?retry_in, "no certificate");
                 entry.last_error = Some(error.to_string());
                 // A certificate that has ended is no certificate.

@@ -6,13 +6,15 @@ use futures::future::BoxFuture;
 
 /// Longest single sleep of [`SystemClock`]: tokio's timers stand still while a machine is
 /// suspended and do not hear of a clock that was set, so wall time is looked at again after this.
-const MAX_SLEEP: Duration = Duration::from_secs(30);
+/// One wake-up a second costs nothing, and a certificate that a jump has ended is renewed at once.
+const MAX_SLEEP: Duration = Duration::from_secs(1);
 
 /// Wall time, and waiting for it. Certificates are valid in wall time.
 pub trait Clock: Send + Sync + 'static {
     /// Now.
     fn now(&self) -> SystemTime;
-    /// Ends when `now()` has reached `at`, at once when it already has.
+    /// Ends when `now()` has reached `at`, at once when it already has; early when the clock was
+    /// set back, since what was planned by it is to be looked at again.
     fn sleep_until(&self, at: SystemTime) -> BoxFuture<'static, ()>;
 }
 
@@ -27,11 +29,17 @@ impl Clock for SystemClock {
 
     fn sleep_until(&self, at: SystemTime) -> BoxFuture<'static, ()> {
         Box::pin(async move {
-            while let Ok(left) = at.duration_since(SystemTime::now()) {
+            let mut seen = SystemTime::now();
+            while let Ok(left) = at.duration_since(seen) {
                 if left.is_zero() {
                     return;
                 }
                 tokio::time::sleep(left.min(MAX_SLEEP)).await;
+                let now = SystemTime::now();
+                if now < seen {
+                    return;
+                }
+                seen = now;
             }
         })
     }

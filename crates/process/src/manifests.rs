@@ -56,8 +56,11 @@ impl Directory {
     /// # Errors
     /// The directory is not there, cannot be listed, or has too many files.
     pub fn read_changed(&mut self) -> Result<Option<Files>, DirectoryError> {
+        // A directory that comes back as it was is a change too: it was told to be away.
+        let seen = self.seen.take();
         let before = self.signature()?;
-        if self.seen.as_ref() == Some(&before) {
+        if seen.as_ref() == Some(&before) {
+            self.seen = seen;
             return Ok(None);
         }
         let files = before

@@ -64,8 +64,14 @@ struct Good {
 }
 
 impl Collection {
-    /// Takes the present text of a file.
+    /// Takes the present text of a file. An emptied file is refused: it is more likely cut off, by
+    /// a full disk or an editor at work, than meant, and a policy must not vanish with it.
     pub fn load(&mut self, file: &str, text: &str) {
+        let has_objects = |state: &FileState| !state.good.is_empty();
+        if is_empty(text) && self.files.get(file).is_some_and(has_objects) {
+            let reason = "the file is empty now; remove it if its objects shall go";
+            return self.refuse(file, reason.to_owned());
+        }
         let file: Arc<str> = file.into();
         let before = self.files.remove(&file).unwrap_or_default();
         let state = FileState::of(&file, document::parse(text), before);
@@ -150,6 +156,12 @@ impl Collection {
         }
         collection
     }
+}
+
+/// Whether there is nothing in it, not even a comment.
+fn is_empty(text: &str) -> bool {
+    let nothing = |line: &str| line.trim().is_empty() || line.trim() == "---";
+    text.lines().all(nothing)
 }
 
 impl FileState {

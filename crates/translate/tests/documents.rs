@@ -291,6 +291,23 @@ fn a_document_of_which_nothing_can_be_told_keeps_all_of_its_file() {
 }
 
 #[test]
+fn an_emptied_file_keeps_its_objects_and_one_of_comments_does_not() {
+    for nothing in ["", "\n", "---\n", " \n---\n\n"] {
+        let mut collection = loaded(&[("f", &pod("a"))]);
+        collection.load("f", nothing);
+        assert_eq!(pods(&collection), ["a"], "{nothing:?}");
+        let [error] = &errors(&collection)[..] else {
+            panic!("{:?}", errors(&collection))
+        };
+        assert!(error.last_good_kept && error.to_string().contains("empty"));
+        collection.load("f", "# nothing here any more\n");
+        assert_eq!(pods(&collection), [""; 0]);
+        collection.load("f", nothing);
+        assert_eq!(errors(&collection), []);
+    }
+}
+
+#[test]
 fn of_two_documents_of_one_object_the_first_by_name_counts() {
     let other = pod("a").replace("nodeName: n", "nodeName: m");
     for order in [["1", "2"], ["2", "1"]] {

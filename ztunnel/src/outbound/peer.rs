@@ -7,12 +7,13 @@ use hbone::{CloseReason, ConnectRequest, ErrorCode};
 use mesh::decide::{HboneRoute, Outbound, Route};
 use netio::TcpStream;
 use netio::socket::{self, ConnectError, MARK_UPSTREAM, Source, Upstream};
+use netio::time::Instant;
 
 use super::tunnels::TunnelMaker;
 use super::{Established, OutboundError, ip};
 use crate::connection::Connection;
 use crate::headers::request_fields;
-use crate::limits::CONNECT_TIMEOUT;
+use crate::limits::{CONNECT_TIMEOUT, DISCOVERY_WAIT};
 use crate::relay::End;
 use crate::tunnel::key::TunnelKey;
 use crate::tunnel::pool::TunnelError;
@@ -84,6 +85,13 @@ async fn tunnelled(
         worker: Rc::clone(worker),
         pod: Rc::clone(pod),
     };
+    // A tunnel outlives the certificate that it was made with; new connections do not get into it.
+    if !worker.has_certificate(&key.source) {
+        let deadline = Instant::now() + DISCOVERY_WAIT;
+        let certificate = worker.certificate(deadline, &key.source).await;
+        certificate
+            .map_err(|why| TunnelError::NoCertificate(format!("{}: {why}", key.source).into()))?;
+    }
     for last in (0..STREAM_TRIES).rev() {
         let stream = match worker.pool.stream(&key, &request, &maker).await {
             Err(error) if error.was_cut_off() && last > 0 => continue,

@@ -34,7 +34,13 @@ impl Worker {
         timeout_at(deadline, newer).await.ok().flatten()
     }
 
-    /// The certificate of an identity of this node.
+    /// Whether an identity of this node has a certificate that is valid now.
+    pub fn has_certificate(&self, identity: &Identity) -> bool {
+        let book = self.book.borrow();
+        book.get(identity).is_some_and(Certificate::is_valid)
+    }
+
+    /// The certificate of an identity of this node, valid now.
     ///
     /// # Errors
     /// Why there is none at the deadline.
@@ -44,7 +50,10 @@ impl Worker {
         identity: &Identity,
     ) -> Result<Certificate, String> {
         let mut book = self.book.clone();
-        let issued = book.wait_for(|book| book.contains_key(identity));
+        let issued = book.wait_for(|book| {
+            let certificate = book.get(identity);
+            certificate.is_some_and(Certificate::is_valid)
+        });
         let found = timeout_at(deadline, issued).await;
         let found = found
             .ok()

@@ -132,6 +132,11 @@ impl Issued {
     pub fn not_after(&self) -> SystemTime {
         self.not_after
     }
+
+    /// Whether it may be shown now: it has begun, give or take [`SKEW`], and has not ended.
+    pub fn is_valid(&self, now: SystemTime) -> bool {
+        self.not_before <= now + SKEW && now < self.not_after
+    }
 }
 
 impl fmt::Debug for Issued {

@@ -9,8 +9,14 @@ use crate::retry::pauses;
 
 /// First pause after a failure.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
-/// Longest pause between attempts.
+/// Longest pause between attempts, while the certificate before is valid.
 const LONGEST_RETRY: Duration = Duration::from_secs(150);
+/// Longest pause while there is no valid one: new connections are refused until it comes, so a CA
+/// that is back is found as soon as discovery finds its control plane.
+const LONGEST_WITHOUT: Duration = Duration::from_secs(15);
+/// How far the clock may be behind the moment at which something was planned before it counts as
+/// set back. Half of what culvertd dates a certificate back: until then the newest one is valid.
+const SET_BACK: Duration = Duration::from_secs(60);
 /// Soonest renewal after an issue, whatever the lifetime: a CA that gives seconds must not be
 /// asked in a loop.
 const SOONEST_RENEWAL: Duration = Duration::from_secs(1);
@@ -25,8 +31,12 @@ pub(super) struct Schedule {
 }
 
 enum Phase {
-    /// To be asked for at that time.
-    Due { at: SystemTime, retries: Retries },
+    /// To be asked for at that time, as planned `since`.
+    Due {
+        since: SystemTime,
+        at: SystemTime,
+        retries: Retries,
+    },
     /// Asked, no answer yet.
     Asked { retries: Retries },
 }
@@ -41,17 +51,13 @@ impl Retries {
             .get_or_insert_with(|| Box::new(pauses(FIRST_RETRY, LONGEST_RETRY)));
         pauses.next().unwrap_or(LONGEST_RETRY)
     }
-
-    /// Whether the last attempt failed.
-    fn is_running(&self) -> bool {
-        self.0.is_some()
-    }
 }
 
 impl Schedule {
     /// Asks for an identity now, unless it is known.
     pub(super) fn want(&mut self, identity: Identity, now: SystemTime) {
         self.entries.entry(identity).or_insert(Phase::Due {
+            since: now,
             at: now,
             retries: Retries(None),
         });
@@ -92,26 +98,39 @@ impl Schedule {
         self.entries.values().filter_map(at).min()
     }
 
-    /// The answer was a certificate, to be renewed at `renew_at`.
-    pub(super) fn issued(&mut self, identity: &Identity, renew_at: SystemTime) {
+    /// The answer at `now` was a certificate, to be renewed at `renew_at`.
+    pub(super) fn issued(&mut self, identity: &Identity, now: SystemTime, renew_at: SystemTime) {
         if let Some(phase) = self.entries.get_mut(identity) {
             *phase = Phase::Due {
+                since: now,
                 at: renew_at,
                 retries: Retries(None),
             };
         }
     }
 
-    /// There was no usable answer: asked again after the pause returned.
-    pub(super) fn failed(&mut self, identity: &Identity, now: SystemTime) -> Duration {
+    /// There was no usable answer: asked again after the pause returned, sooner when nothing is
+    /// there to go on with.
+    pub(super) fn failed(
+        &mut self,
+        identity: &Identity,
+        now: SystemTime,
+        has_valid: bool,
+    ) -> Duration {
         let Some(Phase::Asked { retries }) = self.entries.get_mut(identity) else {
             return LONGEST_RETRY;
         };
         let mut retries = Retries(retries.0.take());
-        let pause = retries.next();
+        let longest = if has_valid {
+            LONGEST_RETRY
+        } else {
+            LONGEST_WITHOUT
+        };
+        let pause = retries.next().min(longest);
         self.entries.insert(
             identity.clone(),
             Phase::Due {
+                since: now,
                 at: now + pause,
                 retries,
             },
@@ -123,11 +142,12 @@ impl Schedule {
 impl Phase {
     /// When it became due, None when it is not.
     fn due_at(&self, now: SystemTime) -> Option<SystemTime> {
-        let Self::Due { at, retries } = self else {
+        let Self::Due { since, at, .. } = self else {
             return None;
         };
-        // A retry that lies further off than any pause: the clock was set back.
-        let set_back = retries.is_running() && *at > now + LONGEST_RETRY;
+        // A certificate that was issued by a clock that ran ahead may not be valid yet, and its
+        // renewal and any retry lie too far off.
+        let set_back = now + SET_BACK < *since;
         (*at <= now || set_back).then_some(*at)
     }
 }
@@ -185,7 +205,7 @@ mod tests {
         let mut pauses = Vec::new();
         for _ in 0..20 {
             assert_eq!(schedule.take_due(now, 1), std::slice::from_ref(&id));
-            let pause = schedule.failed(&id, now);
+            let pause = schedule.failed(&id, now, true);
             assert!(schedule.take_due(now + pause / 2, 1).is_empty());
             now += pause;
             pauses.push(pause);
@@ -200,9 +220,34 @@ mod tests {
         );
         assert!(pauses[19] >= LONGEST_RETRY / 2, "{pauses:?}");
         assert_eq!(schedule.take_due(now, 1), std::slice::from_ref(&id));
-        schedule.issued(&id, now);
+        schedule.issued(&id, now, now);
         assert_eq!(schedule.take_due(now, 1), std::slice::from_ref(&id));
-        assert!(schedule.failed(&id, now) <= 2 * FIRST_RETRY);
+        assert!(schedule.failed(&id, now, true) <= 2 * FIRST_RETRY);
+    }
+
+    #[test]
+    fn without_a_valid_certificate_pauses_stay_short() {
+        let mut schedule = Schedule::default();
+        let id = identity("a");
+        schedule.want(id.clone(), at(0));
+        let mut now = at(0);
+        for _ in 0..20 {
+            assert_eq!(schedule.take_due(now, 1), std::slice::from_ref(&id));
+            let pause = schedule.failed(&id, now, false);
+            assert!(pause <= LONGEST_WITHOUT, "{pause:?}");
+            now += pause;
+        }
+    }
+
+    #[test]
+    fn a_certificate_of_a_clock_that_ran_ahead_is_renewed_when_the_clock_is_set_back() {
+        let mut schedule = Schedule::default();
+        let (id, day) = (identity("a"), 86_400);
+        schedule.want(id.clone(), at(3 * day));
+        schedule.take_due(at(3 * day), 1);
+        schedule.issued(&id, at(3 * day), at(3 * day + day / 2));
+        assert_eq!(schedule.take_due(at(3 * day - 30), 1), []);
+        assert_eq!(schedule.take_due(at(day), 1), [id]);
     }
 
     #[test]
@@ -211,7 +256,7 @@ mod tests {
         let id = identity("a");
         schedule.want(id.clone(), at(1_000_000));
         schedule.take_due(at(1_000_000), 1);
-        schedule.failed(&id, at(1_000_000));
+        schedule.failed(&id, at(1_000_000), true);
         assert_eq!(schedule.take_due(at(1_000), 1), [id]);
     }
 

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::{Reason, meta};
 use crate::object::{AuthorizationPolicy, Kind, Labels, Object, PeerAuthentication};
-use crate::security::{AuthorizationSpec, PeerSpec, RuleSpec, Selector};
+use crate::security::{AuthorizationAction, AuthorizationSpec, PeerSpec, RuleSpec, Selector};
 
 /// The whole document of a kind with `spec` as `S`; `status` is what a cluster wrote there.
 #[derive(Deserialize)]
@@ -29,6 +29,12 @@ pub(crate) fn authorization_policy(from: Custom<AuthorizationSpec>) -> Result<Ob
     selector(spec.selector.as_ref())?;
     if spec.selector.is_some() && (spec.target_ref.is_some() || !spec.target_refs.is_empty()) {
         return Err("spec.selector and spec.targetRefs exclude each other".to_owned());
+    }
+    if spec.action == AuthorizationAction::Deny && spec.rules.is_empty() {
+        // Half of a file, most likely: it would let in whom the whole one keeps out.
+        return Err(
+            "action DENY without rules denies nothing: give it rules, or remove it".to_owned(),
+        );
     }
     for (index, given) in spec.rules.iter().enumerate() {
         rule(given).map_err(|reason| format!("spec.rules[{index}]: {reason}"))?;
