@@ -5,6 +5,7 @@
 //! prints the same lines. It must not know what the scenarios do.
 
 pub mod attack;
+pub mod faults;
 pub mod prove;
 pub mod stranger;
 pub mod traffic;
