@@ -16,8 +16,13 @@ const ROUNDS: usize = 50;
 #[test]
 fn no_descriptor_outlives_its_stream_however_it_ended() {
     for backend in [Backend::IoUring, Backend::Epoll] {
-        // The first runtime of a process makes tokio's pipe for signals.
+        // The first executor of a process makes what the process makes once.
         executor::run(backend, async {}).unwrap();
+        // And the first entering of a namespace opens the directory by which its thread comes back.
+        netio::netns::Netns::current()
+            .unwrap()
+            .enter(|| ())
+            .unwrap();
         let before = open_descriptors();
         executor::run(backend, async {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -30,6 +35,16 @@ fn no_descriptor_outlives_its_stream_however_it_ended() {
             }
             settle().await;
             assert_eq!(open_descriptors(), idle, "{backend}");
+            connect_in_turn().await;
+            let soon = std::time::Instant::now() + Duration::from_secs(20);
+            while open_descriptors() > idle {
+                assert!(
+                    std::time::Instant::now() < soon,
+                    "{backend}: sockets are kept"
+                );
+                netio::time::sleep(Duration::from_millis(20)).await;
+            }
+            connect_in_turn().await;
         })
         .unwrap();
         assert_eq!(open_descriptors(), before, "{backend}: after the executor");
@@ -39,6 +54,24 @@ fn no_descriptor_outlives_its_stream_however_it_ended() {
             before,
             "{backend}: after tasks that were left"
         );
+    }
+}
+
+/// Connects out of one namespace make sockets ahead; none is left a moment later, or after the
+/// executor.
+async fn connect_in_turn() {
+    use netio::socket::{Source, Upstream, connect};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let netns = netio::netns::Netns::current().unwrap();
+    let upstream = Upstream {
+        netns: &netns,
+        destination: listener.local_addr().unwrap(),
+        mark: 0,
+        source: Source::Own,
+    };
+    for _ in 0..40 {
+        connect(&upstream, Duration::from_secs(9)).await.unwrap();
+        listener.accept().unwrap();
     }
 }
 

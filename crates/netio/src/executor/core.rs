@@ -97,7 +97,7 @@ impl Core {
         &self.timers
     }
 
-    pub(super) fn spawn(&self, future: Pin<Box<dyn Future<Output = ()>>>) -> Arc<Handle> {
+    pub(crate) fn spawn(&self, future: Pin<Box<dyn Future<Output = ()>>>) -> Arc<Handle> {
         self.tasks.spawn(future, &self.shared)
     }
 
@@ -184,6 +184,7 @@ impl Entered {
 impl Drop for Entered {
     fn drop(&mut self) {
         self.core.tasks.clear();
+        crate::socket::stock::clear();
         self.core.driver.shut_down();
         CURRENT.set(None);
     }

@@ -100,7 +100,7 @@ impl Shared {
 
 /// What wakes or aborts a task.
 #[derive(Debug)]
-pub(super) struct Handle {
+pub(crate) struct Handle {
     key: u32,
     queued: AtomicBool,
     aborted: AtomicBool,

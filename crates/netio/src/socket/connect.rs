@@ -16,7 +16,7 @@ use crate::netns::Netns;
 use crate::stream::TcpStream;
 use crate::time::{Instant, timeout_at};
 
-use super::{Family, option, set_stream_options, stream_socket};
+use super::{Family, option, set_stream_options, stock};
 
 /// Source ports for connections that carry a client's address. Above the kernel's default ephemeral
 /// range (32768 to 60999), so a client's own connections to the same address, which end on sockets
@@ -35,6 +35,10 @@ const TRIES_PER_TURN: usize = 16;
 /// A connect over loopback takes under a millisecond; one that takes this long met a socket with
 /// the same four numbers, and another port helps.
 const COLLISION_TIMEOUT: Duration = Duration::from_millis(200);
+/// Each further attempt waits so many times longer: two collisions in a row are next to impossible,
+/// and a server that is too busy to answer must not get a SYN from another port five times a
+/// second.
+const PATIENCE_GROWTH: u32 = 4;
 
 /// How the kernel chooses the source of a connection.
 #[derive(Clone, Copy)]
@@ -120,9 +124,7 @@ pub async fn connect(
 
 impl Upstream<'_> {
     fn socket(&self) -> io::Result<Socket> {
-        let socket = self
-            .netns
-            .enter(|| stream_socket(Family::of(self.destination)))??;
+        let socket = stock::take(self.netns, Family::of(self.destination))?;
         if self.mark != 0 {
             socket.set_mark(self.mark)?;
         }
@@ -132,9 +134,11 @@ impl Upstream<'_> {
 }
 
 async fn spoofed(upstream: &Upstream<'_>, deadline: Instant) -> Result<TcpStream, ConnectError> {
+    let mut patience = COLLISION_TIMEOUT;
     loop {
         let socket = start_on_a_free_port(upstream).await?;
-        let attempt = deadline.min(Instant::now() + COLLISION_TIMEOUT);
+        let attempt = deadline.min(Instant::now() + patience);
+        patience = patience.saturating_mul(PATIENCE_GROWTH);
         match finish(socket, upstream.destination, attempt).await {
             Err(ConnectError::TimedOut) if Instant::now() < deadline => {}
             result => return result,

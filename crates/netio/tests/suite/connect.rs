@@ -15,6 +15,7 @@ use crate::{ip, listen_in, lonely_netns, on_both_back_ends, sysctl};
 
 on_both_back_ends!(
     a_plain_connect_belongs_to_the_namespace_and_carries_the_mark,
+    many_connects_in_turn_all_belong_to_their_namespace,
     a_closed_port_refuses,
     silence_times_out,
     a_route_that_says_unreachable_is_reported_as_that,
@@ -104,6 +105,26 @@ async fn a_plain_connect_belongs_to_the_namespace_and_carries_the_mark() {
     let far = netio::TcpStream::from_std(accepted).unwrap();
     stream.write_all(&b"hello"[..]).await.0.unwrap();
     assert_eq!(far.read(Vec::with_capacity(9)).await.1, b"hello");
+}
+
+async fn many_connects_in_turn_all_belong_to_their_namespace() {
+    let places = [lonely_netns(), lonely_netns()];
+    let listeners: Vec<_> = places
+        .iter()
+        .map(|netns| (listen_in(netns, "127.0.0.1:0"), listen_in(netns, "[::1]:0")))
+        .collect();
+    for _ in 0..50 {
+        for (netns, (four, six)) in places.iter().zip(&listeners) {
+            for listener in [four, six] {
+                let address = listener.local_addr().unwrap().to_string();
+                let stream = connect(&plain(netns, &address), SECOND).await.unwrap();
+                let cookie = netns_cookie(stream.as_fd()).unwrap();
+                assert_eq!(cookie, netns.cookie().unwrap());
+                let (_, peer) = listener.accept().unwrap();
+                assert_eq!(stream.local_addr().unwrap(), peer);
+            }
+        }
+    }
 }
 
 async fn a_closed_port_refuses() {
