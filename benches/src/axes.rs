@@ -4,11 +4,16 @@
 //! rounds: who compares is the report.
 
 mod bulk;
+mod cold;
+pub(crate) mod configuration;
 mod connections;
 mod fairness;
-mod memory;
+mod growth;
+pub(crate) mod memory;
 mod requests;
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -20,8 +25,13 @@ use crate::figures::Figures;
 use crate::tools::Summary;
 use crate::usage::{self, Usage};
 
+use growth::Held;
+
 /// Longer than any start-up and tear-down of a load program.
 const SLACK: Duration = Duration::from_secs(30);
+
+/// Growth is no figure to reach, and long.
+const GROWTH_ROUNDS: usize = 2;
 
 /// How a run is cut.
 #[derive(Clone, Copy, Debug)]
@@ -35,8 +45,6 @@ pub(crate) struct Scale {
 /// One thing that is measured.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Case {
-    /// Memory of the proxies before any load of this run.
-    Idle,
     /// iperf3 with that many streams, towards the client when reversed.
     Bulk { streams: u32, reversed: bool },
     /// wrk with that many connections that stay open.
@@ -45,42 +53,52 @@ pub(crate) enum Case {
     Paced { connections: u32 },
     /// A connection for each request, that many at the same time.
     Fresh { connections: u32 },
+    /// Tunnels to the terminating proxy, each closed when its CONNECT was answered.
+    Cold,
     /// Ping-pong flows beside one bulk stream.
     Fairness,
+    /// Connections and bytes while others are held open.
+    Growth(Held),
 }
 
 /// What a case may look up besides its path.
 pub(crate) struct Around<'a> {
     pub(crate) scale: Scale,
     pub(crate) direct: Option<&'a Path>,
+    /// Rate of the direct path by connections, measured once a round: the machine's speed is that
+    /// of the round.
+    pub(crate) rates: RefCell<BTreeMap<u32, f64>>,
 }
 
 impl Case {
     /// All of a run, in the order they are measured.
     pub(crate) fn all(scale: Scale) -> Vec<Case> {
         let streams: &[u32] = if scale.quick { &[1, 4] } else { &[1, 4, 16] };
-        let directions: &[bool] = if scale.quick {
-            &[false]
-        } else {
-            &[false, true]
-        };
-        let bulk = directions.iter().flat_map(|reversed| {
-            streams.iter().map(|streams| Case::Bulk {
-                streams: *streams,
-                reversed: *reversed,
-            })
+        let upload = streams.iter().map(|streams| Case::Bulk {
+            streams: *streams,
+            reversed: false,
+        });
+        let download = [1, 4].map(|streams| Case::Bulk {
+            streams,
+            reversed: true,
         });
         let several = [1, 16, 64];
         let requests = several.map(|connections| Case::Requests { connections });
         let fresh = several.map(|connections| Case::Fresh { connections });
-        let mut cases = vec![Case::Idle];
-        cases.extend(bulk.chain(requests));
+        let mut cases: Vec<_> = upload.collect();
+        if !scale.quick {
+            cases.extend(download);
+        }
+        cases.extend(requests);
         if !scale.quick {
             cases.extend([1, 16].map(|connections| Case::Paced { connections }));
         }
         cases.extend(fresh);
         if !scale.quick {
-            cases.push(Case::Fairness);
+            cases.extend([Case::Cold, Case::Fairness]);
+            let held = [1, 1000, 5000].map(Held::Connections);
+            cases.extend(held.map(Case::Growth));
+            cases.push(Case::Growth(Held::Tunnels(500)));
         }
         cases
     }
@@ -88,19 +106,19 @@ impl Case {
     /// The axis it belongs to: what `--only` names.
     pub(crate) fn axis(self) -> &'static str {
         match self {
-            Case::Idle => "memory",
             Case::Bulk { .. } => "bulk",
             Case::Requests { .. } => "requests",
             Case::Paced { .. } => "paced",
             Case::Fresh { .. } => "connections",
+            Case::Cold => "cold",
             Case::Fairness => "fairness",
+            Case::Growth(_) => "growth",
         }
     }
 
     /// Its name, unique within its axis.
     pub(crate) fn name(self) -> String {
         match self {
-            Case::Idle => "idle".to_owned(),
             Case::Bulk { streams, reversed } => {
                 let direction = if reversed { "download" } else { "upload" };
                 format!("{streams} streams, {direction}")
@@ -109,7 +127,10 @@ impl Case {
                 format!("{connections} connections")
             }
             Case::Fresh { connections } => format!("{connections} at a time"),
+            Case::Cold => "16 at a time".to_owned(),
             Case::Fairness => "16 flows beside one elephant".to_owned(),
+            Case::Growth(Held::Connections(count)) => format!("{count} connections open"),
+            Case::Growth(Held::Tunnels(count)) => format!("{count} tunnels open"),
         }
     }
 
@@ -117,15 +138,43 @@ impl Case {
     pub(crate) fn run(self, path: &Path, around: &Around<'_>) -> anyhow::Result<Figures> {
         let length = around.scale.length;
         match self {
-            Case::Idle => memory::idle(path),
             Case::Bulk { streams, reversed } => bulk::run(path, (streams, reversed), length),
             Case::Requests { connections } => requests::closed_loop(path, connections, length),
             Case::Paced { connections } => {
-                let direct = around.direct.context("paced needs the path direct")?;
-                requests::paced(path, direct, connections, length)
+                let known = around.rates.borrow().get(&connections).copied();
+                let rate = match known {
+                    Some(rate) => rate,
+                    None => {
+                        let direct = around.direct.context("paced needs the path direct")?;
+                        requests::rate(direct, connections, length / 2)?
+                    }
+                };
+                around.rates.borrow_mut().insert(connections, rate);
+                requests::paced(path, rate, connections, length)
             }
             Case::Fresh { connections } => connections::run(path, connections, length),
+            Case::Cold => cold::run(path, length),
             Case::Fairness => fairness::run(path, length),
+            // Two measurements of half the length.
+            Case::Growth(held) => growth::run(path, held, length / 2),
+        }
+    }
+
+    /// Whether it can be run on a path.
+    pub(crate) fn is_for(self, path: &Path) -> bool {
+        match self {
+            Case::Cold => cold::is_for(path),
+            // Whoever has tunnels may grow; of Envoy nobody asks it.
+            Case::Growth(_) => cold::is_for(path) && path.name != "envoy",
+            _ => true,
+        }
+    }
+
+    /// Rounds of a run of so many.
+    pub(crate) fn rounds(self, rounds: usize) -> usize {
+        match self {
+            Case::Growth(_) => rounds.min(GROWTH_ROUNDS),
+            _ => rounds,
         }
     }
 }
@@ -153,6 +202,18 @@ fn own_load(path: &Path, words: &[String], length: Duration) -> anyhow::Result<S
         .limit(length + SLACK);
     let text = path.client.text(&program)?;
     serde_json::from_str(&text).with_context(|| format!("output of load {words:?}:\n{text}"))
+}
+
+/// Runs one of our own load programs against the terminating proxy of a path.
+fn load_at_peer(
+    path: &Path,
+    verb: &str,
+    words: &[String],
+    length: Duration,
+) -> anyhow::Result<Summary> {
+    let program = cold::program(path, verb, words)?.limit(length + SLACK);
+    let text = path.outside.text(&program)?;
+    serde_json::from_str(&text).with_context(|| format!("output of load {verb}:\n{text}"))
 }
 
 /// Figures by name.

@@ -1,5 +1,6 @@
 //! The test bed: one world without a mesh for `direct` and the peers, one with culvert for each
-//! ztunnel and back end. All worlds are alike and stand at the same time, so that rounds interleave.
+//! ztunnel and back end. All worlds are alike and stand at the same time, so that rounds
+//! interleave.
 //!
 //! It must not know what is measured.
 
@@ -14,7 +15,10 @@ use anyhow::Context;
 use world::{Place, Process, World};
 
 use culvert::Culvert;
+pub(crate) use culvert::ztunnels;
 use pair::{Pair, nodes};
+
+use crate::tools::Target;
 
 /// Port of iperf3 in the server pods.
 pub(crate) const IPERF_PORT: u16 = 5201;
@@ -38,11 +42,23 @@ pub(crate) struct Path {
     near: Option<u16>,
     /// The proxies: near, far.
     pub(crate) proxies: Vec<i32>,
+    /// Where a program runs that must not be captured.
+    pub(crate) outside: Place,
+    /// How tunnels are made to the terminating proxy.
+    pub(crate) tunnels: Option<Target>,
     /// Nodes whose ztunnels count the connections; of culvert alone.
     pub(crate) counted_by: Vec<Place>,
 }
 
 impl Path {
+    /// The same for a load that the originating proxy does not see: nobody counts it.
+    pub(crate) fn alone(&self) -> Path {
+        Path {
+            counted_by: Vec::new(),
+            ..self.clone()
+        }
+    }
+
     /// Where a load reaches the server port `port` on this path.
     pub(crate) fn address(&self, port: u16) -> SocketAddr {
         match self.near {
@@ -105,7 +121,7 @@ impl Bed {
     pub fn new(options: &Options) -> anyhow::Result<Self> {
         let mut world = World::new()?;
         let nodes = nodes(&mut world)?;
-        let pair = Pair::new(&nodes, "plain", world.directory())?;
+        let pair = Pair::new(&nodes, "plain", &world)?;
         let direct = pair.path("direct", Vec::new());
         let mut bed = Bed {
             paths: Vec::new(),

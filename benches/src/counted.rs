@@ -54,7 +54,8 @@ mod tests {
     #[test]
     fn only_connections_over_mutual_tls_are_counted() {
         let text = "# HELP x y\n\
-            istio_tcp_connections_opened_total{a=\"} 7\",connection_security_policy=\"mutual_tls\"} 3\n\
+            istio_tcp_connections_opened_total{a=\"} 7\",\
+            connection_security_policy=\"mutual_tls\"} 3\n\
             istio_tcp_connections_opened_total{connection_security_policy=\"mutual_tls\"} 4\n\
             istio_tcp_connections_opened_total{connection_security_policy=\"unknown\"} 50\n\
             istio_tcp_connections_closed_total{connection_security_policy=\"mutual_tls\"} 9\n";

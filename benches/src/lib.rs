@@ -16,7 +16,7 @@ mod run;
 pub mod tools;
 mod usage;
 
-pub use bed::{Bed, Options};
+pub use bed::Options;
 pub use document::write as write_document;
 pub use figures::Figure;
 pub use peers::certificates::Certificates;

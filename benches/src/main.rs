@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use benches::peers::{Forward, baseline, relay};
-use benches::{Bed, Certificates, Options, Plan, Report, tools};
+use benches::{Certificates, Options, Plan, Report, tools};
 use clap::{Args, Parser, Subcommand};
 
 /// Rounds of a full run, and of a quick one.
@@ -30,7 +30,8 @@ struct Run {
     /// A few minutes: direct, baseline, culvert on bulk, requests and connections.
     #[arg(long)]
     quick: bool,
-    /// Only this axis (bulk, requests, paced, connections, fairness); repeatable.
+    /// Only this axis (memory, configuration, bulk, requests, paced, connections,
+    /// cold, fairness, growth); repeatable.
     #[arg(long, value_name = "AXIS", value_delimiter = ',')]
     only: Vec<String>,
     /// Only these paths: direct, relay, culvert, culvert/epoll, baseline, envoy.
@@ -81,6 +82,13 @@ enum Part {
     /// A server that sends back what it gets.
     #[command(hide = true)]
     ServeEcho { addresses: Vec<SocketAddr> },
+    /// Feeds a ztunnel with workloads and measures what they cost it.
+    #[command(hide = true)]
+    Configure {
+        workloads: usize,
+        ztunnel: PathBuf,
+        directory: PathBuf,
+    },
     /// A load program.
     #[command(subcommand, hide = true)]
     Load(tools::Load),
@@ -101,10 +109,16 @@ fn main() -> anyhow::Result<()> {
             certificates,
         }) => baseline::run_far(listen, &Certificates::at(&certificates)),
         Some(Part::ServeEcho { addresses }) => tools::serve_echo(&addresses),
-        Some(Part::Load(load)) => {
-            println!("{}", serde_json::to_string(&load.run()?)?);
+        Some(Part::Configure {
+            workloads,
+            ztunnel,
+            directory,
+        }) => {
+            let figures = tools::configure(workloads, &ztunnel, &directory)?;
+            println!("{}", serde_json::to_string(&figures)?);
             Ok(())
         }
+        Some(Part::Load(load)) => load.run(),
     }
 }
 
@@ -132,8 +146,7 @@ impl Run {
             quick: self.quick,
             only: self.only.clone(),
         };
-        let bed = Bed::new(&self.options()?)?;
-        let report = benches::run(&bed, &plan)?;
+        let report = benches::run(&self.options()?, &plan)?;
         report.write(&self.report)?;
         println!("written to {}", self.report.display());
         Ok(report)

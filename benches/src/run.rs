@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::axes::{Around, Case, Scale};
-use crate::bed::{Bed, Path};
+use crate::axes::{Around, Case, Scale, configuration, memory};
+use crate::bed::{Bed, Options, Path};
 use crate::figures::{Figures, collect};
 use crate::machine;
 use crate::report::{Report, Row};
@@ -22,37 +22,43 @@ pub struct Plan {
     pub only: Vec<String>,
 }
 
-/// Runs the plan on a bed.
+impl Plan {
+    fn wants(&self, axis: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|one| one == axis)
+    }
+}
+
+/// Runs the plan on the paths of the options.
 ///
 /// # Errors
-/// When the machine cannot be described; a case that fails is a failed row.
-pub fn run(bed: &Bed, plan: &Plan) -> anyhow::Result<Report> {
+/// When the machine cannot be described or the direct path not be made; a case that fails is a
+/// failed row.
+pub fn run(options: &Options, plan: &Plan) -> anyhow::Result<Report> {
     let begun = Instant::now();
+    let say = |what: &str| eprintln!("{:4.0} s  {what}", begun.elapsed().as_secs_f64());
     let mut machine = machine::describe()?;
     machine.load_before = machine::load();
+    let mut rows = Vec::new();
     let scale = Scale {
         length: plan.length,
         quick: plan.quick,
     };
-    let around = Around {
-        scale,
-        direct: bed.paths().iter().find(|path| path.name == "direct"),
-    };
-    let mut rows = Vec::new();
-    for case in Case::all(scale) {
-        if plan.only.is_empty() || plan.only.iter().any(|axis| axis == case.axis()) {
-            eprintln!(
-                "{:4.0} s  {}: {}",
-                begun.elapsed().as_secs_f64(),
-                case.axis(),
-                case.name()
-            );
-            rows.extend(rounds(case, bed.paths(), &around, plan.rounds));
-            rows.extend(bed.failed().iter().map(|(path, why)| Row {
-                failed: Some(why.clone()),
-                ..row(case, path)
-            }));
+    let mut cases = Case::all(scale);
+    cases.retain(|case| plan.wants(case.axis()));
+    if !cases.is_empty() {
+        let bed = Bed::new(options)?;
+        for case in cases {
+            say(&format!("{}: {}", case.axis(), case.name()));
+            rows.extend(rounds(case, &bed, scale, plan.rounds));
         }
+    }
+    if !plan.quick && plan.wants("memory") {
+        say("memory");
+        rows.extend(memory_rows(options, plan.rounds)?);
+    }
+    if !plan.quick && plan.wants("configuration") {
+        say("configuration");
+        rows.extend(configuration_rows(options, plan.rounds)?);
     }
     Ok(Report {
         machine,
@@ -63,45 +69,112 @@ pub fn run(bed: &Bed, plan: &Plan) -> anyhow::Result<Report> {
     })
 }
 
-/// A path that fails in one round is left out of the following ones.
-fn rounds(case: Case, paths: &[Path], around: &Around<'_>, rounds: usize) -> Vec<Row> {
-    let mut runs: BTreeMap<usize, Vec<Figures>> = BTreeMap::new();
-    let mut failed = BTreeMap::new();
-    for round in 0..rounds {
-        for turn in 0..paths.len() {
-            // Another one begins in each round: none has the same neighbour always.
-            let index = (turn + round) % paths.len();
-            if failed.contains_key(&index) {
-                continue;
-            }
-            match case.run(&paths[index], around) {
-                Ok(mut figures) => {
-                    // A path without proxies has none of their figures.
-                    let proxied = !paths[index].proxies.is_empty();
-                    figures.retain(|name, _| proxied || !name.starts_with("proxy_"));
-                    runs.entry(index).or_default().push(figures);
-                }
-                Err(error) => {
-                    eprintln!("        {}: {error:#}", paths[index].name);
-                    failed.insert(index, format!("{error:#}"));
-                }
+/// The runs of one case on all paths.
+#[derive(Default)]
+struct Runs {
+    figures: BTreeMap<String, Vec<Figures>>,
+    /// A path that fails in one round is left out of the following ones.
+    failed: BTreeMap<String, String>,
+}
+
+impl Runs {
+    fn add(&mut self, path: &str, result: anyhow::Result<Figures>) {
+        match result {
+            Ok(figures) => self
+                .figures
+                .entry(path.to_owned())
+                .or_default()
+                .push(figures),
+            Err(error) => {
+                eprintln!("        {path}: {error:#}");
+                self.failed.insert(path.to_owned(), format!("{error:#}"));
             }
         }
     }
-    let rows = paths.iter().enumerate().map(|(index, path)| Row {
-        figures: collect(runs.get(&index).map_or(&[], Vec::as_slice)),
-        failed: failed.remove(&index),
-        ..row(case, &path.name)
-    });
-    rows.collect()
+
+    /// One row a path, in the order of the names.
+    fn rows<'a>(
+        &self,
+        (axis, case): (&str, &str),
+        paths: impl Iterator<Item = &'a str>,
+    ) -> Vec<Row> {
+        let known = paths
+            .filter(|path| self.figures.contains_key(*path) || self.failed.contains_key(*path));
+        known
+            .map(|path| Row {
+                axis: axis.to_owned(),
+                case: case.to_owned(),
+                path: path.to_owned(),
+                figures: collect(self.figures.get(path).map_or(&[], Vec::as_slice)),
+                failed: self.failed.get(path).cloned(),
+            })
+            .collect()
+    }
 }
 
-fn row(case: Case, path: &str) -> Row {
-    Row {
-        axis: case.axis().to_owned(),
-        case: case.name(),
-        path: path.to_owned(),
-        figures: BTreeMap::new(),
-        failed: None,
+fn rounds(case: Case, bed: &Bed, scale: Scale, rounds: usize) -> Vec<Row> {
+    let paths: Vec<&Path> = bed
+        .paths()
+        .iter()
+        .filter(|path| case.is_for(path))
+        .collect();
+    let mut runs = Runs::default();
+    for round in 0..case.rounds(rounds) {
+        let around = Around {
+            scale,
+            direct: bed.paths().iter().find(|path| path.name == "direct"),
+            rates: Default::default(),
+        };
+        for turn in 0..paths.len() {
+            // Another one begins in each round: none has the same neighbour always.
+            let path = paths[(turn + round) % paths.len()];
+            if runs.failed.contains_key(&path.name) {
+                continue;
+            }
+            let figures = case.run(path, &around).map(|mut figures| {
+                // A path without proxies has none of their figures.
+                figures.retain(|name, _| !path.proxies.is_empty() || !name.starts_with("proxy_"));
+                figures
+            });
+            runs.add(&path.name, figures);
+        }
     }
+    runs.failed.extend(bed.failed().iter().cloned());
+    let failed = bed.failed().iter().map(|(path, _)| path.as_str());
+    let names = paths.iter().map(|path| path.name.as_str());
+    runs.rows((case.axis(), &case.name()), names.chain(failed))
+}
+
+/// Each round has proxies that have carried nothing yet.
+fn memory_rows(options: &Options, rounds: usize) -> anyhow::Result<Vec<Row>> {
+    let mut runs = Runs::default();
+    let mut names = Vec::new();
+    for _ in 0..rounds {
+        let bed = Bed::new(options)?;
+        for (path, figures) in memory::round(&bed) {
+            if !names.contains(&path) {
+                names.push(path.clone());
+            }
+            runs.add(&path, figures);
+        }
+    }
+    let names = names.iter().map(String::as_str);
+    Ok(runs.rows(("memory", memory::CASE), names))
+}
+
+fn configuration_rows(options: &Options, rounds: usize) -> anyhow::Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for workloads in configuration::SIZES {
+        let mut runs = Runs::default();
+        let ztunnels = configuration::ztunnels(options)?;
+        for _ in 0..rounds {
+            for (name, binary) in &ztunnels {
+                runs.add(name, configuration::run(binary, workloads));
+            }
+        }
+        let case = format!("{workloads} workloads");
+        let names = ztunnels.iter().map(|(name, _)| name.as_str());
+        rows.extend(runs.rows(("configuration", &case), names));
+    }
+    Ok(rows)
 }

@@ -4,14 +4,19 @@
 //! know which path carries them.
 
 mod echo;
+mod feeder;
 mod fresh;
+mod hold;
 mod http_client;
 mod paced;
 mod ping_pong;
 mod samples;
+mod tunnels;
 
 pub use echo::serve as serve_echo;
+pub use feeder::run as configure;
 pub use samples::Summary;
+pub use tunnels::Target;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -44,6 +49,31 @@ pub enum Load {
         /// How long.
         seconds: f64,
     },
+    /// Idle connections, and what they cost after they carried something.
+    Hold {
+        /// How many.
+        connections: usize,
+        /// Where echo servers are reached; connections are spread over them.
+        addresses: Vec<SocketAddr>,
+    },
+    /// Cold tunnels to a terminating proxy.
+    Cold {
+        /// Where, and as whom.
+        #[command(flatten)]
+        target: Target,
+        /// How many at the same time.
+        at_once: usize,
+        /// How long.
+        seconds: f64,
+    },
+    /// Idle tunnels to a terminating proxy.
+    HoldTunnels {
+        /// Where, and as whom.
+        #[command(flatten)]
+        target: Target,
+        /// How many.
+        tunnels: usize,
+    },
     /// Small messages there and back, one at a time a flow.
     PingPong {
         /// Where the echo server is reached.
@@ -56,37 +86,60 @@ pub enum Load {
 }
 
 impl Load {
-    /// Runs it on this thread.
+    /// Runs it on this thread and prints what it has measured, if anything.
     ///
     /// # Errors
     /// When no connection could be made at all; single failures are counted in the summary.
-    pub fn run(self) -> anyhow::Result<Summary> {
+    pub fn run(self) -> anyhow::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
         let local = tokio::task::LocalSet::new();
-        local.block_on(&runtime, async {
-            match self {
-                Load::Fresh {
-                    address,
-                    connections,
-                    seconds,
-                } => fresh::run(address, connections, Duration::from_secs_f64(seconds)).await,
-                Load::Paced {
-                    address,
-                    connections,
-                    rate,
-                    seconds,
-                } => {
-                    let plan = paced::Plan::new(connections, rate);
-                    paced::run(address, plan, Duration::from_secs_f64(seconds))
-                }
-                Load::PingPong {
-                    address,
-                    flows,
-                    seconds,
-                } => ping_pong::run(address, flows, Duration::from_secs_f64(seconds)).await,
+        let summary = local.block_on(&runtime, self.summary())?;
+        if let Some(summary) = summary {
+            println!("{}", serde_json::to_string(&summary)?);
+        }
+        Ok(())
+    }
+
+    async fn summary(self) -> anyhow::Result<Option<Summary>> {
+        let summary = match self {
+            Load::Fresh {
+                address,
+                connections,
+                seconds,
+            } => fresh::run(address, connections, Duration::from_secs_f64(seconds)).await?,
+            Load::Paced {
+                address,
+                connections,
+                rate,
+                seconds,
+            } => {
+                let plan = paced::Plan::new(connections, rate);
+                paced::run(address, plan, Duration::from_secs_f64(seconds))?
             }
-        })
+            Load::PingPong {
+                address,
+                flows,
+                seconds,
+            } => ping_pong::run(address, flows, Duration::from_secs_f64(seconds)).await?,
+            Load::Cold {
+                target,
+                at_once,
+                seconds,
+            } => tunnels::cold(target, at_once, Duration::from_secs_f64(seconds)).await?,
+            Load::Hold {
+                connections,
+                addresses,
+            } => {
+                hold::run(&addresses, connections).await?;
+                return Ok(None);
+            }
+            Load::HoldTunnels { target, tunnels } => {
+                tunnels::hold(target, tunnels).await?;
+                return Ok(None);
+            }
+        };
+        Ok(Some(summary))
     }
 }

@@ -1,6 +1,6 @@
 //! iperf3: rate of bulk streams and what a GB costs.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use serde_json::Value;
@@ -23,6 +23,7 @@ pub(super) fn run(
     length: Duration,
 ) -> anyhow::Result<Figures> {
     let program = iperf(path, streams, length).args(reversed.then_some("--reverse"));
+    wait_until_free(path)?;
     let load = || {
         let output = path.client.text(&program)?;
         moved(&output).with_context(|| format!("output of iperf3:\n{output}"))
@@ -41,13 +42,28 @@ pub(super) fn run(
 
 /// The client's command line.
 pub(super) fn iperf(path: &Path, streams: u32, length: Duration) -> Program {
+    client(path)
+        .args(["--time", &length.as_secs().max(1).to_string()])
+        .args(["--parallel", &streams.to_string()])
+        .limit(length + SLACK)
+}
+
+fn client(path: &Path) -> Program {
     let server = path.address(IPERF_PORT);
     Program::new("iperf3")
-        .args(["--json", "--time", &length.as_secs().max(1).to_string()])
-        .args(["--parallel", &streams.to_string()])
-        .args(["--client", &server.ip().to_string()])
+        .args(["--json", "--client", &server.ip().to_string()])
         .args(["--port", &server.port().to_string()])
-        .limit(length + SLACK)
+}
+
+/// The server takes one test at a time, and the one before may end later than its client.
+pub(super) fn wait_until_free(path: &Path) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let least = client(path).args(["--bytes", "1"]).limit(SLACK);
+    while !path.client.run(&least)?.ok() {
+        anyhow::ensure!(begun.elapsed() < SLACK, "the iperf3 server stays busy");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
 }
 
 /// What the receiver says, from the first byte on: the CPU time counts from there too.

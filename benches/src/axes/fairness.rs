@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::bulk::{iperf, moved};
+use super::bulk::{iperf, moved, wait_until_free};
 use super::{figures, latencies, measured, own_load};
 use crate::bed::{ECHO_PORT, Path};
 use crate::figures::Figures;
@@ -22,6 +22,7 @@ pub(super) fn run(path: &Path, length: Duration) -> anyhow::Result<Figures> {
         FLOWS.to_string(),
         (length.saturating_sub(2 * AHEAD)).as_secs_f64().to_string(),
     ];
+    wait_until_free(path)?;
     let elephant = iperf(path, 1, length);
     let load = || {
         std::thread::scope(|scope| {

@@ -31,14 +31,19 @@ pub(super) fn closed_loop(
     Ok(all)
 }
 
+/// The rate of a path, as fast as it goes.
+pub(super) fn rate(path: &Path, connections: u32, length: Duration) -> anyhow::Result<f64> {
+    Ok(wrk(path, connections, length)?.rate)
+}
+
+/// At a share of the rate `direct` of the direct path.
 pub(super) fn paced(
     path: &Path,
-    direct: &Path,
+    direct: f64,
     connections: u32,
     length: Duration,
 ) -> anyhow::Result<Figures> {
-    // Measured again in each round: the machine's speed is that of the round.
-    let rate = SHARE * wrk(direct, connections, length / 2)?.rate;
+    let rate = SHARE * direct;
     let words = [
         "paced".to_owned(),
         path.address(HTTP_PORT).to_string(),

@@ -1,6 +1,7 @@
 //! A mesh of culvert: two nodes, an enrolled pair of pods, one ztunnel build on one back end.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path as FilePath, PathBuf};
 use std::process::Command;
 
@@ -8,9 +9,13 @@ use anyhow::Context;
 use world::stack::{Binaries, ControlPlane, wait_ztunnel};
 use world::{Node, Process, Program, World};
 
-use super::Path;
 use super::pair::{Pair, nodes};
+use super::{ECHO_PORT, Path};
+use crate::peers::certificates::Certificates;
+use crate::tools::Target;
 
+/// Where ztunnel terminates HBONE for the pods of its node.
+const HBONE_PORT: u16 = 15008;
 /// Namespace `mesh` is enrolled.
 const MANIFESTS: &str = include_str!("../bed.yaml");
 
@@ -21,6 +26,8 @@ pub(super) struct Culvert {
     proxies: Vec<Process>,
     _others: Vec<Process>,
     nodes: [Node; 2],
+    /// Of the client pod, for tunnels that its ztunnel does not make.
+    certificates: PathBuf,
     _world: World,
 }
 
@@ -28,11 +35,9 @@ pub(super) struct Culvert {
 pub(super) fn variants(
     ztunnels: &[(String, PathBuf)],
 ) -> anyhow::Result<Vec<(String, PathBuf, String)>> {
-    let own = [(String::new(), Binaries::of_this_build()?.path("ztunnel"))];
-    let ztunnels = if ztunnels.is_empty() { &own } else { ztunnels };
     let mut variants = Vec::new();
-    for (name, binary) in ztunnels {
-        for io in back_ends(binary)? {
+    for (name, binary) in self::ztunnels(ztunnels)? {
+        for io in back_ends(&binary)? {
             let path = match name.as_str() {
                 "" => format!("culvert/{io}"),
                 name => format!("culvert/{name}/{io}"),
@@ -41,6 +46,15 @@ pub(super) fn variants(
         }
     }
     Ok(variants)
+}
+
+/// Those that were named, else the one of this build without a name.
+pub(crate) fn ztunnels(named: &[(String, PathBuf)]) -> anyhow::Result<Vec<(String, PathBuf)>> {
+    if named.is_empty() {
+        let own = Binaries::of_this_build()?.path("ztunnel");
+        return Ok(vec![(String::new(), own)]);
+    }
+    Ok(named.to_vec())
 }
 
 /// The values of its flag `--io` but `auto`, from its own help.
@@ -89,8 +103,17 @@ impl Culvert {
             wait_ztunnel(node, &proxy)?;
             proxies.push(proxy);
         }
+        let certificates = world.directory().join("certificates");
+        let state = control.root_certificate();
+        let state = state.parent().unwrap_or(&state);
+        Certificates::of_the_mesh(
+            state,
+            "spiffe://cluster.local/ns/mesh/sa/client",
+            &certificates,
+        )?;
         Ok(Culvert {
-            pair: Pair::new(&nodes, "mesh", world.directory())?,
+            pair: Pair::new(&nodes, "mesh", &world)?,
+            certificates,
             proxies,
             _others: others,
             nodes,
@@ -100,7 +123,13 @@ impl Culvert {
 
     pub(super) fn path(&self, name: &str) -> Path {
         let proxies = self.proxies.iter().map(Process::pid).collect();
+        let server = self.pair.address();
         Path {
+            tunnels: Some(Target {
+                peer: SocketAddr::new(server, HBONE_PORT),
+                authority: SocketAddr::new(server, ECHO_PORT),
+                certificates: self.certificates.clone(),
+            }),
             counted_by: self.nodes.iter().map(|node| node.place().clone()).collect(),
             ..self.pair.path(name, proxies)
         }

@@ -27,6 +27,7 @@ pub(crate) struct Pair {
     pub(super) client: Pod,
     pub(super) server: Pod,
     servers: Vec<Process>,
+    outside: Place,
 }
 
 /// The two nodes of a world.
@@ -35,11 +36,11 @@ pub(super) fn nodes(world: &mut World) -> anyhow::Result<[Node; 2]> {
 }
 
 impl Pair {
-    /// Pods `client` and `server` of a namespace; files of the servers go below `files`.
+    /// Pods `client` and `server` of a namespace.
     pub(super) fn new(
         [client_node, server_node]: &[Node; 2],
         namespace: &str,
-        files: &FilePath,
+        world: &World,
     ) -> anyhow::Result<Self> {
         let client = pod(client_node, &format!("{namespace}/client"))?;
         let server = pod(server_node, &format!("{namespace}/server"))?;
@@ -47,8 +48,9 @@ impl Pair {
             client,
             server,
             servers: Vec::new(),
+            outside: world.router().clone(),
         };
-        pair.serve(&files.join("nginx"))?;
+        pair.serve(&world.directory().join("nginx"))?;
         Ok(pair)
     }
 
@@ -60,6 +62,8 @@ impl Pair {
             server: self.address(),
             near: None,
             proxies,
+            outside: self.outside.clone(),
+            tunnels: None,
             counted_by: Vec::new(),
         }
     }

@@ -8,9 +8,10 @@ use std::path::Path as FilePath;
 use world::{Process, Program};
 
 use super::pair::{Pair, answers};
-use super::{HTTP_PORT, Options, Path, near_port, server_ports};
+use super::{ECHO_PORT, HTTP_PORT, Options, Path, near_port, server_ports};
 use crate::peers::certificates::Certificates;
 use crate::peers::{Forward, WORKERS, envoy};
+use crate::tools::Target;
 
 /// Which peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,8 +77,14 @@ pub(super) fn start(
     };
     let far = pair.server.start(&format!("{}-far", kind.name()), &far)?;
     let near = pair.client.start(&format!("{}-near", kind.name()), &near)?;
+    let target = Target {
+        peer: plan.tunnels,
+        authority: SocketAddr::new(server, ECHO_PORT),
+        certificates: directory,
+    };
     let path = Path {
         near: Some(first),
+        tunnels: (kind != Kind::Relay).then_some(target),
         ..pair.path(kind.name(), vec![near.pid(), far.pid()])
     };
     answers(pair.client.place(), &near, path.address(HTTP_PORT))?;

@@ -2,12 +2,13 @@
 //!
 //! Written for the bench alone, and tuned as its model is: 1 MB frames, windows of 4 and 16 MB,
 //! one copy task a direction, buffers that grow with what a connection carries, pooled tunnels by
-//! key. It has no policy, no metrics and no access log, so it is cheaper than its model in new
-//! connections. It must not know which load runs.
+//! key, four counters by text labels a connection. It has no policy, no discovery and no access
+//! log, so it is cheaper than its model in new connections. It must not know which load runs.
 
 mod copy;
 mod far;
 mod near;
+mod telemetry;
 
 use std::net::SocketAddr;
 

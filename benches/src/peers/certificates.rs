@@ -17,6 +17,8 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 /// The name that the near side asks the far side for.
 pub(crate) const PEER_NAME: &str = "peer.bench";
+/// A control plane of the bench is reached at loopback.
+const LOCAL: &str = "127.0.0.1";
 /// What both sides speak inside TLS.
 const ALPN: &[u8] = b"h2";
 
@@ -32,7 +34,6 @@ impl Certificates {
 
     /// Makes a root and a leaf that is good for both sides.
     pub(crate) fn make(directory: &Path) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(directory)?;
         let mut root = CertificateParams::new(Vec::new())?;
         root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         root.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -42,9 +43,32 @@ impl Certificates {
         let root_pem = root.self_signed(&root_key)?.pem();
         let issuer = Issuer::new(root, root_key);
         let id = "spiffe://cluster.local/ns/bench/sa/peer";
-        let (leaf, key) = leaf(&issuer, id)?;
+        Certificates::write(directory, &issuer, (&root_pem, id))
+    }
+
+    /// A leaf by the root of culvertd's state directory, for a load that plays one of the proxies.
+    pub(crate) fn of_the_mesh(state: &Path, id: &str, directory: &Path) -> anyhow::Result<Self> {
+        #[derive(serde::Deserialize)]
+        struct Stored {
+            key: String,
+            root: String,
+        }
+        let stored = std::fs::read(state.join("ca.json")).context("the root of the mesh")?;
+        let stored: Stored = serde_json::from_slice(&stored)?;
+        let key = KeyPair::from_pem(&stored.key)?;
+        let issuer = Issuer::from_ca_cert_pem(&stored.root, key)?;
+        Certificates::write(directory, &issuer, (&stored.root, id))
+    }
+
+    fn write(
+        directory: &Path,
+        issuer: &Issuer<'_, KeyPair>,
+        (root, id): (&str, &str),
+    ) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(directory)?;
+        let (leaf, key) = leaf(issuer, id)?;
         let files = Certificates::at(directory);
-        std::fs::write(files.root(), root_pem)?;
+        std::fs::write(files.root(), root)?;
         std::fs::write(files.leaf(), leaf)?;
         std::fs::write(files.key(), key)?;
         Ok(files)
@@ -103,11 +127,8 @@ impl Certificates {
 }
 
 /// A leaf with a SPIFFE ID, good for both sides: its certificate and key as PEM.
-pub(crate) fn leaf(
-    issuer: &Issuer<'_, KeyPair>,
-    spiffe_id: &str,
-) -> anyhow::Result<(String, String)> {
-    let mut leaf = CertificateParams::new(vec![PEER_NAME.to_owned()])?;
+fn leaf(issuer: &Issuer<'_, KeyPair>, spiffe_id: &str) -> anyhow::Result<(String, String)> {
+    let mut leaf = CertificateParams::new([PEER_NAME, LOCAL].map(str::to_owned))?;
     leaf.subject_alt_names
         .push(SanType::URI(spiffe_id.try_into()?));
     // Envoy's validator refuses a leaf without these two.

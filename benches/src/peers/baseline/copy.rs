@@ -1,12 +1,15 @@
 //! Bytes between a TCP socket and a stream of a tunnel, one direction a call.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 
 use anyhow::Context;
 use bytes::{Bytes, BytesMut};
 use h2::{RecvStream, SendStream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+
+use super::telemetry::Connection;
 
 /// From so many carried bytes on, one read has that size: small connections stay small.
 const STEPS: [(usize, usize); 3] = [(0, 4 << 10), (64 << 10, 16 << 10), (1 << 20, 256 << 10)];
@@ -15,6 +18,7 @@ const STEPS: [(usize, usize); 3] = [(0, 4 << 10), (64 << 10, 16 << 10), (1 << 20
 pub(super) async fn into_tunnel(
     mut from: OwnedReadHalf,
     mut to: SendStream<Bytes>,
+    connection: Arc<Connection>,
 ) -> anyhow::Result<()> {
     let mut buffer = BytesMut::new();
     let mut carried = 0;
@@ -26,6 +30,7 @@ pub(super) async fn into_tunnel(
             return Ok(());
         }
         carried += read;
+        connection.sent(read);
         let mut data = buffer.split().freeze();
         while !data.is_empty() {
             to.reserve_capacity(data.len());
@@ -40,10 +45,12 @@ pub(super) async fn into_tunnel(
 pub(super) async fn from_tunnel(
     mut from: RecvStream,
     mut to: OwnedWriteHalf,
+    connection: Arc<Connection>,
 ) -> anyhow::Result<()> {
     while let Some(data) = from.data().await {
         let data = data?;
         to.write_all(&data).await?;
+        connection.received(data.len());
         // Credit only for what the application's socket took.
         from.flow_control().release_capacity(data.len())?;
     }

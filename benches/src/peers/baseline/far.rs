@@ -14,6 +14,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
 use super::copy::{from_tunnel, into_tunnel};
+use super::telemetry::Connection;
 use super::{FRAME_BYTES, STREAM_WINDOW_BYTES, TUNNEL_WINDOW_BYTES};
 use crate::peers::shared_listener;
 
@@ -62,6 +63,7 @@ async fn stream(
     server.set_nodelay(true)?;
     let send = respond.send_response(Response::new(()), false)?;
     let (read, write) = server.into_split();
-    tasks.spawn(into_tunnel(read, send));
-    from_tunnel(request.into_body(), write).await
+    let connection = Connection::open("destination", to);
+    tasks.spawn(into_tunnel(read, send, Arc::clone(&connection)));
+    from_tunnel(request.into_body(), write, connection).await
 }

@@ -16,6 +16,7 @@ use tokio_rustls::TlsConnector;
 use tokio_util::task::TaskTracker;
 
 use super::copy::{from_tunnel, into_tunnel};
+use super::telemetry::Connection;
 use super::{FRAME_BYTES, STREAM_WINDOW_BYTES, STREAMS_PER_TUNNEL, TUNNEL_WINDOW_BYTES};
 use crate::peers::certificates::PEER_NAME;
 use crate::peers::{Forward, shared_listener};
@@ -151,7 +152,9 @@ async fn stream(
     let response = response.await?;
     anyhow::ensure!(response.status().is_success(), "{}", response.status());
     let (read, write) = near.into_split();
-    let sent = pool.tasks.spawn(into_tunnel(read, send));
-    from_tunnel(response.into_body(), write).await?;
+    let connection = Connection::open("source", to);
+    let sent = into_tunnel(read, send, Arc::clone(&connection));
+    let sent = pool.tasks.spawn(sent);
+    from_tunnel(response.into_body(), write, connection).await?;
     sent.await.context("the copy panicked")?
 }
