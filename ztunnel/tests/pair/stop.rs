@@ -7,6 +7,7 @@ use ztunnel::pod::{Listeners, PodUid};
 
 use crate::app::{accept, expect_reset, receive, send, talk};
 use crate::journal::line;
+use crate::net::PATIENCE;
 use crate::world::{Node, World, on_both_back_ends};
 
 #[test]
@@ -137,7 +138,8 @@ fn a_successor_takes_over_without_a_failed_connection() {
         runtime.block_on(next.add_with("server", &server, same.collect()));
         drop(_context);
         std::thread::scope(|scope| {
-            let stopping = scope.spawn(|| runtime.block_on(far.stop()));
+            // Long enough for what lives: a slow machine must not cut it off.
+            let stopping = scope.spawn(|| runtime.block_on(far.stop_within(PATIENCE)));
             let mut made = 0;
             while !stopping.is_finished() || made < 50 {
                 let client = client.connect(to);

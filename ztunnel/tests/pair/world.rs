@@ -212,6 +212,11 @@ impl Node {
 
     /// Drains.
     pub async fn stop(self) {
+        self.stop_within(config().termination_deadline).await;
+    }
+
+    /// Drains, for that long at most.
+    pub async fn stop_within(self, deadline: Duration) {
         let Self { proxy, tasks, .. } = self;
         let Proxy {
             pods,
@@ -219,7 +224,7 @@ impl Node {
             mut threads,
             ..
         } = proxy;
-        workers.drain(config().termination_deadline).await;
+        workers.drain(deadline).await;
         while let Some(ended) = threads.next().await {
             ended.unwrap();
         }
