@@ -6,7 +6,7 @@
 
 mod connect;
 pub(crate) mod option;
-mod taken;
+pub(crate) mod stock;
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
