@@ -47,7 +47,7 @@ pub enum SteerError {
     #[error("in the pod's namespace: {0}")]
     Namespace(#[from] io::Error),
     /// A listener could not be made.
-    #[error("the {0} listener cannot be made in the pod (is the family disabled there?): {1}")]
+    #[error("the {0} listener cannot be made in the pod: {1}{hint}", hint = hint(.1))]
     Listener(&'static str, #[source] io::Error),
     /// The pod has no address that can be steered.
     #[error("the pod has no global IPv4 or IPv6 address")]
@@ -63,6 +63,16 @@ pub enum SteerError {
     /// The thread that worked for the step is gone.
     #[error("the step was cut off")]
     CutOff,
+}
+
+/// What an error of a listener may mean.
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported => {
+            " (is the family disabled there?)"
+        }
+        _ => "",
+    }
 }
 
 /// The listeners of a pod, in the order of their slots.
