@@ -162,6 +162,11 @@ impl Tunnel {
         self.budget.account(self.buffered_bytes.replace(now), now);
     }
 
+    /// Figures of its connection.
+    pub fn stats(&self) -> hbone::Stats {
+        self.connection.borrow().stats()
+    }
+
     /// How many streams tasks of ours hold.
     pub fn streams(&self) -> usize {
         self.streams.borrow().len()

@@ -28,6 +28,8 @@ use sealer::Sealer;
 pub struct Stats {
     /// KeyUpdates that we asked for.
     pub key_updates: u64,
+    /// TLS records of application data that were sealed.
+    pub records: u64,
     /// Smallest recent round trip, once one was measured.
     pub rtt: Option<Duration>,
     /// Application bytes of all streams that wait to be sealed.
@@ -351,6 +353,7 @@ impl Connection {
     pub fn stats(&self) -> Stats {
         Stats {
             key_updates: self.session.key_updates(),
+            records: self.session.records(),
             rtt: self.codec.rtt(),
             backlog_bytes: self.codec.backlog_bytes(),
         }

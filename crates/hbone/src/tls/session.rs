@@ -83,6 +83,8 @@ pub(crate) struct Session {
     said_goodbye: bool,
     /// Records sealed under the present key.
     sealed: u64,
+    /// Records sealed before it.
+    sealed_before: u64,
     records_per_key: u64,
     key_updates: u64,
 }
@@ -120,6 +122,7 @@ impl Session {
             failed: false,
             said_goodbye: false,
             sealed: 0,
+            sealed_before: 0,
             records_per_key: records_per_key.max(1),
             key_updates: 0,
         }
@@ -128,6 +131,11 @@ impl Session {
     /// KeyUpdates that we asked for.
     pub(crate) fn key_updates(&self) -> u64 {
         self.key_updates
+    }
+
+    /// Records of application data that were sealed.
+    pub(crate) fn records(&self) -> u64 {
+        self.sealed_before + self.sealed
     }
 
     /// The transport is gone: nothing can be sent any more.
@@ -236,6 +244,7 @@ impl Session {
 
     /// New sending keys; the peer is asked for new ones too (RFC 8446 4.6.3).
     fn update_key(&mut self, out: &mut Vec<u8>) -> Result<(), SessionError> {
+        self.sealed_before += self.sealed;
         self.sealed = 0;
         self.key_updates += 1;
         self.write(out, Outgoing::KeyUpdate)?;
