@@ -26,9 +26,9 @@ pub const SPOOFED_PORTS: RangeInclusive<u16> = 61000..=65535;
 /// Where to look when all of [`SPOOFED_PORTS`] are in use towards one address.
 pub const SPOOFED_PORTS_BEYOND: RangeInclusive<u16> = 1024..=60999;
 /// Ports that one connect tries in each of the two ranges, chosen at random. Each costs about 5 µs
-/// of this thread, and whoever takes all ports (one client with 4,536 streams, a pod that listens on
-/// the client's address) must not make it search long at the cost of others. With nine of ten ports
-/// taken, one search in 850 finds none.
+/// of this thread, and whoever takes all ports (one client with 4,536 streams, a pod that listens
+/// on the client's address) must not make it search long at the cost of others. With nine of ten
+/// ports taken, one search in 850 finds none.
 const TRIES: usize = 64;
 /// Ports tried between two turns of the other tasks.
 const TRIES_PER_TURN: usize = 16;

@@ -25,8 +25,9 @@ use crate::driver::ring::buffers::{BUFFER_BYTES, GROUP};
 use crate::driver::ring::operation::{Operation, Send};
 use crate::driver::ring::{Completion, POLL_READABLE, POLL_WRITABLE, Ring};
 
-/// Bytes that lie with a stream before its multishot receive is ended. The turn of the kernel's that
-/// goes beyond may bring more at once: all provided buffers of the worker, 512 KiB, at the worst.
+/// Bytes that lie with a stream before its multishot receive is ended. The turn of the kernel's
+/// that goes beyond may bring more at once: all provided buffers of the worker, 512 KiB, at the
+/// worst.
 const HELD_MAX_BYTES: usize = 2 * BUFFER_BYTES;
 
 /// A direct read of at most this many bytes is a message, not bulk.

@@ -13,9 +13,9 @@ use io_uring::types::BufRingEntry;
 
 /// Bytes of a buffer: a handshake's flight, an HTTP request or a small answer fits.
 pub(crate) const BUFFER_BYTES: usize = 4096;
-/// Buffers of a worker, 512 KiB of address space, of which only what was used is memory. Completions
-/// are taken at least every 64 turns, and what waits longer than a turn is copied out when half of
-/// the buffers are gone.
+/// Buffers of a worker, 512 KiB of address space, of which only what was used is memory.
+/// Completions are taken at least every 64 turns, and what waits longer than a turn is copied out
+/// when half of the buffers are gone.
 pub(crate) const BUFFERS: u16 = 128;
 /// The only group.
 pub(crate) const GROUP: u16 = 0;
