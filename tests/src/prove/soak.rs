@@ -108,7 +108,11 @@ pub fn run(bed: &mut Bed, plan: &Plan) -> anyhow::Result<Figures> {
     events::same_proxies(bed, 0..2)?;
     bed.drained()?;
     bed.mesh.wait_known()?;
-    bed.sleep(SETTLE)?;
+    // Each worker keeps a descriptor of its own namespace from its first connection on.
+    let first = Load::start(bed, plan.seed)?;
+    bed.sleep(SHORT_SETTLE)?;
+    first.finish(bed)?;
+    bed.sleep(TUNNEL_IDLE + SETTLE)?;
     let mut figures = Figures {
         seed: plan.seed,
         rss_bound_mib: plan.rss_bound_mib(),

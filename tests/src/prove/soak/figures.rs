@@ -53,7 +53,7 @@ pub struct Figures {
     pub leaked_fds: u64,
     /// BPF objects, pinned or not, `end` minus `idle`: the sum of what is more of each kind.
     pub leaked_bpf: u64,
-    /// Before any load.
+    /// When a first, short load and its tunnels have ended.
     pub idle: Usage,
     /// After the first part of the load.
     pub start: Usage,
