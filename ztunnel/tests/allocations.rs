@@ -1,10 +1,10 @@
-//! The relay of a busy connection allocates nothing: an application, two proxies' relays and tunnels
-//! over real sockets, and an echo. What is counted are the turns of the relays and of the tunnels,
-//! and nothing else in the process.
+//! The relay of a busy connection allocates nothing: an application, two proxies' relays and
+//! tunnels over real sockets, and an echo. What is counted are the turns of the relays and of the
+//! tunnels, and nothing else in the process.
 //!
-//! rustls (0.23) makes one buffer for each record that it seals and one for each that it opens; these
-//! are known from the number of records. For messages nothing may come on top; for bulk, whose large
-//! buffers are traded between the directions, at most one buffer for each record.
+//! rustls (0.23) makes one buffer for each record that it seals and one for each that it opens;
+//! these are known from the number of records. For messages nothing may come on top; for bulk,
+//! whose large buffers are traded between the directions, at most one buffer for each record.
 
 #![allow(
     clippy::unwrap_used,
@@ -250,6 +250,11 @@ async fn proxies(meter: Arc<Meter>, app: TcpStream, echo: TcpStream) {
     scope.join_all().await;
 }
 
+fn named(name: &str, body: impl FnOnce() + Send + 'static) -> thread::JoinHandle<()> {
+    let builder = thread::Builder::new().name(name.to_owned());
+    builder.spawn(body).unwrap()
+}
+
 fn ping_pong(app: &mut TcpStream, messages: usize) {
     let mut answer = [0; MESSAGE_BYTES];
     for number in 0..messages {
@@ -263,7 +268,7 @@ fn ping_pong(app: &mut TcpStream, messages: usize) {
 /// Both ways at once.
 fn bulk(app: &mut TcpStream, bytes: usize) {
     let mut writer = app.try_clone().unwrap();
-    let sending = thread::spawn(move || {
+    let sending = named("sends", move || {
         let block = vec![7; 256 << 10];
         (0..bytes / block.len()).for_each(|_| writer.write_all(&block).unwrap());
     });
@@ -278,10 +283,10 @@ fn messages_allocate_nothing_and_bulk_little(backend: Backend) {
     let ([mut app, captured], [connected, mut echo]) = (pair(), pair());
     let meter = Arc::new(Meter::default());
     let counted = Arc::clone(&meter);
-    let proxy = thread::spawn(move || {
+    let proxy = named("proxies", move || {
         executor::run(backend, proxies(counted, captured, connected)).unwrap();
     });
-    let echoes = thread::spawn(move || {
+    let echoes = named("echo", move || {
         let mut block = vec![0; 256 << 10];
         while let Ok(count @ 1..) = echo.read(&mut block) {
             if echo.write_all(&block[..count]).is_err() {
