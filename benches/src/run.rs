@@ -167,7 +167,7 @@ fn configuration_rows(options: &Options, rounds: usize) -> anyhow::Result<Vec<Ro
     for workloads in configuration::SIZES {
         let mut runs = Runs::default();
         let ztunnels = configuration::ztunnels(options)?;
-        for _ in 0..rounds {
+        for _ in 0..configuration::rounds(workloads, rounds) {
             for (name, binary) in &ztunnels {
                 runs.add(name, configuration::run(binary, workloads));
             }

@@ -14,6 +14,14 @@ pub(crate) const SIZES: [usize; 3] = [1000, 10_000, 50_000];
 /// Longer than any of it takes.
 const LIMIT: Duration = Duration::from_secs(120);
 
+/// Rounds of a run of so many: only the largest mesh has figures to reach.
+pub(crate) fn rounds(workloads: usize, rounds: usize) -> usize {
+    match workloads {
+        50_000 => rounds,
+        _ => rounds.min(2),
+    }
+}
+
 /// Names of paths and ztunnels: the back end plays no part in it.
 pub(crate) fn ztunnels(options: &Options) -> anyhow::Result<Vec<(String, PathBuf)>> {
     let named = binaries(&options.ztunnels)?
