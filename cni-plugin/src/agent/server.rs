@@ -105,8 +105,8 @@ async fn serve(agent: &Arc<Agent>, conn: Conn) {
 }
 
 /// Whether the caller of an ADD or enrol went while its call waited to be accepted, as it does when
-/// the agent has no descriptor left. It was told that the call failed: nobody would use the pod, and
-/// the runtime's DEL may have come and gone.
+/// the agent has no descriptor left. It was told that the call failed: nobody would use the pod,
+/// and the runtime's DEL may have come and gone.
 async fn is_abandoned(conn: &Conn, request: &Request) -> bool {
     let captures = matches!(request, Request::Add { .. } | Request::Enrol { .. });
     // A caller that waits says nothing more.
