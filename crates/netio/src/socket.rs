@@ -7,6 +7,7 @@
 mod connect;
 pub(crate) mod option;
 pub(crate) mod stock;
+mod taken;
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};

@@ -16,6 +16,7 @@ use crate::netns::Netns;
 use crate::stream::TcpStream;
 use crate::time::{Instant, timeout_at};
 
+use super::taken::{self, Taken, Towards};
 use super::{Family, option, set_stream_options, stock};
 
 /// Source ports for connections that carry a client's address. Above the kernel's default ephemeral
@@ -28,7 +29,8 @@ pub const SPOOFED_PORTS_BEYOND: RangeInclusive<u16> = 1024..=60999;
 /// Ports that one connect tries in each of the two ranges, chosen at random. Each costs about 5 µs
 /// of this thread, and whoever takes all ports (one client with 4,536 streams, a pod that listens
 /// on the client's address) must not make it search long at the cost of others. With nine of ten
-/// ports taken, one search in 850 finds none.
+/// ports taken, one search in 850 finds none; what it found holds for the next ones for a moment
+/// ([`taken`]).
 const TRIES: usize = 64;
 /// Ports tried between two turns of the other tasks.
 const TRIES_PER_TURN: usize = 16;
@@ -156,28 +158,53 @@ async fn start_on_a_free_port(upstream: &Upstream<'_>) -> Result<Socket, Connect
     else {
         return Err(io::Error::other("no source address was given").into());
     };
-    let preferred = some_of(SPOOFED_PORTS);
-    let beyond = some_of(SPOOFED_PORTS_BEYOND).filter(|port| !live(*port));
-    for (tries, port) in preferred.chain(beyond).enumerate() {
-        if tries % TRIES_PER_TURN == TRIES_PER_TURN - 1 {
-            yield_now().await;
+    let towards = Towards {
+        netns: upstream.netns.id(),
+        client: ip,
+        destination: upstream.destination,
+    };
+    let ranges = [
+        (SPOOFED_PORTS, Taken::Preferred),
+        (SPOOFED_PORTS_BEYOND, Taken::Everything),
+    ];
+    for (range, taken) in ranges {
+        if taken::recall(&towards) >= Some(taken) {
+            continue;
         }
-        let socket = upstream.socket()?;
-        option::set_transparent(&socket, Family::of(upstream.destination))?;
-        socket.bind_device(Some(interface.as_bytes()))?;
-        // Without it the port would be one client's alone, not one client's towards one
-        // destination.
-        socket.set_reuse_address(true)?;
-        let started = socket
-            .bind(&SocketAddr::new(ip, port).into())
-            .and_then(|()| start(&socket, upstream.destination));
-        match started {
-            Ok(()) => return Ok(socket),
-            Err(error) if is_port_taken(&error) => {}
-            Err(error) => return Err(classify(error)),
+        let is_beyond = taken == Taken::Everything;
+        let ports = some_of(range).filter(|port| !is_beyond || !live(*port));
+        for (tries, port) in ports.enumerate() {
+            if tries % TRIES_PER_TURN == TRIES_PER_TURN - 1 {
+                yield_now().await;
+            }
+            if let Some(socket) = start_on(upstream, (ip, port), interface)? {
+                return Ok(socket);
+            }
         }
+        taken::note(towards, taken);
     }
     Err(ConnectError::SourcePortsExhausted)
+}
+
+/// A socket whose connect is on its way from this port; None when the port is taken.
+fn start_on(
+    upstream: &Upstream<'_>,
+    (ip, port): (IpAddr, u16),
+    interface: &str,
+) -> Result<Option<Socket>, ConnectError> {
+    let socket = upstream.socket()?;
+    option::set_transparent(&socket, Family::of(upstream.destination))?;
+    socket.bind_device(Some(interface.as_bytes()))?;
+    // Without it the port would be one client's alone, not one client's towards one destination.
+    socket.set_reuse_address(true)?;
+    let started = socket
+        .bind(&SocketAddr::new(ip, port).into())
+        .and_then(|()| start(&socket, upstream.destination));
+    match started {
+        Ok(()) => Ok(Some(socket)),
+        Err(error) if is_port_taken(&error) => Ok(None),
+        Err(error) => Err(classify(error)),
+    }
 }
 
 /// [`TRIES`] ports of the range, any of them.
