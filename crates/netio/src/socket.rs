@@ -186,13 +186,20 @@ pub fn is_listening_tcp_socket_of(fd: BorrowedFd<'_>, netns_cookie: u64) -> bool
 /// TCP_NODELAY (a relay must not add Nagle's wait to an application that did its own batching) and
 /// keep-alive.
 pub(crate) fn set_stream_options(fd: BorrowedFd<'_>) -> io::Result<()> {
-    let socket = SockRef::from(&fd);
-    socket.set_tcp_nodelay(true)?;
+    set_nodelay(fd)?;
+    set_keepalive(fd)
+}
+
+fn set_nodelay(fd: BorrowedFd<'_>) -> io::Result<()> {
+    SockRef::from(&fd).set_tcp_nodelay(true)
+}
+
+fn set_keepalive(fd: BorrowedFd<'_>) -> io::Result<()> {
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)
         .with_interval(KEEPALIVE_INTERVAL)
         .with_retries(KEEPALIVE_PROBES);
-    socket.set_tcp_keepalive(&keepalive)
+    SockRef::from(&fd).set_tcp_keepalive(&keepalive)
 }
 
 fn stream_socket(family: Family) -> io::Result<Socket> {

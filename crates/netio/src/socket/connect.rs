@@ -5,6 +5,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use rand::Rng;
@@ -17,7 +18,7 @@ use crate::stream::TcpStream;
 use crate::time::{Instant, timeout_at};
 
 use super::taken::{self, Taken, Towards};
-use super::{Family, option, set_stream_options, stock};
+use super::{Family, LOOPBACK_INTERFACE, option, set_keepalive, set_nodelay, stock};
 
 /// Source ports for connections that carry a client's address. Above the kernel's default ephemeral
 /// range (32768 to 60999), so a client's own connections to the same address, which end on sockets
@@ -103,7 +104,8 @@ pub enum ConnectError {
     Other(#[from] io::Error),
 }
 
-/// Connects within `timeout`, all attempts together. Must run on an executor's thread.
+/// Connects within `timeout`, all attempts together. Must run on an executor's thread. NODELAY is
+/// set, and keep-alive unless the connection goes over the loopback interface.
 ///
 /// # Errors
 /// [`ConnectError`]; the sockets of failed attempts are closed.
@@ -130,8 +132,17 @@ impl Upstream<'_> {
         if self.mark != 0 {
             socket.set_mark(self.mark)?;
         }
-        set_stream_options(std::os::fd::AsFd::as_fd(&socket))?;
+        set_nodelay(socket.as_fd())?;
+        if !self.is_local() {
+            set_keepalive(socket.as_fd())?;
+        }
         Ok(socket)
+    }
+
+    /// Both ends are of this kernel: it tells one when the other is gone, and four system calls
+    /// for probes of its own word are saved.
+    fn is_local(&self) -> bool {
+        matches!(self.source, Source::Spoofed { interface, .. } if interface == LOOPBACK_INTERFACE)
     }
 }
 
