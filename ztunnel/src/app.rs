@@ -153,7 +153,9 @@ pub async fn run(config: Config, limits: Limits, logging: LogControl) -> Result<
 
 async fn start(config: &Config, limits: Limits, logging: LogControl) -> Result<Serving, AppError> {
     let (backend, why) = netio::probe(choice(config.io))?;
-    tracing::info!(%backend, %why, "io back end");
+    let spin = config.spin.time();
+    netio::executor::set_spin(spin);
+    tracing::info!(%backend, %why, ?spin, "io back end");
     let (tasks, probes) = (Tasks::new(), Tasks::new());
     let readiness = Readiness::new();
     let workers_up = readiness.condition("workers", "not started");

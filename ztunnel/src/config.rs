@@ -9,6 +9,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, ValueEnum, arg, value_parser};
 use mesh::identity::DEFAULT_TRUST_DOMAIN;
 use mesh::workload::WorkloadUid;
+use netio::executor::{SPIN_MAX, spin_by_default};
 use process::config::ConfigError;
 use process::telemetry::Format;
 use serde::Serialize;
@@ -51,6 +52,11 @@ pub struct Config {
         value_parser = clap::value_parser!(u16).range(1..=256)
     )]
     pub workers: Option<u16>,
+    /// How long a worker looks for work before it sleeps: `off`, up to `200us`, or `auto` (50us,
+    /// off where the process has one core or a CPU limit). Saves latency of few connections and
+    /// costs CPU of many.
+    #[arg(long, env = "ZTUNNEL_SPIN", default_value = "off", value_parser = spin)]
+    pub spin: Spin,
     /// Where `/config_dump` and `/logging` are served. It shows no keys, but who talks to whom.
     #[arg(long, default_value = "127.0.0.1:15000")]
     pub admin_addr: SocketAddr,
@@ -137,6 +143,48 @@ pub enum Io {
     IoUring,
     /// epoll.
     Epoll,
+}
+
+/// How long workers look for work before they sleep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Spin {
+    /// [`SPIN_AUTO`] where there are cores to spare, else not at all.
+    Auto,
+    /// So long; zero is off.
+    For(Duration),
+}
+
+/// What `auto` comes to where there are cores to spare: about what a sleep and its wake-up across
+/// cores cost.
+const SPIN_AUTO: Duration = Duration::from_micros(50);
+
+impl Spin {
+    /// What it comes to for this process; zero is off.
+    #[must_use]
+    pub fn time(self) -> Duration {
+        match self {
+            Self::Auto if spin_by_default() => SPIN_AUTO,
+            Self::Auto => Duration::ZERO,
+            Self::For(time) => time,
+        }
+    }
+}
+
+fn spin(text: &str) -> Result<Spin, String> {
+    let micros = match text {
+        "auto" => return Ok(Spin::Auto),
+        "off" => Some(0),
+        text => text
+            .strip_suffix("us")
+            .and_then(|number| number.parse().ok()),
+    };
+    let time = micros.map(Duration::from_micros);
+    time.filter(|time| *time <= SPIN_MAX)
+        .map(Spin::For)
+        .ok_or_else(|| {
+            format!("`{text}` is none of `auto`, `off` and a time up to {SPIN_MAX:?}, as in 50us")
+        })
 }
 
 /// What the command line asks for.
@@ -314,6 +362,21 @@ mod tests {
         assert_eq!(config.limits, Some(PathBuf::from("/x")));
         assert!(config.read_limits().is_err(), "a file that is not there");
         assert!(Asked::parse_from(["ztunnel"]).is_err());
+    }
+
+    #[test]
+    fn looking_before_sleeping_is_set_within_its_bound_or_not_at_all() {
+        let spin = |text| {
+            let words = NEEDED.iter().copied().chain(["--spin", text]);
+            Config::try_parse_from(words).map(|config| config.spin)
+        };
+        assert_eq!(spin("auto").unwrap(), Spin::Auto);
+        assert_eq!(spin("off").unwrap().time(), Duration::ZERO);
+        assert_eq!(spin("200us").unwrap().time(), SPIN_MAX);
+        for text in ["201us", "1ms", "50", "us", ""] {
+            let error = spin(text).unwrap_err().to_string();
+            assert!(error.contains("50us"), "{text}: {error}");
+        }
     }
 
     #[test]
