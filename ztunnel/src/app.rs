@@ -101,6 +101,7 @@ struct Serving {
 pub async fn run(config: Config, limits: Limits, logging: LogControl) -> Result<(), AppError> {
     let mut terminated = Box::pin(terminated()?);
     ask_for_open_files(limits.open_files);
+    netio::executor::set_spin(config.spin.time());
     let mut serving = start(&config, limits, logging).await?;
     let told = tokio::select! {
         signal = &mut terminated => Told::Terminated(signal),
@@ -153,9 +154,7 @@ pub async fn run(config: Config, limits: Limits, logging: LogControl) -> Result<
 
 async fn start(config: &Config, limits: Limits, logging: LogControl) -> Result<Serving, AppError> {
     let (backend, why) = netio::probe(choice(config.io))?;
-    let spin = config.spin.time();
-    netio::executor::set_spin(spin);
-    tracing::info!(%backend, %why, ?spin, "io back end");
+    tracing::info!(%backend, %why, "io back end");
     let (tasks, probes) = (Tasks::new(), Tasks::new());
     let readiness = Readiness::new();
     let workers_up = readiness.condition("workers", "not started");
