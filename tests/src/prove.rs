@@ -41,6 +41,8 @@ pub struct Plan {
     pub swaps_alone: &'static [Swap],
     /// Connections that the swaps see at least; bounded by [`swap::LOAD_FOR_AT_MOST`].
     pub connections: u64,
+    /// The attacks; none: `make test` runs them by themselves.
+    pub attacks: Option<hostile::Plan>,
 }
 
 /// The figures of issue B: minutes.
@@ -66,6 +68,7 @@ pub const LONG: Plan = Plan {
         Swap::by_handover(1, Change::Nothing),
     ],
     connections: 20_000,
+    attacks: Some(hostile::LONG),
 };
 
 /// A small part of everything: seconds.
@@ -77,6 +80,7 @@ pub const SHORT: Plan = Plan {
     swaps: &[Swap::by_handover(0, Change::Binary), Swap::by_signal(1)],
     swaps_alone: &[Swap::by_handover(1, Change::Flags)],
     connections: 0,
+    attacks: None,
 };
 
 /// `target/prove/report.json`.
@@ -92,6 +96,9 @@ pub struct Report {
     pub cold_start: cold::Figures,
     /// Parts of a capture removed by hand.
     pub repairs: repairs::Figures,
+    /// Neighbours of attacked pods; none when nothing attacked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hostile: Option<hostile::Figures>,
 }
 
 impl Report {
@@ -102,12 +109,15 @@ impl Report {
         wrong.extend(self.swap.wrong());
         wrong.extend(self.cold_start.wrong());
         wrong.extend(self.repairs.wrong());
+        wrong.extend(self.hostile.iter().flat_map(hostile::Figures::wrong));
         wrong
     }
 }
 
-/// All proofs on one mesh; its logs go beside the report, whatever happens.
+/// All proofs on one mesh, and the attacks on another; the logs go beside the report, whatever
+/// happens.
 pub fn everything(plan: &Plan, interrupt: &Interrupt, logs: PathBuf) -> anyhow::Result<Report> {
+    let attacked = logs.with_file_name("logs-hostile");
     let mut bed = Bed::up(interrupt, logs)?;
     eprintln!("enrol and un-enrol with live connections");
     let enrol_keeps_connections = enrol::prove(&mut bed, plan)?;
@@ -120,12 +130,15 @@ pub fn everything(plan: &Plan, interrupt: &Interrupt, logs: PathBuf) -> anyhow::
     eprintln!("parts of a capture removed by hand");
     let repairs = repairs::prove(&bed)?;
     bed.down()?;
+    let attack = |plan: &hostile::Plan| hostile::prove(plan, interrupt, attacked);
+    let hostile = plan.attacks.as_ref().map(attack).transpose()?;
     Ok(Report {
         enrol_keeps_connections,
         agent_restart,
         swap,
         cold_start,
         repairs,
+        hostile,
     })
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use scenarios::prove::{self, soak};
+use scenarios::prove::{self, hostile, soak};
 use world::Interrupt;
 
 /// Shows that nothing that lives breaks.
@@ -23,6 +23,15 @@ enum Command {
         short: bool,
         /// Where the report goes; the logs go beside it.
         #[arg(long, default_value = "target/prove/report.json")]
+        report: PathBuf,
+    },
+    /// Attacks by hostile peers and pods, and what their neighbours see of it.
+    Hostile {
+        /// A small part of everything, in about a minute.
+        #[arg(long)]
+        short: bool,
+        /// Where the report goes; the logs go beside it.
+        #[arg(long, default_value = "target/hostile/report.json")]
         report: PathBuf,
     },
     /// Mixed load with everything happening at random.
@@ -63,6 +72,17 @@ fn run(command: &Command, interrupt: &Interrupt) -> anyhow::Result<Vec<String>> 
         Command::Prove { short, report } => {
             let plan = if *short { prove::SHORT } else { prove::LONG };
             let figures = prove::everything(&plan, interrupt, logs(report))?;
+            prove::write(report, &figures)?;
+            println!("{}", serde_json::to_string_pretty(&figures)?);
+            Ok(figures.wrong())
+        }
+        Command::Hostile { short, report } => {
+            let plan = if *short {
+                hostile::SHORT
+            } else {
+                hostile::LONG
+            };
+            let figures = hostile::prove(&plan, interrupt, logs(report))?;
             prove::write(report, &figures)?;
             println!("{}", serde_json::to_string_pretty(&figures)?);
             Ok(figures.wrong())

@@ -243,8 +243,9 @@ impl Bed {
         judge: impl FnOnce(&Report) -> Vec<String>,
     ) -> anyhow::Result<Attack> {
         let neighbours = Neighbours::start(self)?;
-        let (seen, proxy) = gauge::around(&self.node().ztunnel, attack)?;
+        let (seen, mut proxy) = gauge::around(&self.node().ztunnel, attack)?;
         let answered = neighbours.finish()?;
+        proxy.settle(&self.node().ztunnel)?;
         let mut wrong = judge(&seen);
         wrong.extend(proxy.wrong(peak_mib));
         // The handles are those of the first processes: nothing starts others.

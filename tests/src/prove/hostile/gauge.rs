@@ -70,7 +70,7 @@ fn cpu(process: &Process) -> anyhow::Result<Duration> {
     Ok(Duration::from_secs_f64(ticks / TICKS_PER_SECOND))
 }
 
-/// Runs `work` and looks at the process before, meanwhile and after.
+/// Runs `work` and looks at the process before and meanwhile; [`Usage::settle`] looks at it after.
 pub fn around<T>(
     process: &Process,
     work: impl FnOnce() -> anyhow::Result<T>,
@@ -99,30 +99,34 @@ pub fn around<T>(
     let busy = (cpu(process)? - cpu_before).as_secs_f64();
     let cpu_cores = busy / start.elapsed().as_secs_f64();
     let log_kib = (fs::metadata(process.log_path())?.len() - log) / 1024;
-    let after = settled(process, before)?;
+    let now = look(process)?;
     let usage = Usage {
-        rss_mib: [before.rss_mib, highest.rss_mib, after.rss_mib],
-        fds: [before.fds, highest.fds, after.fds],
+        rss_mib: [before.rss_mib, highest.rss_mib, now.rss_mib],
+        fds: [before.fds, highest.fds, now.fds],
         cpu_cores,
         log_kib,
     };
     Ok((result, usage))
 }
 
-/// Looks until the process is about as before, or [`SETTLES_WITHIN`] is over.
-fn settled(process: &Process, before: Look) -> anyhow::Result<Look> {
-    let start = Instant::now();
-    loop {
-        let now = look(process)?;
-        let small = now.rss_mib <= before.rss_mib + KEPT_MIB && now.fds <= before.fds + KEPT_FDS;
-        if small || start.elapsed() > SETTLES_WITHIN {
-            return Ok(now);
-        }
-        std::thread::sleep(LOOK_EVERY);
-    }
-}
-
 impl Usage {
+    /// Looks until the process is about as before, or [`SETTLES_WITHIN`] is over. Nobody asks it
+    /// for anything meanwhile: free heap is given back by a process that idles.
+    pub fn settle(&mut self, process: &Process) -> anyhow::Result<()> {
+        let start = Instant::now();
+        loop {
+            let now = look(process)?;
+            self.rss_mib[2] = now.rss_mib;
+            self.fds[2] = now.fds;
+            let small = now.rss_mib <= self.rss_mib[0] + KEPT_MIB;
+            let closed = now.fds <= self.fds[0] + KEPT_FDS;
+            if (small && closed) || start.elapsed() > SETTLES_WITHIN {
+                return Ok(());
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
     /// What is beyond the bounds; `peak_mib` is how much the memory may grow meanwhile.
     pub fn wrong(&self, peak_mib: f64) -> Vec<String> {
         let mut wrong = Vec::new();

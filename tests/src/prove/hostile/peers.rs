@@ -1,5 +1,6 @@
 //! Attacks on the tunnel's port of a pod: by a peer with a stolen certificate, and by strangers.
 
+use cli::demo::access_log::Record;
 use nix::sys::signal::Signal;
 use world::Program;
 
@@ -14,6 +15,9 @@ const FLOOD_MIB: f64 = 48.0;
 /// How much while streams stall that nobody reads, MiB: half of it is what their tunnels may hold
 /// unsent, the rest what 10,000 connections cost.
 const STALLED_MIB: f64 = 384.0;
+/// Streams of them that are served at least: what one worker carries for one pod is 8,192, and all
+/// their tunnels may come to the same worker.
+const STALLED_SERVED: u64 = 8_000;
 /// Streams of a stalled reader in each tunnel: as many as a server takes.
 const STALLED_STREAMS: usize = 200;
 /// A tunnel whose peer reads nothing is over after this: silence for 10 s, a PING, 20 s without
@@ -196,6 +200,7 @@ fn stalled(bed: &Bed, plan: &Plan, name: &str) -> anyhow::Result<Attack> {
         .args(["--streams", &STALLED_STREAMS.to_string()])
         .args(["--ends-within", &ends.to_string()])
         .args(targets);
+    let mark = bed.mark();
     let attack = || {
         let attacker = bed.start(bed.outlaw(), &program)?;
         attacker.wait_for_line(&["holding"], crate::attack::PATIENCE * 2)?;
@@ -206,7 +211,20 @@ fn stalled(bed: &Bed, plan: &Plan, name: &str) -> anyhow::Result<Attack> {
         bed.result(&attacker)
     };
     bed.under(name, STALLED_MIB, attack, |seen| {
-        let mut wrong = answered(seen, (plan.stalled * STALLED_STREAMS) as u64, &["200"]);
+        let mut wrong = answered(
+            seen,
+            (plan.stalled * STALLED_STREAMS) as u64,
+            &["200", "503"],
+        );
+        let served = seen.answers.get("200").copied().unwrap_or(0);
+        if served < STALLED_SERVED {
+            wrong.push(format!("only {served} are served: {:?}", seen.answers));
+        }
+        let refused = seen.answers.contains_key("503");
+        let said = |record: &Record| record.get("error").contains("connections of this pod");
+        if refused && bed.records(mark, 1, said).is_empty() {
+            wrong.push("the log does not say why streams were refused".to_owned());
+        }
         if plan.stalled_to_the_end && seen.ends_of(&End::Open) > 0 {
             wrong.push(format!(
                 "tunnels that nobody reads live on: {:?}",

@@ -1,6 +1,8 @@
 //! Attacks from inside of an enrolled pod: on the proxy's listeners, on capture, on other pods and
 //! on the node.
 
+mod given;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -33,6 +35,7 @@ pub const ALL: &[(&str, Run)] = &[
     ("connections to the proxy's listeners", own_listeners),
     ("marks of the proxy", marks),
     ("addresses of others", addresses_of_others),
+    ("addresses that a pod gave itself", given::addresses),
     ("all source ports taken", source_ports),
     ("scan of a pod's ports through the mesh", scan),
     ("ports of the node", ports_of_the_node),
