@@ -280,8 +280,8 @@ impl Connection {
         self.codec.recycle(buffer);
     }
 
-    /// Optional: an empty buffer of at least `bytes` for [`Self::write_buffer`] (its head included),
-    /// used before if there is one.
+    /// Optional: an empty buffer of at least `bytes` (its head included) for
+    /// [`Self::write_buffer`], used before if there is one.
     pub fn spare_buffer(&mut self, bytes: usize) -> Vec<u8> {
         self.codec.spare_buffer(bytes)
     }

@@ -34,7 +34,10 @@ items:
   spec: {clusterIP: None, ports: [{port: 80}]}
 - apiVersion: v1
   kind: Service
-  metadata: {name: waypoint, namespace: shop, labels: {gateway.networking.k8s.io/gateway-name: waypoint}}
+  metadata:
+    name: waypoint
+    namespace: shop
+    labels: {gateway.networking.k8s.io/gateway-name: waypoint}
   spec: {clusterIP: 10.96.0.4, ports: [{port: 15008}]}
 - apiVersion: gateway.networking.k8s.io/v1
   kind: Gateway
@@ -302,7 +305,8 @@ fn kinds_are_not_mixed_at_one_port() {
     let grpc = "---\napiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\n\
                 metadata: {name: g, namespace: shop}\n\
                 spec: {parentRefs: [{group: '', kind: Service, name: web, port: 80}], rules: \
-                [{matches: [{method: {service: pkg.Echo}}], backendRefs: [{name: v2, port: 80}]}]}\n";
+                [{matches: [{method: {service: pkg.Echo}}], \
+                backendRefs: [{name: v2, port: 80}]}]}\n";
     let http = http("h", WEB, "rules: [{backendRefs: [{name: v2, port: 80}]}]");
     let output = translated(&format!("{grpc}{http}"));
     let kinds: Vec<_> = output
@@ -360,20 +364,26 @@ fn a_rule_that_is_not_served_is_dropped_and_said() {
 #[test]
 fn all_fields_of_a_rule_arrive() {
     let rules = r#"rules: [{name: canary,
-        matches: [{path: {value: /api}, method: POST, headers: [{name: X-A, value: "1"}, {name: x-a, value: "2"}],
-                   queryParams: [{name: Q, value: v, type: RegularExpression}]}],
+        matches: [{path: {value: /api}, method: POST,
+          headers: [{name: X-A, value: "1"}, {name: x-a, value: "2"}],
+          queryParams: [{name: Q, value: v, type: RegularExpression}]}],
         filters: [
-          {type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: A, value: b}], add: [{name: C, value: d}], remove: [E]}},
+          {type: RequestHeaderModifier, requestHeaderModifier:
+            {set: [{name: A, value: b}], add: [{name: C, value: d}], remove: [E]}},
           {type: ResponseHeaderModifier, responseHeaderModifier: {remove: [Server]}},
-          {type: URLRewrite, urlRewrite: {hostname: inner.io, path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}},
+          {type: URLRewrite, urlRewrite:
+            {hostname: inner.io, path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}},
           {type: RequestMirror, requestMirror: {backendRef: {name: v2, port: 80}, percent: 5}},
-          {type: RequestMirror, requestMirror: {backendRef: {name: v2, port: 80}, fraction: {numerator: 1, denominator: 1000}}},
-          {type: CORS, cors: {allowOrigins: ["https://*.ui.io"], allowMethods: [PUT], allowCredentials: true}}],
-        backendRefs: [{name: v2, port: 80, weight: 0,
-          filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: v, value: "2"}]}}]}],
+          {type: RequestMirror, requestMirror:
+            {backendRef: {name: v2, port: 80}, fraction: {numerator: 1, denominator: 1000}}},
+          {type: CORS, cors:
+            {allowOrigins: ["https://*.ui.io"], allowMethods: [PUT], allowCredentials: true}}],
+        backendRefs: [{name: v2, port: 80, weight: 0, filters:
+          [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: v, value: "2"}]}}]}],
         timeouts: {request: 10s, backendRequest: 500ms},
         retry: {codes: [503], attempts: 4, backoff: 10ms},
-        sessionPersistence: {type: Cookie, absoluteTimeout: 1h, cookieConfig: {lifetimeType: Permanent}}}]"#;
+        sessionPersistence: {type: Cookie, absoluteTimeout: 1h,
+          cookieConfig: {lifetimeType: Permanent}}}]"#;
     let output = translated(&http("r", WEB, rules));
     let rule = &only_route(&output).rules[0];
     assert_eq!(rule.name.as_deref(), Some("canary"));
@@ -434,20 +444,24 @@ fn what_the_api_server_would_refuse_is_refused_with_its_place() {
         ),
         ("rules: [{retry: {codes: [200]}}]", "200"),
         (
-            "rules: [{filters: [{type: URLRewrite, urlRewrite: {}}, {type: URLRewrite, urlRewrite: {}}]}]",
+            "rules: [{filters: [{type: URLRewrite, urlRewrite: {}}, \
+             {type: URLRewrite, urlRewrite: {}}]}]",
             "twice",
         ),
         ("rules: [{filters: [{type: URLRewrite}]}]", "missing"),
         (
-            "rules: [{filters: [{type: RequestRedirect, requestRedirect: {}}], backendRefs: [{name: v2, port: 80}]}]",
+            "rules: [{filters: [{type: RequestRedirect, requestRedirect: {}}], \
+             backendRefs: [{name: v2, port: 80}]}]",
             "exclude",
         ),
         (
-            "rules: [{matches: [{path: {type: Exact, value: /a}}], filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /b}}}]}]",
+            "rules: [{matches: [{path: {type: Exact, value: /a}}], filters: [{type: URLRewrite, \
+             urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /b}}}]}]",
             "exactly one match",
         ),
         (
-            "rules: [{filters: [{type: RequestMirror, requestMirror: {backendRef: {name: v2, port: 80}, percent: 101}}]}]",
+            "rules: [{filters: [{type: RequestMirror, requestMirror: \
+             {backendRef: {name: v2, port: 80}, percent: 101}}]}]",
             "more than all",
         ),
         (
@@ -474,7 +488,7 @@ fn a_filter_that_is_not_served_fails_requests_instead_of_being_skipped() {
             "ExtensionRef Wasm w",
         ),
         (
-            "{type: ExternalAuth, externalAuth: {protocol: HTTP, backendRef: {name: v2, port: 80}}}",
+            "{type: ExternalAuth, externalAuth: {protocol: HTTP}}",
             "ExternalAuth",
         ),
     ] {

@@ -16,6 +16,8 @@ const WITHOUT: Duration = Duration::from_secs(2);
 const TRIED: u64 = 24;
 /// Descriptors that are left in the second half: some connections begin, and get no further.
 const SOME: u64 = 5;
+/// Longer than a proxy keeps sockets that it made and did not use.
+const UNUSED_KEPT: Duration = Duration::from_millis(1_500);
 /// Codes of an ADD that nobody answered, and of one that failed.
 const TRY_LATER: u64 = 11;
 const NOT_CAPTURED: u64 = 100;
@@ -156,6 +158,7 @@ impl Limit {
     /// So that it may open `spare` more than it has now.
     fn set(ground: &Ground, process: &Process, spare: u64) -> anyhow::Result<Self> {
         let pid = process.pid();
+        settle(ground, pid)?;
         let limits = fs::read_to_string(format!("/proc/{pid}/limits"))?;
         let line = limits
             .lines()
@@ -179,12 +182,32 @@ impl Limit {
     }
 }
 
-/// The limit is one of numbers, not of a count: the number below which so many are free.
-fn with_free(pid: i32, spare: u64) -> anyhow::Result<u64> {
+/// Until no descriptor is closed any more: a proxy keeps unused sockets for up to a second
+/// (`netio`, socket/stock.rs), and each one that it closes would be one more than `spare`.
+fn settle(ground: &Ground, pid: i32) -> anyhow::Result<()> {
+    let mut before = open(pid)?;
+    loop {
+        ground.bed.sleep(UNUSED_KEPT)?;
+        let now = open(pid)?;
+        if now.is_superset(&before) {
+            return Ok(());
+        }
+        before = now;
+    }
+}
+
+/// Numbers of the open descriptors.
+fn open(pid: i32) -> anyhow::Result<BTreeSet<u64>> {
     let mut used = BTreeSet::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
         used.extend(entry?.file_name().to_string_lossy().parse::<u64>());
     }
+    Ok(used)
+}
+
+/// The limit is one of numbers, not of a count: the number below which so many are free.
+fn with_free(pid: i32, spare: u64) -> anyhow::Result<u64> {
+    let used = open(pid)?;
     let mut free = (0..).filter(|number| !used.contains(number));
     let index = usize::try_from(spare)?;
     free.nth(index).context("numbers have no end")

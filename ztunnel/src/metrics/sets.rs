@@ -1,8 +1,8 @@
 //! Label sets that were seen, found again by the addresses of what they were made of.
 //!
 //! A connection's labels are some twenty texts. Writing and hashing them for each record cost more
-//! than the record itself; a record of the same workloads, identities and service finds its counters
-//! by comparing a few numbers. Knows no family of counters.
+//! than the record itself; a record of the same workloads, identities and service finds its
+//! counters by comparing a few numbers. Knows no family of counters.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
