@@ -20,6 +20,7 @@ fn main() -> ExitCode {
     scenarios.push(scenario(
         "after all of it the proxy is as small as before",
         |shared: &mut Shared| {
+            shared.bed.settle(&mut shared.figures)?;
             let wrong = shared.figures.wrong();
             ensure!(wrong.is_empty(), "{wrong:#?}");
             Ok(())

@@ -183,6 +183,7 @@ pub fn prove(plan: &Plan, interrupt: &Interrupt, logs: PathBuf) -> anyhow::Resul
         eprintln!("    {}", done.line());
         figures.take(done);
     }
+    bed.settle(&mut figures)?;
     bed.down()?;
     Ok(figures)
 }

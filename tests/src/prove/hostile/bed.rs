@@ -233,6 +233,19 @@ impl Bed {
         })
     }
 
+    /// Waits, after the last attack, until the proxy is about as small as before the first.
+    pub fn settle(&self, figures: &mut Figures) -> anyhow::Result<()> {
+        let process = &self.node().ztunnel;
+        let mut usage = gauge::Usage {
+            rss_mib: [figures.rss_mib[0]; 3],
+            fds: [gauge::look(process)?.fds; 3],
+            ..gauge::Usage::default()
+        };
+        usage.settle(process)?;
+        figures.rss_mib[1] = usage.rss_mib[2];
+        Ok(())
+    }
+
     /// Runs an attack while the neighbours ask. `peak_mib`: how much the proxy's memory may grow
     /// meanwhile; `judge`: why what the attackers saw is not bounded as it should be.
     pub fn under(
