@@ -1,6 +1,6 @@
 //! Buffers between two uses. A fresh large one costs a page fault for each 4 KiB, which is more
-//! than the copy into it, and a fresh small one costs two calls of the allocator for each message; so a
-//! connection that moves data keeps a few, and one that rests keeps none.
+//! than the copy into it, and a fresh small one costs two calls of the allocator for each message;
+//! so a connection that moves data keeps a few, and one that rests keeps none.
 
 use std::time::Duration;
 
