@@ -32,13 +32,13 @@ use crate::dump;
 use crate::gate::Gate;
 use crate::handover::predecessor::{Predecessor, take_over};
 use crate::handover::server::{Replaced, Server};
-use crate::limits::Limits;
-use crate::memory;
 use crate::metrics::Metrics;
 use crate::proxy::{Parts, Proxy};
 use crate::worker::command::Workers;
-use crate::worker::threads::{ThreadError, Threads};
 use crate::zds;
+use carrier::limits::Limits;
+use carrier::memory;
+use carrier::threads::{ThreadError, Threads};
 
 /// What the workers may take beyond their drain deadline: 0.2 s to see what is quiet, 1 s to close
 /// that, 0.5 s to reset the rest.

@@ -14,7 +14,7 @@ use process::config::ConfigError;
 use process::telemetry::Format;
 use serde::Serialize;
 
-use crate::limits::{self, Limits};
+use carrier::limits::{self, Limits};
 
 /// The per-node L4 proxy of Culvert: carries every enrolled pod's connections over mutual TLS.
 #[derive(Clone, Debug, Parser, Serialize)]

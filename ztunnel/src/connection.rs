@@ -13,7 +13,7 @@ use mesh::{Identity, Workload};
 
 use crate::pod::PodUid;
 use crate::record::{Flag, Outcome, Party, Phase, Record};
-use crate::relay::{End, Pulse};
+use carrier::relay::{End, Pulse};
 
 /// Which way a connection goes, seen from the pod on this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -14,13 +14,13 @@ use mesh::snapshot::Snapshot;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::certificate::Certificates;
 use crate::config::Config;
 use crate::connection::{Connection, Direction};
-use crate::limits::Limits;
 use crate::pod::PodUid;
 use crate::pods::PodMap;
 use crate::worker::command::Workers;
+use carrier::certificate::Certificates;
+use carrier::limits::Limits;
 
 /// One live connection.
 pub struct ConnectionView {

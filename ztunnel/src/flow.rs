@@ -7,13 +7,13 @@ use std::rc::Rc;
 use netio::TcpStream;
 
 use crate::connection::{Connection, Direction, Ended};
-use crate::limits::Reached;
 use crate::record::{Flag, Outcome, Phase};
-use crate::relay::{Counts, End, RelayError, abort, relay};
 use crate::worker::Worker;
 use crate::worker::accept::Accepted;
 use crate::worker::live::Listed;
 use crate::worker::pods::LocalPod;
+use carrier::limits::Reached;
+use carrier::relay::{Counts, End, RelayError, abort, relay};
 
 /// A reason to refuse a connection, as logs and metrics say it.
 pub trait Refusal: std::fmt::Display {

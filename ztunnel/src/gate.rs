@@ -7,8 +7,8 @@ use process::admin::{Condition, Readiness};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::certificate::Certificates;
-use crate::limits::READY_LOOK;
+use carrier::certificate::Certificates;
+use carrier::limits::READY_LOOK;
 
 /// The gate of all workers, closed.
 pub struct Gate {

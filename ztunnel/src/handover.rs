@@ -50,13 +50,13 @@ pub enum HandoverError {
     /// A message that has no place here.
     #[error("`{0}` was not expected")]
     Unexpected(String),
-    /// The state is larger than [`crate::limits::HANDOVER_BYTES`].
+    /// The state is larger than [`carrier::limits::HANDOVER_BYTES`].
     #[error("a state of {0} bytes is too large")]
     TooLarge(u64),
     /// The state itself.
     #[error(transparent)]
     Unpack(#[from] UnpackError),
-    /// [`crate::limits::HANDOVER_WAIT`].
+    /// [`carrier::limits::HANDOVER_WAIT`].
     #[error("no answer in time")]
     Silent,
 }

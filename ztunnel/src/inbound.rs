@@ -21,11 +21,11 @@ use netio::time::Instant;
 
 use crate::connection::{Admission, Connection};
 use crate::flow::Refusal;
-use crate::headers::AuthorityError;
-use crate::limits::{CONNECT_TIMEOUT, DISCOVERY_WAIT, Reached};
 use crate::record::{Flag, Party};
 use crate::worker::Worker;
 use crate::worker::pods::LocalPod;
+use carrier::headers::AuthorityError;
+use carrier::limits::{CONNECT_TIMEOUT, DISCOVERY_WAIT, Reached};
 
 /// Why a connection to a pod is refused.
 #[derive(Debug, thiserror::Error)]

@@ -4,28 +4,18 @@
 //! is; where a connection goes and whether it may is decided in `mesh::decide`.
 
 pub mod app;
-pub mod budget;
-pub mod certificate;
-pub mod clock;
 pub mod config;
 pub mod connection;
 pub mod dump;
 pub mod flow;
 pub mod gate;
 pub mod handover;
-pub mod headers;
-pub mod hush;
 pub mod inbound;
-pub mod limits;
-pub mod memory;
 pub mod metrics;
 pub mod outbound;
 pub mod pod;
 pub mod pods;
 pub mod proxy;
 pub mod record;
-pub mod relay;
-pub mod signal;
-pub mod tunnel;
 pub mod worker;
 pub mod zds;

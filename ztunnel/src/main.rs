@@ -3,10 +3,10 @@
 use std::io::Write;
 use std::path::Path;
 
+use carrier::limits::{self, Limits};
 use process::telemetry;
 use ztunnel::app;
 use ztunnel::config::Asked;
-use ztunnel::limits::{self, Limits};
 
 fn main() -> anyhow::Result<()> {
     let config = match Asked::parse_from(std::env::args_os()) {

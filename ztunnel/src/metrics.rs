@@ -13,8 +13,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::connection::{Details, Direction};
-use crate::limits::Reached;
 use crate::record::{Flag, Party, Phase, Record};
+use carrier::limits::Reached;
 use sets::{Series, Sets};
 
 /// A label value; the empty text shows as `unknown`.
@@ -302,8 +302,8 @@ mod tests {
 
     use super::*;
     use crate::connection::Details;
-    use crate::limits::LABEL_SETS;
     use crate::record::Flag;
+    use carrier::limits::LABEL_SETS;
     use mesh::Identity;
 
     fn record(phase: Phase, client: usize) -> Record {

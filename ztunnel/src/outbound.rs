@@ -15,12 +15,12 @@ use mesh::decide::{Missing, Refusal as Refused};
 
 use crate::connection::Direction;
 use crate::flow::{self, Refusal};
-use crate::limits::{DISCOVERY_WAIT, Reached};
 use crate::record::Flag;
-use crate::relay::End;
-use crate::tunnel::pool::TunnelError;
 use crate::worker::Worker;
 use crate::worker::accept::Accepted;
+use carrier::limits::{DISCOVERY_WAIT, Reached};
+use carrier::relay::End;
+use carrier::tunnel::pool::TunnelError;
 
 /// Why an application's connection is refused; it sees a reset.
 #[derive(Debug, thiserror::Error)]

@@ -2,26 +2,16 @@
 //!
 //! Knows neither ZDS nor discovery; checked once when it is made, trusted afterwards.
 
-use std::fmt;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+pub use carrier::tunnel::key::PodUid;
 use mesh::Identity;
 use mesh::workload::WorkloadUid;
 use netio::netns::{Netns, NetnsError};
 pub use netio::socket::Family;
 use netio::socket::{ListenerError, check_listener};
-
-/// Kubernetes UID of a pod, as the agent names it. Not the name in discovery.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PodUid(pub Arc<str>);
-
-impl fmt::Display for PodUid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// What arrives at a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -9,11 +9,11 @@ use imbl::OrdMap;
 use process::certs::CertificateError;
 use tokio::sync::watch;
 
-use crate::certificate::Certificates;
-use crate::limits::PODS;
 use crate::metrics::Metrics;
 use crate::pod::{Pod, PodUid};
 use crate::worker::command::{CommandError, Workers};
+use carrier::certificate::Certificates;
+use carrier::limits::PODS;
 
 /// The pods served now, for the dump. Cloning is cheap.
 pub type PodMap = OrdMap<PodUid, Arc<Pod>>;

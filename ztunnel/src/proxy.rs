@@ -10,15 +10,15 @@ use process::certs::CertManager;
 use process::tasks::Tasks;
 use tokio::sync::{mpsc, watch};
 
-use crate::certificate::Certificates;
 use crate::config::DataPath;
-use crate::limits::COMMANDS_QUEUED;
 use crate::metrics::Metrics;
 use crate::pods::Pods;
 use crate::record;
 use crate::worker::command::Workers;
-use crate::worker::threads::Threads;
 use crate::worker::{self, Inputs};
+use carrier::certificate::Certificates;
+use carrier::limits::COMMANDS_QUEUED;
+use carrier::threads::Threads;
 
 /// What a proxy is made of.
 pub struct Parts {

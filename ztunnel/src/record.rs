@@ -13,9 +13,10 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::connection::{Details, Direction};
-use crate::hush::{Cause, Hush};
-use crate::limits::{Limit, RECORDS_PER_TURN, RECORDS_QUEUED};
 use crate::metrics::Metrics;
+pub use carrier::flag::Flag;
+use carrier::hush::{Cause, Hush};
+use carrier::limits::{Limit, RECORDS_PER_TURN, RECORDS_QUEUED};
 
 /// How long records are gathered after the first one; log and metrics are as late as this under
 /// load, and the thread wakes at most ten times a second for them.
@@ -32,41 +33,6 @@ pub enum Phase {
     Refused,
     /// It is open and has moved bytes since the last look.
     Moved,
-}
-
-/// `response_flags` of the metrics.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Flag {
-    /// `-`
-    #[default]
-    None,
-    /// `DENY`: by policy.
-    Deny,
-    /// `CONNECT`: the next hop cannot be reached.
-    Connect,
-    /// `TLS_FAILURE`
-    TlsFailure,
-    /// `H2_HANDSHAKE_FAILURE`
-    H2HandshakeFailure,
-    /// `NETWORK_POLICY`: a time-out on port 15008.
-    NetworkPolicy,
-    /// `IDENTITY_ERROR`: no certificate.
-    IdentityError,
-}
-
-impl Flag {
-    /// As metrics write it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::None => "-",
-            Self::Deny => "DENY",
-            Self::Connect => "CONNECT",
-            Self::TlsFailure => "TLS_FAILURE",
-            Self::H2HandshakeFailure => "H2_HANDSHAKE_FAILURE",
-            Self::NetworkPolicy => "NETWORK_POLICY",
-            Self::IdentityError => "IDENTITY_ERROR",
-        }
-    }
 }
 
 /// How long the recorder waits for records before it says what it has not logged.

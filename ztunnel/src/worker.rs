@@ -5,13 +5,10 @@
 
 pub mod accept;
 pub mod command;
-pub mod guests;
-pub mod handshakes;
 pub mod live;
 pub mod pods;
 mod remaining;
 mod run;
-pub mod threads;
 mod wait;
 
 use std::cell::{Cell, RefCell};
@@ -25,19 +22,19 @@ use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
 use tokio::sync::watch;
 
-use crate::budget::{Budget, Pressure};
-use crate::certificate::{Book, Certificates};
-use crate::clock::Clock;
 use crate::config::DataPath;
-use crate::limits::{Limit, Reached};
 use crate::metrics::Metrics;
 use crate::pod::PodUid;
 use crate::record::Recorder;
-use crate::relay::buffer::Buffers;
-use crate::tunnel::pool::Pool;
-use crate::tunnel::{Setting, Tunnel};
-use guests::Guests;
-use handshakes::Handshakes;
+use carrier::budget::{Budget, Pressure};
+use carrier::certificate::{Book, Certificates};
+use carrier::clock::Clock;
+use carrier::guests::Guests;
+use carrier::handshakes::Handshakes;
+use carrier::limits::{Limit, Reached};
+use carrier::relay::buffer::Buffers;
+use carrier::tunnel::pool::Pool;
+use carrier::tunnel::{Setting, Tunnel};
 use live::Live;
 use pods::LocalPods;
 pub use run::{Inputs, run};
@@ -110,8 +107,8 @@ impl Worker {
         })
     }
 
-    /// Starts a task. Past [`crate::limits::Limits::tasks_per_worker`] it is dropped, which closes
-    /// its sockets: the limits on connections and tunnels come long before.
+    /// Starts a task. Past [`carrier::limits::Limits::tasks_per_worker`] it is dropped, which
+    /// closes its sockets: the limits on connections and tunnels come long before.
     pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         if let Err(error) = self.scope.spawn(task) {
             tracing::error!(%error, "a connection was dropped");

@@ -14,8 +14,8 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::DataPath;
-use crate::limits::{ZDS_RETRY_FIRST, ZDS_RETRY_MAX};
 use crate::pods::Pods;
+use carrier::limits::{ZDS_RETRY_FIRST, ZDS_RETRY_MAX};
 use session::Session;
 
 /// What the client needs.

@@ -23,6 +23,13 @@ use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
+use carrier::budget::Budget;
+use carrier::clock::Clock;
+use carrier::relay::buffer::Buffers;
+use carrier::relay::{Counts, End, Pulse, relay};
+use carrier::signal::Signal;
+use carrier::tunnel::stream::TunnelStream;
+use carrier::tunnel::{Owner, Setting, Tunnel, driver};
 use hbone::tls::{ClientTls, Credentials, ServerTls};
 use hbone::{CloseReason, Config, ConnectRequest, ConnectResponse, Connection, Mono};
 use mesh::Identity;
@@ -31,13 +38,6 @@ use netio::{Backend, Choice};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::time_provider::DefaultTimeProvider;
-use ztunnel::budget::Budget;
-use ztunnel::clock::Clock;
-use ztunnel::relay::buffer::Buffers;
-use ztunnel::relay::{Counts, End, Pulse, relay};
-use ztunnel::signal::Signal;
-use ztunnel::tunnel::stream::TunnelStream;
-use ztunnel::tunnel::{Owner, Setting, Tunnel, driver};
 
 /// Messages until every buffer and queue has found its size, and those that count.
 const WARM: usize = 2_000;

@@ -6,6 +6,7 @@
 
 mod absent;
 mod claims;
+mod listed;
 mod policies;
 mod services;
 
@@ -22,6 +23,7 @@ use crate::workload::{Health, NetworkMode, TunnelProtocol, Workload, WorkloadUid
 use absent::Absent;
 pub use absent::MAX_ABSENT;
 use claims::{Claimant, Claims};
+use listed::Listed;
 use policies::Policies;
 use services::Services;
 
@@ -31,9 +33,9 @@ use services::Services;
 /// gives the same decisions.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
-    workloads: OrdMap<WorkloadUid, Arc<Workload>>,
+    workloads: Listed,
     by_address: OrdMap<NetworkAddress, Claims<Workload>>,
-    endpoints: OrdMap<ServiceKey, OrdMap<WorkloadUid, Arc<Workload>>>,
+    endpoints: OrdMap<ServiceKey, Listed>,
     services: Services,
     policies: Policies,
     absent: Absent,
@@ -59,9 +61,9 @@ impl Snapshot {
         }
         for key in workload.services.keys() {
             let of_service = self.endpoints.entry(key.clone()).or_default();
-            of_service.insert(workload.uid.clone(), workload.clone());
+            of_service.insert(workload.clone());
         }
-        self.workloads.insert(workload.uid.clone(), workload);
+        self.workloads.insert(workload);
     }
 
     /// Removes a workload; false when there was none of that name.
@@ -200,15 +202,12 @@ impl Snapshot {
     /// Workloads that are endpoints of a service, in the order of their uids; also of a service
     /// that is not here (yet).
     pub fn endpoints(&self, key: &ServiceKey) -> impl Iterator<Item = &Arc<Workload>> {
-        self.endpoints
-            .get(key)
-            .into_iter()
-            .flat_map(|of_service| of_service.values())
+        self.endpoints.get(key).into_iter().flat_map(Listed::all)
     }
 
     /// All workloads.
     pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
-        self.workloads.values()
+        self.workloads.all()
     }
 
     /// All services.

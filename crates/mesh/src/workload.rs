@@ -1,14 +1,19 @@
 //! Workloads: pods and other things with an address that send or take connections.
 
+mod pool;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use crate::address::{NetworkAddress, canonical};
 use crate::identity::{Identity, IdentityError};
 use crate::policy::PolicyKey;
 use crate::service::{GatewayAddress, PortMapping, ServiceKey};
+
+pub use pool::Pool;
 
 /// Name of a workload in discovery: `cluster/group/kind/namespace/name[/section]`,
 /// for pods `Kubernetes//Pod/<namespace>/<name>`. Not the Kubernetes UID.
@@ -21,17 +26,32 @@ impl fmt::Display for WorkloadUid {
     }
 }
 
-/// One workload as discovery describes it.
+/// One workload as discovery describes it: what is its own, and what it has in common with others.
+///
+/// The fields of [`Common`] are read and written as if they were its own. Writing one takes a
+/// copy first if others share it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workload {
     /// Discovery name.
     pub uid: WorkloadUid,
     /// Kubernetes name (of the pod).
     pub name: Arc<str>,
-    /// Kubernetes namespace.
-    pub namespace: Arc<str>,
     /// Addresses, canonical; empty when only `hostname` is known.
     pub addresses: Vec<IpAddr>,
+    /// Name of its node, empty when unknown.
+    pub node: Arc<str>,
+    /// Whether it takes new connections.
+    pub health: Health,
+    /// What it has in common with others of its deployment: one value for all of them, once they
+    /// went through a [`Pool`].
+    pub common: Arc<Common>,
+}
+
+/// What the replicas of one deployment have in common.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Common {
+    /// Kubernetes namespace.
+    pub namespace: Arc<str>,
     /// DNS name of a workload without a fixed address, else empty.
     pub hostname: Arc<str>,
     /// Network the addresses are valid in, empty by default.
@@ -46,8 +66,6 @@ pub struct Workload {
     pub waypoint: Option<GatewayAddress>,
     /// Gateway of its network, when that is another network.
     pub network_gateway: Option<GatewayAddress>,
-    /// Name of its node, empty when unknown.
-    pub node: Arc<str>,
     /// Value of `service.istio.io/canonical-name` (or what stands for it).
     pub canonical_name: Arc<str>,
     /// Value of `service.istio.io/canonical-revision`, `latest` by default.
@@ -65,8 +83,6 @@ pub struct Workload {
     /// Policies that select this workload by name (those of its namespace and the global
     /// ones apply without being listed).
     pub policies: Vec<PolicyKey>,
-    /// Whether it takes new connections.
-    pub health: Health,
     /// Cluster, `Kubernetes` by default.
     pub cluster: Arc<str>,
     /// Region, zone and subzone.
@@ -75,6 +91,20 @@ pub struct Workload {
     pub network_mode: NetworkMode,
     /// Weight among the endpoints of a service; 1 by default, 0 takes no new connection.
     pub capacity: u32,
+}
+
+impl Deref for Workload {
+    type Target = Common;
+
+    fn deref(&self) -> &Common {
+        &self.common
+    }
+}
+
+impl DerefMut for Workload {
+    fn deref_mut(&mut self) -> &mut Common {
+        Arc::make_mut(&mut self.common)
+    }
 }
 
 impl Workload {

@@ -161,42 +161,44 @@ impl<'a> Placed<'a> {
         let native_tunnel = meta.label(TUNNEL_LABEL) == Some("http");
         let captured = self.enrolled || meta.annotation(REDIRECTION_ANNOTATION) == Some("enabled");
         let workload_name = owner_name(meta);
-        Workload {
-            uid: WorkloadUid(format!("{}//Pod/{namespace}/{name}", options.cluster_id).into()),
-            name: name.clone(),
-            namespace: namespace.clone(),
-            addresses: self.ips.clone(),
-            network: meta
+        {
+            let mut made = blank(parts);
+            made.uid =
+                WorkloadUid(format!("{}//Pod/{namespace}/{name}", options.cluster_id).into());
+            made.name = name.clone();
+            made.namespace = namespace.clone();
+            made.addresses = self.ips.clone();
+            made.network = meta
                 .label(NETWORK_LABEL)
-                .map_or(options.network.clone(), Arc::from),
-            tunnel: match captured || native_tunnel {
+                .map_or(options.network.clone(), Arc::from);
+            made.tunnel = match captured || native_tunnel {
                 true => TunnelProtocol::Hbone,
                 false => TunnelProtocol::None,
-            },
-            service_account: pod.service_account.clone(),
-            waypoint,
-            node: self.node_name.clone(),
-            canonical_name: canonical_name(&meta.labels, &workload_name),
-            canonical_revision: canonical_revision(&meta.labels),
-            workload_name: workload_name.into(),
-            native_tunnel,
-            services: parts
+            };
+            made.service_account = pod.service_account.clone();
+            made.waypoint = waypoint;
+            made.node = self.node_name.clone();
+            made.canonical_name = canonical_name(&meta.labels, &workload_name);
+            made.canonical_revision = canonical_revision(&meta.labels);
+            made.workload_name = workload_name.into();
+            made.native_tunnel = native_tunnel;
+            made.services = parts
                 .endpoints
                 .pods
                 .get(&meta.name)
                 .cloned()
-                .unwrap_or_default(),
-            policies: parts.policies.listed(namespace, &meta.labels),
-            health: match pod.ready != Some(false) && !meta.deleting {
+                .unwrap_or_default();
+            made.policies = parts.policies.listed(namespace, &meta.labels);
+            made.health = match pod.ready != Some(false) && !meta.deleting {
                 true => Health::Healthy,
                 false => Health::Unhealthy,
-            },
-            locality: self.node.map(locality).unwrap_or_default(),
-            network_mode: match pod.host_network {
+            };
+            made.locality = self.node.map(locality).unwrap_or_default();
+            made.network_mode = match pod.host_network {
                 true => NetworkMode::HostNetwork,
                 false => NetworkMode::Standard,
-            },
-            ..blank(parts)
+            };
+            made
         }
     }
 }
@@ -208,30 +210,31 @@ fn blank(parts: &Parts<'_>) -> Workload {
     Workload {
         uid: WorkloadUid(empty.clone()),
         name: empty.clone(),
-        namespace: empty.clone(),
         addresses: Vec::new(),
-        hostname: empty.clone(),
-        network: options.network.clone(),
-        tunnel: TunnelProtocol::None,
-        trust_domain: options.trust_domain.clone(),
-        service_account: "default".into(),
-        waypoint: None,
-        network_gateway: None,
         node: empty.clone(),
-        canonical_name: empty.clone(),
-        canonical_revision: "latest".into(),
-        // The stock control plane says POD of every workload (`protocol.md` 1).
-        kind: WorkloadKind::Pod,
-        workload_name: empty,
-        native_tunnel: false,
-        application_tunnel: None,
-        services: BTreeMap::new(),
-        policies: Vec::new(),
         health: Health::Healthy,
-        cluster: options.cluster_id.clone(),
-        locality: Locality::default(),
-        network_mode: NetworkMode::Standard,
-        capacity: 1,
+        common: Arc::new(mesh::workload::Common {
+            namespace: empty.clone(),
+            hostname: empty.clone(),
+            network: options.network.clone(),
+            tunnel: TunnelProtocol::None,
+            trust_domain: options.trust_domain.clone(),
+            service_account: "default".into(),
+            waypoint: None,
+            network_gateway: None,
+            canonical_name: empty.clone(),
+            canonical_revision: "latest".into(),
+            kind: WorkloadKind::Pod,
+            workload_name: empty,
+            native_tunnel: false,
+            application_tunnel: None,
+            services: BTreeMap::new(),
+            policies: Vec::new(),
+            cluster: options.cluster_id.clone(),
+            locality: Locality::default(),
+            network_mode: NetworkMode::Standard,
+            capacity: 1,
+        }),
     }
 }
 
@@ -292,22 +295,23 @@ fn address_workload(
     if let Some(zone) = endpoint.zone.clone().filter(|_| locality.zone.is_empty()) {
         locality.zone = zone;
     }
-    Workload {
-        uid: WorkloadUid(uid.into()),
-        name: name.clone(),
-        namespace: namespace.clone(),
-        addresses: vec![ip],
-        node: endpoint.node.clone().unwrap_or_else(|| "".into()),
-        canonical_name: name.clone(),
-        workload_name: name.clone(),
-        services: endpoint.services.clone(),
-        health: if endpoint.ready {
+    {
+        let mut made = blank(parts);
+        made.uid = WorkloadUid(uid.into());
+        made.name = name.clone();
+        made.namespace = namespace.clone();
+        made.addresses = vec![ip];
+        made.node = endpoint.node.clone().unwrap_or_else(|| "".into());
+        made.canonical_name = name.clone();
+        made.workload_name = name.clone();
+        made.services = endpoint.services.clone();
+        made.health = if endpoint.ready {
             Health::Healthy
         } else {
             Health::Unhealthy
-        },
-        locality,
-        ..blank(parts)
+        };
+        made.locality = locality;
+        made
     }
 }
 

@@ -31,41 +31,43 @@ pub(super) fn workload(message: wire::Workload) -> Result<Workload, Fault> {
     let workload = Workload {
         uid: WorkloadUid(required(message.uid).at("uid")?),
         name: message.name.into(),
-        namespace: required(message.namespace).at("namespace")?,
         addresses: each("addresses", &message.addresses, |bytes| whole(ip(bytes)))?,
-        hostname: message.hostname.into(),
-        network: message.network.into(),
-        tunnel: tunnel(message.tunnel_protocol).at("tunnel_protocol")?,
-        trust_domain: or_default(message.trust_domain, DEFAULT_TRUST_DOMAIN),
-        service_account: or_default(message.service_account, DEFAULT_SERVICE_ACCOUNT),
-        waypoint: message.waypoint.map(gateway).transpose().at("waypoint")?,
-        network_gateway: message
-            .network_gateway
-            .map(gateway)
-            .transpose()
-            .at("network_gateway")?,
         node: message.node.into(),
-        canonical_name: message.canonical_name.into(),
-        canonical_revision: or_default(message.canonical_revision, DEFAULT_REVISION),
-        kind: kind(message.workload_type).at("workload_type")?,
-        workload_name: message.workload_name.into(),
-        native_tunnel: message.native_tunnel,
-        application_tunnel: message
-            .application_tunnel
-            .map(application_tunnel)
-            .transpose()
-            .at("application_tunnel")?,
-        services: services(message.services)?,
-        policies: each(
-            "authorization_policies",
-            &message.authorization_policies,
-            |name| whole(names::policy_key(name).map_err(Problem::from)),
-        )?,
         health: health(message.status).at("status")?,
-        cluster: or_default(message.cluster_id, DEFAULT_CLUSTER),
-        locality: message.locality.map(locality).unwrap_or_default(),
-        network_mode: network_mode(message.network_mode).at("network_mode")?,
-        capacity: message.capacity.unwrap_or(1),
+        common: Arc::new(mesh::workload::Common {
+            namespace: required(message.namespace).at("namespace")?,
+            hostname: message.hostname.into(),
+            network: message.network.into(),
+            tunnel: tunnel(message.tunnel_protocol).at("tunnel_protocol")?,
+            trust_domain: or_default(message.trust_domain, DEFAULT_TRUST_DOMAIN),
+            service_account: or_default(message.service_account, DEFAULT_SERVICE_ACCOUNT),
+            waypoint: message.waypoint.map(gateway).transpose().at("waypoint")?,
+            network_gateway: message
+                .network_gateway
+                .map(gateway)
+                .transpose()
+                .at("network_gateway")?,
+            canonical_name: message.canonical_name.into(),
+            canonical_revision: or_default(message.canonical_revision, DEFAULT_REVISION),
+            kind: kind(message.workload_type).at("workload_type")?,
+            workload_name: message.workload_name.into(),
+            native_tunnel: message.native_tunnel,
+            application_tunnel: message
+                .application_tunnel
+                .map(application_tunnel)
+                .transpose()
+                .at("application_tunnel")?,
+            services: services(message.services)?,
+            policies: each(
+                "authorization_policies",
+                &message.authorization_policies,
+                |name| whole(names::policy_key(name).map_err(Problem::from)),
+            )?,
+            cluster: or_default(message.cluster_id, DEFAULT_CLUSTER),
+            locality: message.locality.map(locality).unwrap_or_default(),
+            network_mode: network_mode(message.network_mode).at("network_mode")?,
+            capacity: message.capacity.unwrap_or(1),
+        }),
     };
     // Whoever holds a workload may rely on its having an identity.
     workload.identity().map_err(Problem::from).at("identity")?;

@@ -409,7 +409,7 @@ fn ipv4_mapped_addresses_become_ipv4() {
         panic!()
     };
     assert_eq!(w.addresses[0].to_string(), "10.1.2.3");
-    let GatewayDestination::Address(address) = w.waypoint.unwrap().destination else {
+    let GatewayDestination::Address(address) = w.waypoint.clone().unwrap().destination else {
         panic!()
     };
     assert_eq!(address.to_string(), "/10.1.2.3");

@@ -27,7 +27,7 @@ const FIRST_PORT: u16 = 16_000;
 /// Proxies with ports of their own; older ones have ended when the numbers begin again.
 const PORT_PAIRS: u16 = 1_000;
 /// Says also when a peer's tunnel takes no new streams.
-const LOG: &str = "info,ztunnel::tunnel=debug";
+const LOG: &str = "info,carrier::tunnel=debug";
 /// A proxy's log says this when a peer sent GOAWAY.
 const GOAWAY: &str = "tunnel takes no new streams";
 /// Added to the program: other bytes, the same behaviour.

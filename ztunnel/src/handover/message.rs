@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::HandoverError;
-use crate::limits::{HANDOVER_BYTES, HANDOVER_CHUNK_BYTES, HANDOVER_WORD_BYTES};
+use carrier::limits::{HANDOVER_BYTES, HANDOVER_CHUNK_BYTES, HANDOVER_WORD_BYTES};
 
 /// Number of the format. Another one is refused: better no state than one misread.
 pub const FORMAT: u32 = 1;

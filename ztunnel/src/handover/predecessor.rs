@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::message::{self, Word};
 use super::{HandoverError, check_root};
-use crate::limits::HANDOVER_WAIT;
+use carrier::limits::HANDOVER_WAIT;
 
 /// The process that serves until now.
 pub struct Predecessor {

@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use super::message::{self, Word};
 use super::predecessor::Predecessor;
 use super::{HandoverError, check_root};
-use crate::limits::{HANDOVER_PAUSE, HANDOVER_WAIT, SUCCESSORS};
+use carrier::limits::{HANDOVER_PAUSE, HANDOVER_WAIT, SUCCESSORS};
 
 /// A successor accepts connections: this process shall stop to. To be answered when it has.
 pub type Replaced = oneshot::Sender<()>;

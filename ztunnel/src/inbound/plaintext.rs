@@ -5,10 +5,10 @@ use std::rc::Rc;
 use super::{InboundError, admit, connect};
 use crate::connection::{Connection, Direction};
 use crate::flow;
-use crate::relay::End;
 use crate::worker::Worker;
 use crate::worker::accept::Accepted;
 use crate::worker::pods::LocalPod;
+use carrier::relay::End;
 
 /// Serves one captured connection to its end.
 pub async fn serve(worker: Rc<Worker>, accepted: Accepted) {

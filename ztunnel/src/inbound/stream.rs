@@ -9,11 +9,11 @@ use mesh::Workload;
 use super::{InboundError, admit, connect};
 use crate::connection::{Connection, Direction};
 use crate::flow::{self, Open};
-use crate::headers::{requested_port, response_fields, shortened};
-use crate::relay::{End, abort};
-use crate::tunnel::stream::TunnelStream;
 use crate::worker::Worker;
 use crate::worker::pods::LocalPod;
+use carrier::headers::{requested_port, response_fields, shortened};
+use carrier::relay::{End, abort};
+use carrier::tunnel::stream::TunnelStream;
 
 /// What a peer asks for.
 pub(super) struct Asked {

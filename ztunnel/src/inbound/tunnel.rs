@@ -4,22 +4,21 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use hbone::{CloseReason, ConnectRequest, ErrorCode, Mono};
+use hbone::{CloseReason, ConnectRequest, ErrorCode};
 use mesh::Identity;
 use netio::time::Instant;
 
 use super::{InboundError, stream};
 use crate::connection::{Connection, Direction};
 use crate::flow;
-use crate::limits::{DISCOVERY_WAIT, INBOUND_TUNNEL_IDLE, Limit, Reached};
-use crate::relay::abort;
-use crate::tunnel::stream::TunnelStream;
-use crate::tunnel::{Owner, Tunnel, driver};
 use crate::worker::Worker;
 use crate::worker::accept::Accepted;
-use crate::worker::guests::Visit;
-use crate::worker::handshakes::Handshake;
 use crate::worker::pods::LocalPod;
+use carrier::handshakes::Handshake;
+use carrier::limits::{DISCOVERY_WAIT, INBOUND_TUNNEL_IDLE, Limit, Reached};
+use carrier::relay::abort;
+use carrier::tunnel::stream::TunnelStream;
+use carrier::tunnel::{Owner, Tunnel, driver};
 
 /// Serves one accepted TCP connection to its end.
 pub async fn serve(worker: Rc<Worker>, accepted: Accepted) {
@@ -148,15 +147,5 @@ impl Owner for Server {
             None => {}
         }
         tracing::debug!(source = %self.source, %reason, "inbound tunnel closed");
-    }
-}
-
-impl Visit for Tunnel {
-    fn idle_since(&self) -> Option<Mono> {
-        Self::idle_since(self)
-    }
-
-    fn leave(self: &Rc<Self>) {
-        self.drain();
     }
 }

@@ -14,8 +14,8 @@ use prometheus_client::metrics::family::Family;
 
 use super::{Labels, flag_of, is_mutual_tls, labels};
 use crate::connection::{Details, Direction};
-use crate::limits::LABEL_SETS;
 use crate::record::{Flag, Record};
+use carrier::limits::LABEL_SETS;
 
 /// Series that are remembered by address, after which all are looked up anew; two for each label
 /// set, since a push may bring the same workload at a new address.

@@ -11,10 +11,10 @@ use netio::time::Instant;
 
 use super::{Established, OutboundError, ip, peer};
 use crate::connection::{Connection, Details};
-use crate::limits::{DISCOVERY_WAIT, ENDPOINT_TRIES};
 use crate::record::Party;
 use crate::worker::Worker;
 use crate::worker::pods::LocalPod;
+use carrier::limits::{DISCOVERY_WAIT, ENDPOINT_TRIES};
 
 pub(super) async fn establish(
     worker: &Rc<Worker>,

@@ -12,14 +12,14 @@ use netio::time::Instant;
 use super::tunnels::TunnelMaker;
 use super::{Established, OutboundError, ip};
 use crate::connection::Connection;
-use crate::headers::request_fields;
-use crate::limits::{CONNECT_TIMEOUT, DISCOVERY_WAIT};
-use crate::relay::End;
-use crate::tunnel::key::TunnelKey;
-use crate::tunnel::pool::TunnelError;
-use crate::tunnel::stream::{StreamError, TunnelStream};
 use crate::worker::Worker;
 use crate::worker::pods::LocalPod;
+use carrier::headers::request_fields;
+use carrier::limits::{CONNECT_TIMEOUT, DISCOVERY_WAIT};
+use carrier::relay::End;
+use carrier::tunnel::key::TunnelKey;
+use carrier::tunnel::pool::TunnelError;
+use carrier::tunnel::stream::{StreamError, TunnelStream};
 
 /// How often a stream is asked for again when its tunnel was lost, or took no more streams, before
 /// it answered: a tunnel of the pool may have died a moment ago.

@@ -11,13 +11,13 @@ use netio::time::Instant;
 use tokio::sync::watch;
 
 use super::peer::{describe, dial};
-use crate::limits::DISCOVERY_WAIT;
-use crate::tunnel::key::TunnelKey;
-use crate::tunnel::pool::{Maker, Progress, TunnelError};
-use crate::tunnel::stream::TunnelStream;
-use crate::tunnel::{Owner, Tunnel, driver};
 use crate::worker::Worker;
 use crate::worker::pods::LocalPod;
+use carrier::limits::DISCOVERY_WAIT;
+use carrier::tunnel::key::TunnelKey;
+use carrier::tunnel::pool::{Maker, Progress, TunnelError};
+use carrier::tunnel::stream::TunnelStream;
+use carrier::tunnel::{Owner, Tunnel, driver};
 
 /// Makes the tunnels of one pod.
 pub struct TunnelMaker {
@@ -66,7 +66,7 @@ async fn connect(
         worker.clock.now(),
     );
     let connection = connection.map_err(|e| TunnelError::Handshake(CloseReason::Handshake(e)))?;
-    let owner = Box::new(Rc::clone(client));
+    let owner = Box::new(Events(Rc::clone(client)));
     let tunnel = Tunnel::new(
         connection,
         Rc::new(socket),
@@ -95,11 +95,14 @@ impl Client {
     }
 }
 
-impl Owner for Rc<Client> {
+/// The events of its tunnel are the client's.
+struct Events(Rc<Client>);
+
+impl Owner for Events {
     fn established(&self, tunnel: &Rc<Tunnel>) {
-        tracing::debug!(peer = %self.key.peer, source = %self.key.source, "tunnel made");
-        self.worker.pool.insert(&self.key, tunnel);
-        self.settle(Progress::Ready);
+        tracing::debug!(peer = %self.0.key.peer, source = %self.0.key.source, "tunnel made");
+        self.0.worker.pool.insert(&self.0.key, tunnel);
+        self.0.settle(Progress::Ready);
     }
 
     fn request(&self, stream: TunnelStream, _request: ConnectRequest) {
@@ -108,9 +111,10 @@ impl Owner for Rc<Client> {
     }
 
     fn closed(&self, tunnel: &Rc<Tunnel>, reason: &CloseReason) {
-        tracing::debug!(peer = %self.key.peer, %reason, "tunnel closed");
-        self.worker.pool.remove(&self.key, tunnel);
-        self.worker.tunnels.remove(tunnel);
-        self.settle(Progress::Failed(TunnelError::Handshake(reason.clone())));
+        tracing::debug!(peer = %self.0.key.peer, %reason, "tunnel closed");
+        self.0.worker.pool.remove(&self.0.key, tunnel);
+        self.0.worker.tunnels.remove(tunnel);
+        self.0
+            .settle(Progress::Failed(TunnelError::Handshake(reason.clone())));
     }
 }

@@ -11,9 +11,9 @@ use tokio_util::sync::CancellationToken;
 use super::Worker;
 use super::pods::LocalPod;
 use crate::connection::Ended;
-use crate::limits::{ACCEPT_PAUSE, LISTENER_HANDOVER};
 use crate::pod::{Listeners, Pod, Role};
 use crate::{inbound, outbound};
+use carrier::limits::{ACCEPT_PAUSE, LISTENER_HANDOVER};
 
 /// A connection that was accepted.
 pub struct Accepted {

@@ -8,8 +8,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::dump::ConnectionView;
-use crate::limits::COMMAND_WAIT;
 use crate::pod::{Pod, PodUid};
+use carrier::limits::COMMAND_WAIT;
 
 /// One order to a worker.
 pub enum Command {

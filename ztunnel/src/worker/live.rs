@@ -19,8 +19,8 @@ use slab::Slab;
 use super::Worker;
 use crate::connection::{Connection, Ended, Shared};
 use crate::inbound::why_denied;
-use crate::limits::{CONNECTIONS_PER_TURN, Limit, Reached};
 use crate::pod::PodUid;
+use carrier::limits::{CONNECTIONS_PER_TURN, Limit, Reached};
 
 /// The connections.
 #[derive(Default)]

@@ -9,7 +9,7 @@ use netio::time::{Instant, sleep, timeout_at};
 use super::Worker;
 use crate::connection::{Ended, Shared};
 use crate::pod::PodUid;
-use crate::tunnel::Tunnel;
+use carrier::tunnel::Tunnel;
 
 /// How often it is looked whether everything has ended.
 const LOOK: Duration = Duration::from_millis(20);

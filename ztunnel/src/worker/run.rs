@@ -12,17 +12,17 @@ use tokio::sync::{mpsc, watch};
 
 use super::Worker;
 use super::command::Command;
-use crate::certificate::Certificates;
 use crate::config::DataPath;
 use crate::connection::{Connection, Ended};
 use crate::dump::ConnectionView;
-use crate::limits::{
-    BUFFERS_KEPT_FOR, BYTES_COUNTED_EVERY, BYTES_COUNTED_PAUSE, CONNECTIONS_PER_TURN,
-    DUMPED_CONNECTIONS, POD_DRAIN,
-};
 use crate::metrics::Metrics;
 use crate::pod::PodUid;
 use crate::record::Recorder;
+use carrier::certificate::Certificates;
+use carrier::limits::{
+    BUFFERS_KEPT_FOR, BYTES_COUNTED_EVERY, BYTES_COUNTED_PAUSE, CONNECTIONS_PER_TURN,
+    DUMPED_CONNECTIONS, POD_DRAIN,
+};
 
 /// How long the tasks of connections that were accepted last have to begin.
 const LAST_ACCEPTED: Duration = Duration::from_millis(20);

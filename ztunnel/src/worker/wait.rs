@@ -7,7 +7,7 @@ use mesh::snapshot::Snapshot;
 use netio::time::{Instant, timeout_at};
 
 use super::Worker;
-use crate::certificate::Certificate;
+use carrier::certificate::Certificate;
 
 impl Worker {
     /// The first snapshot, from now on, that `look` finds something in. None when there is none

@@ -12,9 +12,9 @@ use proto::encode;
 use proto::zds::{Ack, Add, Hello, ListenerRole, Request};
 
 use super::Client;
-use crate::limits::{ZDS_MESSAGE_BYTES, ZDS_MESSAGE_FDS};
 use crate::pod::{self, DescriptorError, Family, Pod, PodUid, Role};
 use crate::pods::{PodError, Pods};
+use carrier::limits::{ZDS_MESSAGE_BYTES, ZDS_MESSAGE_FDS};
 
 /// Why a session is over.
 #[derive(Debug, thiserror::Error)]

@@ -4,8 +4,8 @@ use std::io::Read;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use carrier::limits::Limits;
 use hbone::CloseReason;
-use ztunnel::limits::Limits;
 
 use crate::app::{accept, expect_reset, noise, receive, talk};
 use crate::journal::line;

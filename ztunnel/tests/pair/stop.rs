@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ztunnel::limits::Limits;
+use carrier::limits::Limits;
 use ztunnel::pod::{Listeners, PodUid};
 
 use crate::app::{accept, expect_reset, receive, send, talk};

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use carrier::limits::Limits;
 use mesh::policy::PolicyKey;
 use mesh::service::{LoadBalancing, PortMapping, ServiceKey};
 use mesh::snapshot::Snapshot;
@@ -19,7 +20,6 @@ use process::tasks::Tasks;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use ztunnel::config::DataPath;
-use ztunnel::limits::Limits;
 use ztunnel::metrics::Metrics;
 use ztunnel::pod::{self, Pod, PodUid, Role};
 use ztunnel::proxy::{Parts, Proxy};
@@ -291,29 +291,31 @@ pub fn workload_at(name: &str, addresses: &[IpAddr], tunnel: TunnelProtocol) -> 
     Workload {
         uid: uid(name),
         name: name.into(),
-        namespace: "shop".into(),
         addresses: addresses.to_vec(),
-        hostname: empty.clone(),
-        network: empty.clone(),
-        tunnel,
-        trust_domain: "cluster.local".into(),
-        service_account: name.into(),
-        waypoint: None,
-        network_gateway: None,
         node: empty.clone(),
-        canonical_name: name.into(),
-        canonical_revision: "latest".into(),
-        kind: mesh::workload::WorkloadKind::Pod,
-        workload_name: name.into(),
-        native_tunnel: false,
-        application_tunnel: None,
-        services: BTreeMap::new(),
-        policies: Vec::new(),
         health: mesh::workload::Health::Healthy,
-        cluster: "Kubernetes".into(),
-        locality: mesh::workload::Locality::default(),
-        network_mode: mesh::workload::NetworkMode::Standard,
-        capacity: 1,
+        common: Arc::new(mesh::workload::Common {
+            namespace: "shop".into(),
+            hostname: empty.clone(),
+            network: empty.clone(),
+            tunnel,
+            trust_domain: "cluster.local".into(),
+            service_account: name.into(),
+            waypoint: None,
+            network_gateway: None,
+            canonical_name: name.into(),
+            canonical_revision: "latest".into(),
+            kind: mesh::workload::WorkloadKind::Pod,
+            workload_name: name.into(),
+            native_tunnel: false,
+            application_tunnel: None,
+            services: BTreeMap::new(),
+            policies: Vec::new(),
+            cluster: "Kubernetes".into(),
+            locality: mesh::workload::Locality::default(),
+            network_mode: mesh::workload::NetworkMode::Standard,
+            capacity: 1,
+        }),
     }
 }
 

@@ -14,33 +14,56 @@ pub(super) trait Claimant {
 
 /// The claimants of one key, best first, never none.
 ///
-/// A shared slice: nearly always of one element, where a persistent map of its own would cost
-/// hundreds of bytes for each address.
+/// Nearly always it is one, which then needs no memory of its own.
 #[derive(Debug, PartialEq)]
-pub(super) struct Claims<T>(Arc<[Arc<T>]>);
+pub(super) enum Claims<T> {
+    /// The only one.
+    One(Arc<T>),
+    /// Two or more.
+    Many(Arc<[Arc<T>]>),
+}
 
 impl<T> Clone for Claims<T> {
     fn clone(&self) -> Self {
-        Self(self.0.clone())
+        match self {
+            Self::One(only) => Self::One(only.clone()),
+            Self::Many(all) => Self::Many(all.clone()),
+        }
     }
 }
 
 impl<T> Claims<T> {
+    /// Of claimants in their order; None of none.
+    fn of(all: Vec<Arc<T>>) -> Option<Self> {
+        match <[Arc<T>; 1]>::try_from(all) {
+            Ok([only]) => Some(Self::One(only)),
+            Err(all) => (!all.is_empty()).then(|| Self::Many(all.into())),
+        }
+    }
+
+    /// All of them, best first.
+    fn all(&self) -> &[Arc<T>] {
+        match self {
+            Self::One(only) => std::slice::from_ref(only),
+            Self::Many(all) => all,
+        }
+    }
+
     /// The claimant that goes before all others.
     pub(super) fn best(&self) -> &Arc<T> {
-        self.0
+        self.all()
             .first()
             .expect("claims without a claimant are removed with their key")
     }
 
     /// How many claim it, at least one.
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.all().len()
     }
 
     /// All of them, best first.
     pub(super) fn iter(&self) -> std::slice::Iter<'_, Arc<T>> {
-        self.0.iter()
+        self.all().iter()
     }
 }
 
@@ -50,10 +73,12 @@ pub(super) fn claim<K: Ord + Clone, T: Claimant>(
     key: K,
     claimant: &Arc<T>,
 ) {
-    let mut all: Vec<Arc<T>> = map.get(&key).map(|c| c.0.to_vec()).unwrap_or_default();
+    let mut all: Vec<Arc<T>> = map.get(&key).map(|c| c.all().to_vec()).unwrap_or_default();
     if let Err(place) = all.binary_search_by(|other| other.precedence(claimant)) {
         all.insert(place, claimant.clone());
-        map.insert(key, Claims(all.into()));
+        if let Some(claims) = Claims::of(all) {
+            map.insert(key, claims);
+        }
     }
 }
 
@@ -69,9 +94,8 @@ pub(super) fn release<K: Ord + Clone, T: Claimant>(
         .filter(|other| !Arc::ptr_eq(other, claimant))
         .cloned()
         .collect();
-    if rest.is_empty() {
-        map.remove(key);
-    } else {
-        map.insert(key.clone(), Claims(rest.into()));
+    match Claims::of(rest) {
+        Some(claims) => drop(map.insert(key.clone(), claims)),
+        None => drop(map.remove(key)),
     }
 }

@@ -39,10 +39,11 @@ fn locality(region: &str, zone: &str, subzone: &str) -> Locality {
 }
 
 fn client_at(region: &str, zone: &str, subzone: &str, node: &str) -> Workload {
-    Workload {
-        locality: locality(region, zone, subzone),
-        node: node.into(),
-        ..client()
+    {
+        let mut made = client();
+        made.locality = locality(region, zone, subzone);
+        made.node = node.into();
+        made
     }
 }
 
@@ -60,9 +61,10 @@ fn each_endpoint_is_drawn_as_often_as_its_capacity_says() {
     let total = 8u64;
     let mut drawn = BTreeMap::new();
     for step in 0..total {
-        let workloads = capacities.iter().enumerate().map(|(i, capacity)| Workload {
-            capacity: *capacity,
-            ..endpoint(&format!("w{i}"), &[&format!("10.0.1.{i}")], "web")
+        let workloads = capacities.iter().enumerate().map(|(i, capacity)| {
+            let mut made = endpoint(&format!("w{i}"), &[&format!("10.0.1.{i}")], "web");
+            made.capacity = *capacity;
+            made
         });
         let entropy = step * (u64::MAX / total + 1);
         let chosen = choose(workloads.collect(), LoadBalancing::default(), entropy).unwrap();
@@ -84,9 +86,10 @@ fn the_other_family_is_taken_only_when_none_of_the_wanted_one_is_left() {
         assert_eq!(chosen.address, at("10.0.1.4:8080"));
     }
     let strict = balancing(LoadBalancingMode::Strict, &[LocalityScope::Node]);
-    let far = Workload {
-        node: "n2".into(),
-        ..four
+    let far = {
+        let mut made = four;
+        made.node = "n2".into();
+        made
     };
     let chosen = choose(vec![six, far], strict, 0).unwrap();
     assert_eq!(
@@ -118,9 +121,10 @@ fn a_service_of_one_family_uses_no_address_of_the_other() {
 
 #[test]
 fn an_unhealthy_endpoint_is_drawn_only_where_the_service_allows_it() {
-    let sick = Workload {
-        health: Health::Unhealthy,
-        ..endpoint("a", &["10.0.1.1"], "web")
+    let sick = {
+        let mut made = endpoint("a", &["10.0.1.1"], "web");
+        made.health = Health::Unhealthy;
+        made
     };
     let none = choose(vec![sick.clone()], LoadBalancing::default(), 0).unwrap_err();
     assert_eq!((none.known, none.unhealthy), (1, 1));
@@ -145,9 +149,10 @@ fn an_endpoint_without_a_target_for_a_named_port_is_not_drawn() {
 #[test]
 fn failover_prefers_the_longest_matched_prefix() {
     use LocalityScope::{Network, Region, Zone};
-    let at = |name: &str, n: u8, region: &str, zone: &str| Workload {
-        locality: locality(region, zone, ""),
-        ..endpoint(name, &[&format!("10.0.1.{n}")], "web")
+    let at = |name: &str, n: u8, region: &str, zone: &str| {
+        let mut made = endpoint(name, &[&format!("10.0.1.{n}")], "web");
+        made.locality = locality(region, zone, "");
+        made
     };
     let failover = || balancing(LoadBalancingMode::Failover, &[Network, Region, Zone]);
     // The zone has the right name, but of another region: the prefix ends before it.
@@ -178,9 +183,10 @@ fn a_preference_that_begins_with_network_puts_it_before_all_else() {
     use LocalityScope::{Network, Node, Region, Zone};
     let preference = balancing(LoadBalancingMode::Failover, &[Network, Region, Zone, Node]);
     let source = client_at("r1", "z1", "s1", "n1");
-    let abroad = Workload {
-        network: "west".into(),
-        ..client_at("r1", "z1", "s1", "n1")
+    let abroad = {
+        let mut made = client_at("r1", "z1", "s1", "n1");
+        made.network = "west".into();
+        made
     };
     let at_home = client_at("r9", "z9", "s9", "n9");
     assert_eq!(endpoint::rank(&preference, &source, &abroad), 0);
@@ -207,12 +213,13 @@ prop_compose! {
         let (region, zone, subzone, node) = place;
         let texts = [("r", region), ("z", zone), ("s", subzone), ("n", node)]
             .map(|(letter, i)| format!("{letter}{i}"));
-        let workload = Workload {
-            capacity,
-            health: if healthy { Health::Healthy } else { Health::Unhealthy },
-            locality: locality(&texts[0], &texts[1], &texts[2]),
-            node: texts[3].as_str().into(),
-            ..endpoint(&format!("w{n}"), &[&format!("10.0.1.{n}")], "web")
+        let workload = {
+            let mut made = endpoint(&format!("w{n}"), &[&format!("10.0.1.{n}")], "web");
+            made.capacity = capacity;
+            made.health = if healthy { Health::Healthy } else { Health::Unhealthy };
+            made.locality = locality(&texts[0], &texts[1], &texts[2]);
+            made.node = texts[3].as_str().into();
+            made
         };
         (n, workload)
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use mesh::address::{HBONE_PORT, NetworkAddress, NetworkCidr};
 use mesh::decide::{self, Outbound, OutboundQuery};
@@ -35,38 +36,41 @@ pub fn pod(name: &str, addresses: &[&str]) -> Workload {
     Workload {
         uid: uid(name),
         name: name.into(),
-        namespace: "shop".into(),
         addresses: addresses.iter().map(|a| ip(a)).collect(),
-        hostname: "".into(),
-        network: "".into(),
-        tunnel: TunnelProtocol::Hbone,
-        trust_domain: "cluster.local".into(),
-        service_account: name.into(),
-        waypoint: None,
-        network_gateway: None,
         node: "n1".into(),
-        canonical_name: name.into(),
-        canonical_revision: "latest".into(),
-        kind: WorkloadKind::Pod,
-        workload_name: name.into(),
-        native_tunnel: false,
-        application_tunnel: None,
-        services: BTreeMap::new(),
-        policies: vec![],
         health: Health::Healthy,
-        cluster: "Kubernetes".into(),
-        locality: Locality::default(),
-        network_mode: NetworkMode::Standard,
-        capacity: 1,
+        common: Arc::new(mesh::workload::Common {
+            namespace: "shop".into(),
+            hostname: "".into(),
+            network: "".into(),
+            tunnel: TunnelProtocol::Hbone,
+            trust_domain: "cluster.local".into(),
+            service_account: name.into(),
+            waypoint: None,
+            network_gateway: None,
+            canonical_name: name.into(),
+            canonical_revision: "latest".into(),
+            kind: WorkloadKind::Pod,
+            workload_name: name.into(),
+            native_tunnel: false,
+            application_tunnel: None,
+            services: BTreeMap::new(),
+            policies: vec![],
+            cluster: "Kubernetes".into(),
+            locality: Locality::default(),
+            network_mode: NetworkMode::Standard,
+            capacity: 1,
+        }),
     }
 }
 
 /// The same as an endpoint of `shop/<service>`, without port mappings of its own.
 pub fn endpoint(name: &str, addresses: &[&str], service: &str) -> Workload {
     let services = BTreeMap::from([(key(service), vec![])]);
-    Workload {
-        services,
-        ..pod(name, addresses)
+    {
+        let mut made = pod(name, addresses);
+        made.services = services;
+        made
     }
 }
 

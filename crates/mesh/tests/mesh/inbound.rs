@@ -19,9 +19,10 @@ fn ask(snapshot: &Snapshot, workload: &Workload, peer: Option<&Identity>) -> Ver
 
 /// The verdict on a client `shop/client` when these apply to its target by name.
 fn under(policies: Vec<Policy>, peer: Option<&Identity>) -> Verdict {
-    let target = Workload {
-        policies: policies.iter().map(|p| p.key.clone()).collect(),
-        ..pod("web", &["10.0.1.1"])
+    let target = {
+        let mut made = pod("web", &["10.0.1.1"]);
+        made.policies = policies.iter().map(|p| p.key.clone()).collect();
+        made
     };
     let mut snapshot = world(vec![target.clone()], vec![]);
     policies.into_iter().for_each(|p| snapshot.insert_policy(p));
@@ -96,9 +97,10 @@ fn strict_peer_authentication_refuses_plaintext_only() {
 
 #[test]
 fn a_policy_name_that_nobody_knows_refuses_that_workload_only() {
-    let subject = Workload {
-        policies: vec![policy_key("ghost")],
-        ..pod("web", &["10.0.1.1"])
+    let subject = {
+        let mut made = pod("web", &["10.0.1.1"]);
+        made.policies = vec![policy_key("ghost")];
+        made
     };
     let other = pod("other", &["10.0.1.2"]);
     let mut s = world(vec![subject.clone(), other.clone()], vec![]);
@@ -153,13 +155,15 @@ fn the_proxys_own_ports_take_nothing() {
 fn scope_says_whom_a_policy_reaches() {
     let deny = |scope| policy("deny", scope, Action::Deny, vec![always()]);
     let here = pod("web", &["10.0.1.1"]);
-    let elsewhere = Workload {
-        namespace: "other".into(),
-        ..here.clone()
+    let elsewhere = {
+        let mut made = here.clone();
+        made.namespace = "other".into();
+        made
     };
-    let chooses = Workload {
-        policies: vec![policy_key("deny")],
-        ..elsewhere.clone()
+    let chooses = {
+        let mut made = elsewhere.clone();
+        made.policies = vec![policy_key("deny")];
+        made
     };
     let reached = |scope| {
         let mut s = world(vec![], vec![]);

@@ -4,7 +4,7 @@ use mesh::decide::{self, InboundQuery, Verdict};
 use mesh::policy::{
     Action, Clause, Connection, Match, Rule, Scope, ServiceAccountMatch, StringMatch,
 };
-use mesh::{Identity, Policy, Workload};
+use mesh::{Identity, Policy};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -144,9 +144,10 @@ fn policies() -> impl Strategy<Value = Vec<Policy>> {
 
 /// The verdict on a visit to a workload that all of them reach.
 fn verdict(policies: &[Policy], visit: &Visit) -> Verdict {
-    let workload = Workload {
-        policies: policies.iter().map(|p| p.key.clone()).collect(),
-        ..pod("web", &["10.0.1.1"])
+    let workload = {
+        let mut made = pod("web", &["10.0.1.1"]);
+        made.policies = policies.iter().map(|p| p.key.clone()).collect();
+        made
     };
     let mut snapshot = world(vec![], vec![]);
     policies

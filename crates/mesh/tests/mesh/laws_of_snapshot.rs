@@ -45,15 +45,13 @@ prop_compose! {
         policies in vec(select(POLICIES.to_vec()), 0..3),
         flags in any::<[bool; 3]>(),
     ) -> Workload {
-        Workload {
-            services: services.into_iter().map(|s| (key(s), vec![])).collect(),
-            policies: policies.into_iter().map(policy_key).collect(),
-            health: if flags[0] { Health::Healthy } else { Health::Unhealthy },
-            network_mode:
-                if flags[1] { NetworkMode::HostNetwork } else { NetworkMode::Standard },
-            tunnel: if flags[2] { TunnelProtocol::Hbone } else { TunnelProtocol::None },
-            ..pod(name, &addresses)
-        }
+        let mut made = pod(name, &addresses);
+        made.services = services.into_iter().map(|s| (key(s), vec![])).collect();
+        made.policies = policies.into_iter().map(policy_key).collect();
+        made.health = if flags[0] { Health::Healthy } else { Health::Unhealthy };
+        made.network_mode = if flags[1] { NetworkMode::HostNetwork } else { NetworkMode::Standard };
+        made.tunnel = if flags[2] { TunnelProtocol::Hbone } else { TunnelProtocol::None };
+        made
     }
 }
 

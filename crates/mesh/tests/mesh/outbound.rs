@@ -9,7 +9,7 @@ use mesh::service::{
     WeightedWaypoint,
 };
 use mesh::workload::{Health, TunnelProtocol};
-use mesh::{Service, ServiceKey, Workload};
+use mesh::{Service, ServiceKey};
 
 use crate::fixture::*;
 
@@ -116,9 +116,10 @@ fn a_port_that_the_service_lacks_is_refused_by_name() {
 
 #[test]
 fn a_service_without_a_healthy_endpoint_refuses_and_counts_why() {
-    let sick = Workload {
-        health: Health::Unhealthy,
-        ..endpoint("web-1", &["10.0.1.1"], "web")
+    let sick = {
+        let mut made = endpoint("web-1", &["10.0.1.1"], "web");
+        made.health = Health::Unhealthy;
+        made
     };
     let s = world(
         vec![sick, endpoint("web-2", &["10.0.1.2"], "web")],
@@ -341,9 +342,10 @@ fn a_workloads_waypoint_counts_only_when_no_service_was_addressed() {
 #[test]
 fn the_clients_own_waypoint_has_no_say_in_what_it_sends() {
     let s = world(vec![pod("a", &["10.0.1.1"])], vec![service("wp", &[])]);
-    let source = Workload {
-        waypoint: Some(gateway("wp")),
-        ..client()
+    let source = {
+        let mut made = client();
+        made.waypoint = Some(gateway("wp"));
+        made
     };
     let out = send_from(&s, &source, "10.0.1.1:9000", &[]);
     assert_eq!(out.route, hbone("10.0.1.1:15008", "10.0.1.1:9000", &["a"]));
@@ -351,9 +353,10 @@ fn the_clients_own_waypoint_has_no_say_in_what_it_sends() {
 
 #[test]
 fn a_workload_outside_of_the_mesh_gets_plain_tcp() {
-    let legacy = Workload {
-        tunnel: TunnelProtocol::None,
-        ..pod("legacy", &["10.0.1.5"])
+    let legacy = {
+        let mut made = pod("legacy", &["10.0.1.5"]);
+        made.tunnel = TunnelProtocol::None;
+        made
     };
     let s = world(vec![legacy], vec![]);
     let out = send(&s, "10.0.1.5:5432");
@@ -435,9 +438,10 @@ fn a_passthrough_service_keeps_the_address_but_not_round_its_waypoint() {
 fn a_passthrough_service_does_not_lead_round_a_workloads_waypoint() {
     let mut outside = service("outside", &["20.0.0.0/8"]);
     outside.load_balancing.mode = LoadBalancingMode::Passthrough;
-    let target = Workload {
-        waypoint: Some(gateway("wp")),
-        ..pod("a", &["20.0.0.7"])
+    let target = {
+        let mut made = pod("a", &["20.0.0.7"]);
+        made.waypoint = Some(gateway("wp"));
+        made
     };
     let s = world(
         vec![target, endpoint("wp-1", &["10.0.9.1"], "wp")],
@@ -451,9 +455,10 @@ fn a_passthrough_service_does_not_lead_round_a_workloads_waypoint() {
 
 #[test]
 fn a_waypoint_on_another_network_is_refused() {
-    let far = Workload {
-        network: "west".into(),
-        ..pod("wp-1", &["10.0.9.1"])
+    let far = {
+        let mut made = pod("wp-1", &["10.0.9.1"]);
+        made.network = "west".into();
+        made
     };
     let mut web = service("web", &["10.96.0.1/32"]);
     web.waypoint = Some(GatewayAddress {
@@ -469,9 +474,10 @@ fn a_waypoint_on_another_network_is_refused() {
 
 #[test]
 fn another_network_is_refused_with_its_name() {
-    let far = Workload {
-        network: "west".into(),
-        ..endpoint("web-1", &["10.0.1.1"], "web")
+    let far = {
+        let mut made = endpoint("web-1", &["10.0.1.1"], "web");
+        made.network = "west".into();
+        made
     };
     let s = world(vec![far], vec![service("web", &["10.96.0.1/32"])]);
     let text = send(&s, "10.96.0.1:80").route.to_string();
@@ -492,9 +498,10 @@ fn a_service_hidden_from_the_client_is_as_if_it_were_not_there() {
     web.visibility = Visibility::Namespace;
     let s = world(vec![endpoint("web-1", &["10.0.1.1"], "web")], vec![web]);
     assert!(matches!(send(&s, "10.96.0.1:80").route, Route::Hbone(_)));
-    let stranger = Workload {
-        namespace: "other".into(),
-        ..client()
+    let stranger = {
+        let mut made = client();
+        made.namespace = "other".into();
+        made
     };
     let out = send_from(&s, &stranger, "10.96.0.1:80", &[]);
     assert_eq!(out.route, Route::Passthrough(at("10.96.0.1:80")));
@@ -608,9 +615,10 @@ fn a_pod_reaches_itself_without_a_tunnel() {
 
 #[test]
 fn a_workload_without_a_valid_identity_is_not_tunnelled_to() {
-    let nameless = Workload {
-        service_account: "".into(),
-        ..pod("a", &["10.0.1.1"])
+    let nameless = {
+        let mut made = pod("a", &["10.0.1.1"]);
+        made.service_account = "".into();
+        made
     };
     let s = world(vec![nameless], vec![]);
     assert!(matches!(
@@ -643,9 +651,10 @@ fn strict_locality_refuses_rather_than_leave_the_node() {
         mode: LoadBalancingMode::Strict,
         ..LoadBalancing::default()
     };
-    let far = Workload {
-        node: "n2".into(),
-        ..endpoint("web-1", &["10.0.1.1"], "web")
+    let far = {
+        let mut made = endpoint("web-1", &["10.0.1.1"], "web");
+        made.node = "n2".into();
+        made
     };
     let s = world(vec![far], vec![web]);
     let text = send(&s, "10.96.0.1:80").route.to_string();

@@ -34,9 +34,10 @@ fn two_workloads_with_one_address_do_not_lose_each_other() {
 
 #[test]
 fn a_pod_that_is_going_away_gives_its_address_to_the_next() {
-    let old = Workload {
-        health: Health::Unhealthy,
-        ..pod("a-old", &["10.0.1.1"])
+    let old = {
+        let mut made = pod("a-old", &["10.0.1.1"]);
+        made.health = Health::Unhealthy;
+        made
     };
     let s = world(vec![old, pod("z-new", &["10.0.1.1"])], vec![]);
     assert_eq!(
@@ -47,9 +48,10 @@ fn a_pod_that_is_going_away_gives_its_address_to_the_next() {
 
 #[test]
 fn workloads_on_their_nodes_network_are_found_only_alone() {
-    let host = |name: &str| Workload {
-        network_mode: NetworkMode::HostNetwork,
-        ..pod(name, &["172.30.1.1"])
+    let host = |name: &str| {
+        let mut made = pod(name, &["172.30.1.1"]);
+        made.network_mode = NetworkMode::HostNetwork;
+        made
     };
     let at = address("172.30.1.1");
     let mut s = world(vec![host("a")], vec![]);
@@ -76,9 +78,10 @@ fn replacing_a_workload_moves_its_addresses_and_services() {
 
 #[test]
 fn the_same_address_in_two_networks_is_two_addresses() {
-    let west = Workload {
-        network: "west".into(),
-        ..pod("w", &["10.0.1.1"])
+    let west = {
+        let mut made = pod("w", &["10.0.1.1"]);
+        made.network = "west".into();
+        made
     };
     let s = world(vec![pod("e", &["10.0.1.1"]), west], vec![]);
     assert_eq!(
@@ -147,9 +150,10 @@ fn the_canonical_service_answers_for_its_host_name() {
 
 #[test]
 fn a_removed_policy_is_kept_while_a_workload_names_it() {
-    let user = Workload {
-        policies: vec![policy_key("p")],
-        ..pod("a", &["10.0.1.1"])
+    let user = {
+        let mut made = pod("a", &["10.0.1.1"]);
+        made.policies = vec![policy_key("p")];
+        made
     };
     let p = policy("p", Scope::Namespace, Action::Deny, vec![always()]);
     let mut s = world(vec![user.clone(), pod("b", &["10.0.1.2"])], vec![]);
@@ -176,9 +180,10 @@ fn a_removed_policy_is_kept_while_a_workload_names_it() {
     assert!(!s.policy_is_kept(&p.key));
     assert_eq!(of(&s, "b"), 1);
     s.remove_policy(&p.key);
-    s.insert_workload(Workload {
-        policies: vec![],
-        ..user
+    s.insert_workload({
+        let mut made = user;
+        made.policies = vec![];
+        made
     });
     assert!(s.policy(&p.key).is_none(), "nobody names it");
 }

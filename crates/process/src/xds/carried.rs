@@ -1,19 +1,50 @@
 //! What a feed holds, as a value that the feed of another process can start from. Knows no stream
 //! and no socket.
 
+use std::sync::Arc;
+
+use mesh::WorkloadUid;
 use mesh::snapshot::Snapshot;
+use mesh::workload::Pool;
 use proto::wire::discovery::Resource as Wire;
 use proto::{Resource, ResourceName, decode, encode};
 
 /// A resource that is held: the version on the wire, and what it is in the snapshot.
+///
+/// There may be 50,000 of them, so it is small: the name of a workload is its uid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
-    pub(super) version: String,
-    pub(super) key: ResourceName,
+    pub(super) version: Box<str>,
+    /// None: the workload of this very name.
+    key: Option<Arc<ResourceName>>,
 }
 
-/// By name on the wire. Cloning is cheap.
-pub(super) type ByName = imbl::HashMap<String, Entry>;
+impl Entry {
+    /// With the name under which it is held.
+    pub(super) fn named(version: &str, key: ResourceName) -> (Arc<str>, Self) {
+        let version = version.into();
+        match key {
+            ResourceName::Workload(uid) => (uid.0, Self { version, key: None }),
+            other => {
+                let name = other.to_string().into();
+                let key = Some(Arc::new(other));
+                (name, Self { version, key })
+            }
+        }
+    }
+
+    /// What is held under `name`, in the snapshot.
+    pub(super) fn key(&self, name: &Arc<str>) -> ResourceName {
+        match &self.key {
+            Some(key) => (**key).clone(),
+            None => ResourceName::Workload(WorkloadUid(Arc::clone(name))),
+        }
+    }
+}
+
+/// By name on the wire. Cloning is cheap. A tree, since the nodes of a persistent hash map would
+/// be nearly empty: they have 16 places at least.
+pub(super) type ByName = imbl::OrdMap<Arc<str>, Entry>;
 
 /// A complete state of a feed. Cloning is cheap.
 #[derive(Clone, Debug)]
@@ -49,10 +80,10 @@ pub struct Unusable {
 impl Carried {
     /// For the wire.
     pub fn to_wire(&self) -> Mesh {
-        let wire = |(name, entry): (&String, &Entry)| {
-            let resource = self.resource(&entry.key)?;
+        let wire = |(name, entry): (&Arc<str>, &Entry)| {
+            let resource = self.resource(&entry.key(name))?;
             Some(Wire {
-                name: name.clone(),
+                name: name.to_string(),
                 ..encode::discovered(&resource, &entry.version)
             })
         };
@@ -77,9 +108,9 @@ impl Carried {
         let addresses = insert(&mesh.addresses, &mut snapshot)?;
         let policies = insert(&mesh.policies, &mut snapshot)?;
         // Behind the workloads that name them.
-        for entry in insert(&mesh.kept_policies, &mut snapshot)?.values() {
-            if let ResourceName::Policy(key) = &entry.key {
-                snapshot.remove_policy(key);
+        for (name, entry) in &insert(&mesh.kept_policies, &mut snapshot)? {
+            if let ResourceName::Policy(key) = entry.key(name) {
+                snapshot.remove_policy(&key);
             }
         }
         snapshot.set_addresses_synced();
@@ -114,16 +145,17 @@ impl Carried {
 
 fn insert(resources: &[Wire], snapshot: &mut Snapshot) -> Result<ByName, Unusable> {
     let mut by_name = ByName::new();
+    let mut pool = Pool::default();
     for wire in resources {
-        let resource = decode::discovered(wire).map_err(|error| Unusable {
+        let mut resource = decode::discovered(wire).map_err(|error| Unusable {
             name: wire.name.clone(),
             reason: error.to_string(),
         })?;
-        let entry = Entry {
-            version: wire.version.clone(),
-            key: resource.name(),
-        };
-        by_name.insert(wire.name.clone(), entry);
+        if let Resource::Workload(workload) = &mut resource {
+            pool.share(workload);
+        }
+        let (name, entry) = Entry::named(&wire.version, resource.name());
+        by_name.insert(name, entry);
         resource.insert_into(snapshot);
     }
     Ok(by_name)

@@ -12,9 +12,11 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 use mesh::NetworkAddress;
 use mesh::snapshot::Snapshot;
+use mesh::workload::Pool;
 use proto::ResourceName;
 use proto::wire::discovery::{self as wire, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
 
@@ -104,6 +106,7 @@ pub struct Discovery {
     addresses: Held,
     policies: Held,
     wanted: BTreeSet<NetworkAddress>,
+    pool: Pool,
 }
 
 /// What is held of one type.
@@ -114,7 +117,7 @@ struct Held {
     answered: bool,
     /// Names held when this stream was opened that it did not confirm yet. None once the server
     /// is known to compare versions, and on the first stream.
-    unconfirmed: Option<BTreeSet<String>>,
+    unconfirmed: Option<BTreeSet<Arc<str>>>,
     /// Whether the server repeated a resource in the very version that was announced: it does not
     /// compare versions, hence sends all there is, and what it leaves out is gone.
     repeats: bool,
@@ -130,6 +133,7 @@ impl Discovery {
             addresses: Held::default(),
             policies: Held::default(),
             wanted: BTreeSet::new(),
+            pool: Pool::default(),
         }
     }
 
@@ -203,7 +207,7 @@ impl Discovery {
             resource_names_subscribe: all(),
             resource_names_unsubscribe: all(),
             initial_resource_versions: versions
-                .map(|(name, entry)| (name.clone(), entry.version.clone()))
+                .map(|(name, entry)| (name.to_string(), entry.version.to_string()))
                 .collect(),
             ..request(kind.url())
         }
@@ -308,12 +312,12 @@ impl Discovery {
     fn accept(&mut self, kind: Kind, resource: &wire::Resource) -> Result<bool, String> {
         let held = self.held_mut(kind);
         held.confirm(resource);
-        let decoded = decode(kind, resource)?;
-        let entry = Entry {
-            version: resource.version.clone(),
-            key: decoded.name(),
-        };
-        held.by_name.insert(resource.name.clone(), entry);
+        let mut decoded = decode(kind, resource)?;
+        let (name, entry) = Entry::named(&resource.version, decoded.name());
+        held.by_name.insert(name, entry);
+        if let proto::Resource::Workload(workload) = &mut decoded {
+            self.pool.share(workload);
+        }
         if self.has(&decoded) {
             return Ok(false);
         }
@@ -327,16 +331,14 @@ impl Discovery {
         let Some(policy) = unreadable::stand_in(resource) else {
             return false;
         };
-        let is_held = self.policies.by_name.contains_key(&resource.name);
+        let is_held = self.policies.by_name.contains_key(&*resource.name);
         if is_held || self.snapshot.policy(&policy.key).is_some() {
             return false;
         }
-        let entry = Entry {
-            // Of no version: it is to be sent again on the next stream, to a newer reader perhaps.
-            version: String::new(),
-            key: ResourceName::Policy(policy.key.clone()),
-        };
-        self.policies.by_name.insert(resource.name.clone(), entry);
+        // Of no version: it is to be sent again on the next stream, to a newer reader perhaps.
+        let (_, entry) = Entry::named("", ResourceName::Policy(policy.key.clone()));
+        let name = resource.name.as_str().into();
+        self.policies.by_name.insert(name, entry);
         self.snapshot.insert_policy(policy);
         true
     }
@@ -366,8 +368,8 @@ impl Discovery {
         if let Some(unconfirmed) = &mut held.unconfirmed {
             unconfirmed.remove(name);
         }
-        if let Some(entry) = held.by_name.remove(name) {
-            return self.drop_key(&entry.key, ended);
+        if let Some((name, entry)) = held.by_name.remove_with_key(name) {
+            return self.drop_key(&entry.key(&name), ended);
         }
         let Ok(ResourceName::Address(address)) = ResourceName::parse(kind.url(), name) else {
             return false;
@@ -441,9 +443,9 @@ impl Held {
         let Some(unconfirmed) = &mut self.unconfirmed else {
             return;
         };
-        let was_announced = unconfirmed.remove(&resource.name);
-        let held = self.by_name.get(&resource.name);
-        if was_announced && held.is_some_and(|held| held.version == resource.version) {
+        let was_announced = unconfirmed.remove(&*resource.name);
+        let held = self.by_name.get(&*resource.name);
+        if was_announced && held.is_some_and(|held| *held.version == *resource.version) {
             self.repeats = true;
         }
     }

@@ -13,8 +13,8 @@ use tokio::sync::watch;
 use super::Tunnel;
 use super::key::TunnelKey;
 use super::stream::{StreamError, TunnelStream};
+use crate::flag::Flag;
 use crate::limits::{Limit, Limits, Reached};
-use crate::record::Flag;
 
 /// How often one connection may find its new tunnel full or draining before it gives up: all that
 /// may wait (`waiting_per_tunnel`) find a place in eleven tunnels of 100 streams.

@@ -1,12 +1,22 @@
 //! What tells tunnels apart. Knows nothing of how they are made.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use mesh::Identity;
 use netio::netns::NetnsId;
 
-use crate::pod::PodUid;
+/// Kubernetes UID of a pod, as the agent names it. Not the name in discovery.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PodUid(pub Arc<str>);
+
+impl fmt::Display for PodUid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
 
 /// Connections with the same key may share a tunnel (protocol.md 1).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -10,7 +10,8 @@ use hbone::Mono;
 use mesh::Identity;
 
 use crate::limits::{LEAVING_SHARE, Limit, Limits, Reached};
-use crate::pod::PodUid;
+use crate::tunnel::Tunnel;
+use crate::tunnel::key::PodUid;
 
 /// What must be known of a tunnel here.
 pub trait Visit {
@@ -19,6 +20,16 @@ pub trait Visit {
 
     /// Asks it to take no more streams and to end.
     fn leave(self: &Rc<Self>);
+}
+
+impl Visit for Tunnel {
+    fn idle_since(&self) -> Option<Mono> {
+        Self::idle_since(self)
+    }
+
+    fn leave(self: &Rc<Self>) {
+        self.drain();
+    }
 }
 
 struct Guest<T> {
