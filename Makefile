@@ -3,13 +3,16 @@
 # Panics and errors are read by people: no backtrace unless asked for.
 export RUST_BACKTRACE ?= 0
 
+SHELL := /bin/bash
+
 .PHONY: help setup build demo test lint proofs prove soak bench fuzz clean
 
 help:
 	@echo "make setup   install what the build and the worlds need (Debian packages, as root)"
 	@echo "make demo    build, bring up a two-node mesh in network namespaces, show it, remove it"
 	@echo "make test    everything CI runs"
-	@echo "make prove   live connections through enrolment, restarts, swaps and repairs: target/prove/report.json"
+	@echo "make prove   live connections through enrolment, restarts, swaps and repairs, and neighbours"
+	@echo "             of attacked pods: target/prove/report.json"
 	@echo "make soak    MINUTES=10 SEED=1 of mixed load with all of these: target/soak/report.json"
 	@echo "make bench   direct, relays, culvert, its rivals, in one run: target/bench/report.json and"
 	@echo "             docs/performance.md; QUICK=1 for a few minutes"
@@ -29,9 +32,14 @@ lint: setup
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
 # The scenarios start the programs, so these are built before any test runs.
+# Which tests failed, and why, is said again at the end: a page of CI shows the last lines alone.
 test: lint
 	cargo build --workspace --locked
-	cargo test --workspace --locked --no-fail-fast
+	@mkdir -p target; cargo test --workspace --locked --no-fail-fast 2>&1 | tee target/test.log; \
+	status=$${PIPESTATUS[0]}; [ $$status = 0 ] || { \
+	echo; echo "what failed:"; \
+	grep -A 2 -E '^test .*FAILED|^thread .*panicked|could not be made' target/test.log | tail -n 40; \
+	exit $$status; }
 
 # The proofs bring a load generator of their own.
 proofs: build
