@@ -1,0 +1,1 @@
+//! HTTP in a stream: requests, routes, answers. Knows no tunnel and no socket.

@@ -1,0 +1,9 @@
+//! The L7 proxy: takes the tunnels of clients, finds out what an application speaks in them,
+//! applies the routes of the service that was addressed, and sends on under its own identity.
+//!
+//! It must not know how traffic is steered to it, nor what Kubernetes is; what a connection may
+//! ask for is decided in `mesh::decide`, which route takes a request in `mesh::route`.
+
+pub mod http;
+pub mod runtime;
+pub mod wire;
