@@ -96,7 +96,7 @@ fn a_file_that_is_missing_is_named() {
 
 #[test]
 fn the_page_of_the_limits_has_them_as_they_are() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/limits.md");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/limits.md");
     let page = std::fs::read_to_string(path).unwrap();
     let table = table(&Limits::default());
     assert!(
