@@ -4,6 +4,7 @@
 mod inbound;
 mod outbound;
 mod reason;
+pub mod waypoint;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};

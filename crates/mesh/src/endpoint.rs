@@ -104,6 +104,46 @@ pub fn choose(
     query: &EndpointQuery<'_>,
     entropy: &mut dyn FnMut() -> u64,
 ) -> Result<Endpoint, NoEndpoint> {
+    choose_by(snapshot, query, |candidates| {
+        draw(candidates, |(w, _)| w.capacity, entropy)
+    })
+}
+
+/// As [`choose`], but of two endpoints that are drawn the one with less `load` for its capacity.
+/// Two are as good as looking at all, and no endpoint that has just come back gets everything.
+///
+/// # Errors
+/// No endpoint is usable.
+pub fn choose_lighter(
+    snapshot: &Snapshot,
+    query: &EndpointQuery<'_>,
+    load: &dyn Fn(&WorkloadUid) -> u32,
+    entropy: &mut dyn FnMut() -> u64,
+) -> Result<Endpoint, NoEndpoint> {
+    choose_by(snapshot, query, |candidates| {
+        let first = draw(candidates, |(w, _)| w.capacity, entropy)?;
+        let others = |(w, _): &Equal<'_>| match w.uid == first.0.uid {
+            true => 0,
+            false => w.capacity,
+        };
+        let second = draw(candidates, others, entropy).unwrap_or(first);
+        // Load for capacity, without a division. Capacities are not 0 here.
+        let burden = |one: &Equal<'_>, other: &Equal<'_>| {
+            (u64::from(load(&one.0.uid)) + 1) * u64::from(other.0.capacity)
+        };
+        let lighter = burden(second, first) < burden(first, second);
+        Some(if lighter { second } else { first })
+    })
+}
+
+/// An endpoint of equal rank with the others, and where it takes connections.
+type Equal<'a> = (&'a Arc<Workload>, SocketAddr);
+
+fn choose_by(
+    snapshot: &Snapshot,
+    query: &EndpointQuery<'_>,
+    mut pick: impl for<'a, 'b> FnMut(&'b [Equal<'a>]) -> Option<&'b Equal<'a>>,
+) -> Result<Endpoint, NoEndpoint> {
     let mut none = NoEndpoint::default();
     let mut usable = Vec::new();
     for workload in snapshot.endpoints(&query.service.key) {
@@ -126,7 +166,7 @@ pub fn choose(
                 .filter_map(|candidate| candidate.of_family(v6)),
         );
         retain_preferred(query, &mut of_family);
-        if let Some((workload, address)) = draw(&of_family, |(w, _)| w.capacity, entropy) {
+        if let Some((workload, address)) = pick(&of_family) {
             let (workload, address) = ((*workload).clone(), *address);
             return Ok(Endpoint {
                 workload,
@@ -195,7 +235,7 @@ struct Candidate<'a> {
 }
 
 impl<'a> Candidate<'a> {
-    fn of_family(&self, v6: bool) -> Option<(&'a Arc<Workload>, SocketAddr)> {
+    fn of_family(&self, v6: bool) -> Option<Equal<'a>> {
         let ip = self.addresses[usize::from(v6)]?;
         Some((self.workload, SocketAddr::new(ip, self.port)))
     }
@@ -244,7 +284,7 @@ impl EndpointQuery<'_> {
 }
 
 /// Keeps those of the best rank that the service's preference allows.
-fn retain_preferred(query: &EndpointQuery<'_>, endpoints: &mut Vec<(&Arc<Workload>, SocketAddr)>) {
+fn retain_preferred(query: &EndpointQuery<'_>, endpoints: &mut Vec<Equal<'_>>) {
     let preference = &query.service.load_balancing;
     let rank = |workload: &Workload| rank(preference, query.source, workload);
     let wanted = match preference.mode {

@@ -66,6 +66,12 @@ enum Stop {
     Refuse(Refusal),
 }
 
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refuse(refusal)
+    }
+}
+
 impl Stop {
     fn into_route(self) -> Route {
         match self {
@@ -167,7 +173,7 @@ impl Decision<'_> {
     fn waypoint_of(&mut self, service: &Service) -> Result<Option<GatewayAddress>, Stop> {
         let weighted = &service.weighted_waypoints;
         let mut all = weighted.iter().map(|w| &w.gateway).chain(&service.waypoint);
-        if all.any(|gateway| self.is_source(gateway)) {
+        if all.any(|gateway| is_instance(self.snapshot, self.query.source, gateway)) {
             self.reasons.push(Reason::FromWaypoint {
                 of: format!("service {}", service.key),
             });
@@ -179,19 +185,6 @@ impl Decision<'_> {
         let drawn = endpoint::draw(weighted, |w| w.weight, self.entropy);
         let none = || Stop::Refuse(Refusal::NoWaypointWeight(service.key.clone()));
         drawn.map(|w| Some(w.gateway.clone())).ok_or_else(none)
-    }
-
-    /// Whether the client is an instance of the waypoint.
-    fn is_source(&self, gateway: &GatewayAddress) -> bool {
-        let source = self.query.source;
-        match &gateway.destination {
-            GatewayDestination::Hostname(key) => source.services.contains_key(key),
-            GatewayDestination::Address(address) => {
-                let own = source.network == address.network && source.has_address(address.ip);
-                let service = exact_service(self.snapshot, address);
-                own || service.is_some_and(|s| source.services.contains_key(&s.key))
-            }
-        }
     }
 
     /// What has the address itself: a workload, or nothing in the mesh.
@@ -209,7 +202,7 @@ impl Decision<'_> {
         // addressed, and its waypoint is not gone round.
         if let Some(gateway) = &workload.waypoint {
             let of = format!("workload {}", workload.uid);
-            if !self.is_source(gateway) {
+            if !is_instance(self.snapshot, self.query.source, gateway) {
                 return self.waypoint_route(of, gateway);
             }
             self.reasons.push(Reason::FromWaypoint { of });
@@ -394,6 +387,18 @@ impl Decision<'_> {
     }
 }
 
+/// Whether a workload is an instance of a waypoint.
+pub(super) fn is_instance(snapshot: &Snapshot, own: &Workload, gateway: &GatewayAddress) -> bool {
+    match &gateway.destination {
+        GatewayDestination::Hostname(key) => own.services.contains_key(key),
+        GatewayDestination::Address(address) => {
+            let has = own.network == address.network && own.has_address(address.ip);
+            let service = exact_service(snapshot, address);
+            has || service.is_some_and(|s| own.services.contains_key(&s.key))
+        }
+    }
+}
+
 /// The service that has exactly this address; a range around it does not make a waypoint.
 fn exact_service<'a>(snapshot: &'a Snapshot, address: &NetworkAddress) -> Option<&'a Arc<Service>> {
     let host = NetworkCidr::host(address);
@@ -409,20 +414,21 @@ fn unknown_waypoint(gateway: &GatewayAddress, certain: bool) -> Stop {
 }
 
 /// A tunnel to the proxy's own port would come back to the proxy.
-fn own_port(target: SocketAddr) -> Result<(), Stop> {
+pub(super) fn own_port(target: SocketAddr) -> Result<(), Refusal> {
     if OWN_PORTS.contains(&target.port()) {
-        return Err(Stop::Refuse(Refusal::OwnPort(target)));
+        return Err(Refusal::OwnPort(target));
     }
     Ok(())
 }
 
 /// The identities that a peer may show: its own, and those that the service adds.
-fn expected(workload: &Workload, also: &[Identity]) -> Result<BTreeSet<Identity>, Stop> {
-    let own = workload.identity().map_err(|error| {
-        Stop::Refuse(Refusal::Identity {
-            uid: workload.uid.clone(),
-            error,
-        })
+pub(super) fn expected(
+    workload: &Workload,
+    also: &[Identity],
+) -> Result<BTreeSet<Identity>, Refusal> {
+    let own = workload.identity().map_err(|error| Refusal::Identity {
+        uid: workload.uid.clone(),
+        error,
     })?;
     Ok(also.iter().cloned().chain([own]).collect())
 }

@@ -10,3 +10,4 @@ mod laws_of_policy;
 mod laws_of_snapshot;
 mod outbound;
 mod snapshot;
+mod waypoint;
