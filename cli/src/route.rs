@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand, ValueEnum};
 use mesh::Service;
-use mesh::route::{Decision, Request, Table, decide, explain};
-use translate::{ParentKey, Routes, ServicePort};
+use mesh::route::book::Addressed;
+use mesh::route::{Decision, Request, ServicePort, Table, decide, explain};
 
 pub use ask::{Ask, AskError};
 use tell::Answer;
@@ -92,30 +92,27 @@ pub fn explained(command: &Command) -> Result<String, RouteError> {
         host: ask.host().to_owned(),
         from: options.from.clone(),
     })?;
-    let (scope, table) = routes_of(&manifests.output.routes, service, ask.port(), &options.from);
+    let to = ServicePort {
+        service: service.key.clone(),
+        port: ask.port(),
+    };
+    let addressed = Addressed {
+        service: Some(&to),
+        client_namespace: Some(&options.from),
+        gateway: None,
+    };
+    let book = translate::book(&manifests.output.routes);
+    let nothing = Arc::new(Table::default());
+    let (scope, table) = match book.for_request(&addressed) {
+        Some((level, table)) => (level.as_str(), table),
+        None => ("none", &nothing),
+    };
     let request = ask.request();
-    let answer = answer(&ask, service, scope, &table, &request);
+    let answer = answer(&ask, service, scope, table, &request);
     Ok(match options.output {
         Format::Text => answer.text(),
         Format::Json => answer.json(),
     })
-}
-
-/// The routes that count for the client: its namespace's own, else the service's.
-fn routes_of(routes: &Routes, service: &Service, port: u16, from: &str) -> (&'static str, Table) {
-    let port = ServicePort {
-        service: service.key.clone(),
-        port,
-    };
-    let consumer = ParentKey::Consumer(Arc::from(from), port.clone());
-    if let Some(routes) = routes.get(&consumer) {
-        return ("consumer", Table::new(routes.iter().cloned()));
-    }
-    let own = routes.get(&ParentKey::Producer(port));
-    match own {
-        Some(routes) => ("producer", Table::new(routes.iter().cloned())),
-        None => ("none", Table::default()),
-    }
 }
 
 fn answer(

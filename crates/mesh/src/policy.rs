@@ -1,6 +1,7 @@
 //! Authorization policies at L4. What they match stands in [`matching`].
 
 mod matching;
+pub mod targeted;
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,20 +1,23 @@
 //! HTTP routes of the Gateway API: what they are, which one takes a request, and what it does with
 //! it. Pure: a request and randomness go in, a [`Decision`] with its reasons comes out.
 //!
-//! A [`Table`] holds the routes of one parent (a port of a Service, or a waypoint). It must not
-//! know how a request arrived, nor which endpoints a backend has.
+//! A [`Table`] holds the routes of one parent (a port of a Service, or a waypoint), a [`Book`] those
+//! of all. They must not know how a request arrived, nor which endpoints a backend has.
 
+pub mod book;
 pub mod cors;
 mod decide;
 pub mod explain;
 pub mod filter;
 pub mod host;
 pub mod matching;
+pub mod parent;
 pub mod path;
 pub mod pattern;
 mod rank;
 pub mod request;
 pub mod retry;
+pub mod stream;
 pub mod table;
 
 use std::fmt;
@@ -23,10 +26,12 @@ use std::time::Duration;
 
 use crate::service::ServiceKey;
 
+pub use book::Book;
 pub use decide::{Decision, Failure, Forward, decide};
 pub use filter::Filters;
 pub use host::HostPattern;
 pub use matching::RequestMatch;
+pub use parent::{GatewayKey, ParentKey, ServicePort};
 pub use request::{Headers, Request};
 pub use retry::Retry;
 pub use table::{Selected, Table};
@@ -38,12 +43,15 @@ pub const MATCHES_MAX: usize = 128;
 /// Largest weight of a backend (Gateway API).
 pub const WEIGHT_MAX: u32 = 1_000_000;
 
-/// What kind of route it is. Routes of different kinds are never merged on one parent.
+/// What kind of route it is, the more specific first. Routes of different kinds are never merged on
+/// one parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[allow(missing_docs)]
 pub enum RouteKind {
     Grpc,
     Http,
+    Tls,
+    Tcp,
 }
 
 impl fmt::Display for RouteKind {
@@ -51,6 +59,8 @@ impl fmt::Display for RouteKind {
         f.write_str(match self {
             Self::Grpc => "GRPCRoute",
             Self::Http => "HTTPRoute",
+            Self::Tls => "TLSRoute",
+            Self::Tcp => "TCPRoute",
         })
     }
 }

@@ -26,7 +26,7 @@ mod workloads;
 pub use collection::{Collection, SourceError};
 pub use document::{Document, parse};
 pub use object::{Object, ObjectKey, Objects};
-pub use routes::{ParentKey, Routes, ServicePort};
+pub use routes::{AtParent, Routes, book};
 pub use status::{Condition, Status};
 pub use translation::{Input, Options, Output, PodReport, translate};
 pub use vips::{Allocations, VipRanges};

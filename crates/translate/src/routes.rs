@@ -13,8 +13,9 @@ mod rule;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use mesh::route::{HostPattern, Route, RouteKey, RouteKind, Rule};
-use mesh::service::ServiceKey;
+use mesh::route::book::Attached;
+use mesh::route::stream::{StreamRoute, Streams};
+use mesh::route::{Book, HostPattern, ParentKey, Route, RouteKey, RouteKind, Rule, Table};
 
 pub(crate) use rule::{Mistake, grpc_rule, http_rule};
 
@@ -26,27 +27,30 @@ use crate::waypoints::Waypoints;
 use parent::Parents;
 use reference::{Problem, References};
 
-/// A port of a service.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[allow(missing_docs)]
-pub struct ServicePort {
-    pub service: ServiceKey,
-    pub port: u16,
+/// Routes by parent.
+pub type Routes = BTreeMap<ParentKey, AtParent>;
+
+/// The routes of one parent, in order of precedence by age and name.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AtParent {
+    /// HTTPRoutes and GRPCRoutes.
+    pub http: Vec<Arc<Route>>,
+    /// TCPRoutes and TLSRoutes.
+    pub streams: Vec<Arc<StreamRoute>>,
 }
 
-/// What routes are attached to.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum ParentKey {
-    /// A port of a service, for all clients without routes of their own namespace.
-    Producer(ServicePort),
-    /// A port of a service, for clients of this namespace.
-    Consumer(Arc<str>, ServicePort),
-    /// A waypoint: for what it serves and no route of a service takes.
-    Gateway(Name),
+/// All of them as a waypoint has them.
+pub fn book(routes: &Routes) -> Book {
+    let mut book = Book::default();
+    for (parent, at) in routes {
+        let attached = Attached {
+            http: Arc::new(Table::new(at.http.iter().cloned())),
+            streams: Arc::new(Streams::new(at.streams.iter().cloned())),
+        };
+        book.attach(parent.clone(), attached);
+    }
+    book
 }
-
-/// Routes by parent, in order of precedence by age and name.
-pub type Routes = BTreeMap<ParentKey, Vec<Arc<Route>>>;
 
 /// A route on its way to its parents.
 struct Draft<'a> {
@@ -136,7 +140,7 @@ fn accepted<'a>(
     key: &ParentKey,
     mut attachments: Vec<Attachment<'a>>,
     verdicts: &mut Verdicts<'a>,
-) -> Vec<Arc<Route>> {
+) -> AtParent {
     attachments.sort_by_key(|one| {
         let draft = one.draft;
         // At a Service the more specific kind wins, at a Gateway the older route.
@@ -168,10 +172,13 @@ fn accepted<'a>(
         let of = (one.draft.kind, one.draft.name, one.parent);
         verdicts.insert(of, Some(("Conflicted", message)));
     }
-    taken
-        .into_iter()
-        .map(|one| Arc::new(one.draft.route(one.hostnames)))
-        .collect()
+    let routes = taken.into_iter();
+    AtParent {
+        http: routes
+            .map(|one| Arc::new(one.draft.route(one.hostnames)))
+            .collect(),
+        streams: Vec::new(),
+    }
 }
 
 fn route_kind(kind: Kind) -> RouteKind {

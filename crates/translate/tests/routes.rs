@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use mesh::route::filter::{PathChange, Share};
 use mesh::route::matching::{GrpcMatch, PathMatch, TextMatch};
-use mesh::route::{Cookie, Route, SessionToken, Target};
-use translate::{Allocations, Collection, Input, Options, Output, ParentKey, translate};
+use mesh::route::{Cookie, ParentKey, Route, SessionToken, Target};
+use translate::{Allocations, Collection, Input, Options, Output, translate};
 
 /// Services `web` and `v2` in `shop`, `pay` in `bank`, a waypoint, and namespaces.
 const GROUND: &str = r#"
@@ -113,7 +113,7 @@ fn parents(output: &Output) -> Vec<String> {
 }
 
 fn only_route(output: &Output) -> &Route {
-    output.routes.values().next().unwrap().first().unwrap()
+    output.routes.values().next().unwrap().http.first().unwrap()
 }
 
 #[test]
@@ -312,7 +312,13 @@ fn kinds_are_not_mixed_at_one_port() {
     let kinds: Vec<_> = output
         .routes
         .values()
-        .map(|routes| routes.iter().map(|r| r.key.to_string()).collect::<Vec<_>>())
+        .map(|routes| {
+            routes
+                .http
+                .iter()
+                .map(|r| r.key.to_string())
+                .collect::<Vec<_>>()
+        })
         .collect();
     assert_eq!(
         kinds,
@@ -325,7 +331,7 @@ fn kinds_are_not_mixed_at_one_port() {
             .any(|one| one.starts_with("Accepted False Conflicted")),
         "{said:?}"
     );
-    let service = &output.routes.values().next().unwrap()[0].rules[0].matches[0].path;
+    let service = &output.routes.values().next().unwrap().http[0].rules[0].matches[0].path;
     let echo = GrpcMatch {
         service: Some(TextMatch::Exact("pkg.Echo".into())),
         method: None,

@@ -82,6 +82,8 @@ pub enum Failure {
     InvalidBackend(Arc<str>),
     /// A filter that must not be skipped cannot be applied: 500.
     UnusableFilter(Arc<str>),
+    /// What the control plane says of the parent's routes cannot be read: 500.
+    Unreadable(Arc<str>),
 }
 
 impl Failure {
@@ -103,6 +105,7 @@ impl fmt::Display for Failure {
             Self::NoWeight => f.write_str("all backends of the rule have weight 0"),
             Self::InvalidBackend(why) => write!(f, "the backend is not usable: {why}"),
             Self::UnusableFilter(name) => write!(f, "the filter {name} cannot be applied"),
+            Self::Unreadable(why) => write!(f, "the routes cannot be read: {why}"),
         }
     }
 }
@@ -114,6 +117,9 @@ pub fn decide<'a>(
     request: &Request<'a>,
     entropy: &mut dyn FnMut() -> u64,
 ) -> Decision<'a> {
+    if let Some(why) = table.refusal() {
+        return fail(None, Failure::Unreadable(why.clone()));
+    }
     let Some(selected) = table.select(request) else {
         return fail(None, Failure::NoRoute);
     };
@@ -121,10 +127,12 @@ pub fn decide<'a>(
     if let Some(answered) = answered(&rule.filters, selected, request) {
         return answered;
     }
-    let (backend_index, backend) = match draw(&rule.backends, entropy) {
+    let weights = rule.backends.iter().map(|backend| backend.weight);
+    let backend_index = match draw(weights, entropy) {
         Ok(drawn) => drawn,
         Err(failure) => return fail(Some(selected), failure),
     };
+    let backend = &rule.backends[backend_index];
     if let Some(answered) = answered(&backend.filters, selected, request) {
         return answered;
     }
@@ -207,24 +215,23 @@ fn answered<'a>(
     })
 }
 
-/// One backend by weight. A backend that leads nowhere keeps its share.
-fn draw<'a>(
-    backends: &'a [Backend],
+/// Number of one backend, drawn by weight. A backend that leads nowhere keeps its share.
+pub(super) fn draw(
+    weights: impl ExactSizeIterator<Item = u32> + Clone,
     entropy: &mut dyn FnMut() -> u64,
-) -> Result<(usize, &'a Backend), Failure> {
-    if backends.is_empty() {
+) -> Result<usize, Failure> {
+    if weights.len() == 0 {
         return Err(Failure::NoBackend);
     }
-    let sum: u64 = backends.iter().map(|one| u64::from(one.weight)).sum();
+    let sum: u64 = weights.clone().map(u64::from).sum();
     if sum == 0 {
         return Err(Failure::NoWeight);
     }
     // Uniform to one part in 2^38: a route has 16 backends of at most 10^6 each.
     let mut left = entropy() % sum;
-    for (at, backend) in backends.iter().enumerate() {
-        let weight = u64::from(backend.weight);
+    for (at, weight) in weights.map(u64::from).enumerate() {
         if left < weight {
-            return Ok((at, backend));
+            return Ok(at);
         }
         left -= weight;
     }

@@ -21,6 +21,7 @@ pub struct Table {
     /// By suffix with its dot.
     wildcards: HashMap<Arc<str>, Paths>,
     any_host: Paths,
+    refusal: Option<Arc<str>>,
 }
 
 /// One match of one rule.
@@ -98,6 +99,21 @@ impl Table {
         table
     }
 
+    /// Of a parent whose routes cannot be read: every request fails.
+    #[must_use]
+    pub fn refusing(why: &str) -> Self {
+        Self {
+            refusal: Some(why.into()),
+            ..Self::default()
+        }
+    }
+
+    /// Why every request fails, if it does.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&Arc<str>> {
+        self.refusal.as_ref()
+    }
+
     fn list(&mut self) {
         let every = RequestMatch::default();
         for (at, entry) in self.entries.iter().enumerate() {
@@ -126,7 +142,7 @@ impl Table {
     /// Whether there is no route: the parent has its ordinary behaviour.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.routes.is_empty()
+        self.routes.is_empty() && self.refusal.is_none()
     }
 
     /// The match that takes the request: the most specific host first, then the most specific path,

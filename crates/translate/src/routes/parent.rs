@@ -1,9 +1,9 @@
 //! What a route may be attached to: ports of Services, and waypoints.
 
-use mesh::route::HostPattern;
+use mesh::route::{GatewayKey, HostPattern, ParentKey, ServicePort};
 
+use super::Draft;
 use super::reference::{GATEWAY_GROUP, Problem};
-use super::{Draft, ParentKey, ServicePort};
 use crate::gateway::{Listener, ParentRef};
 use crate::object::{Exposure, Name};
 use crate::services;
@@ -31,6 +31,13 @@ pub(super) fn describe(route: &Name, reference: &ParentRef) -> String {
         text.push_str(&format!(" port {port}"));
     }
     text
+}
+
+fn key(gateway: &Name) -> GatewayKey {
+    GatewayKey {
+        namespace: gateway.namespace.clone(),
+        name: gateway.name.clone(),
+    }
 }
 
 /// Whether some host is of both lists; an empty list is for all.
@@ -150,7 +157,7 @@ impl<'a> Parents<'a> {
                 continue;
             }
             match hosts_at(listener, &draft.hostnames) {
-                Some(hosts) => return Some(Ok((vec![ParentKey::Gateway(name.clone())], hosts))),
+                Some(hosts) => return Some(Ok((vec![ParentKey::Gateway(key(name))], hosts))),
                 None => {
                     let message = format!("no hostname is one of listener {}", listener.name);
                     problem = ("NoMatchingListenerHostname", message);
