@@ -104,46 +104,29 @@ pub fn choose(
     query: &EndpointQuery<'_>,
     entropy: &mut dyn FnMut() -> u64,
 ) -> Result<Endpoint, NoEndpoint> {
-    choose_by(snapshot, query, |candidates| {
-        draw(candidates, |(w, _)| w.capacity, entropy)
+    let (endpoints, known) = best(snapshot, query)?;
+    let drawn = draw(&endpoints, |(workload, _)| workload.capacity, entropy);
+    // Those without capacity are not among the best.
+    let (workload, address) = drawn.expect("one of the best has a capacity").clone();
+    Ok(Endpoint {
+        workload,
+        address,
+        among: endpoints.len(),
+        known,
     })
 }
 
-/// As [`choose`], but of two endpoints that are drawn the one with less `load` for its capacity.
-/// Two are as good as looking at all, and no endpoint that has just come back gets everything.
+/// An endpoint, and where it takes connections.
+pub type Reached = (Arc<Workload>, SocketAddr);
+
+/// The endpoints that [`choose`] draws from, one at least, and how many the service has in all.
 ///
 /// # Errors
 /// No endpoint is usable.
-pub fn choose_lighter(
+pub fn best(
     snapshot: &Snapshot,
     query: &EndpointQuery<'_>,
-    load: &dyn Fn(&WorkloadUid) -> u32,
-    entropy: &mut dyn FnMut() -> u64,
-) -> Result<Endpoint, NoEndpoint> {
-    choose_by(snapshot, query, |candidates| {
-        let first = draw(candidates, |(w, _)| w.capacity, entropy)?;
-        let others = |(w, _): &Equal<'_>| match w.uid == first.0.uid {
-            true => 0,
-            false => w.capacity,
-        };
-        let second = draw(candidates, others, entropy).unwrap_or(first);
-        // Load for capacity, without a division. Capacities are not 0 here.
-        let burden = |one: &Equal<'_>, other: &Equal<'_>| {
-            (u64::from(load(&one.0.uid)) + 1) * u64::from(other.0.capacity)
-        };
-        let lighter = burden(second, first) < burden(first, second);
-        Some(if lighter { second } else { first })
-    })
-}
-
-/// An endpoint of equal rank with the others, and where it takes connections.
-type Equal<'a> = (&'a Arc<Workload>, SocketAddr);
-
-fn choose_by(
-    snapshot: &Snapshot,
-    query: &EndpointQuery<'_>,
-    mut pick: impl for<'a, 'b> FnMut(&'b [Equal<'a>]) -> Option<&'b Equal<'a>>,
-) -> Result<Endpoint, NoEndpoint> {
+) -> Result<(Vec<Reached>, usize), NoEndpoint> {
     let mut none = NoEndpoint::default();
     let mut usable = Vec::new();
     for workload in snapshot.endpoints(&query.service.key) {
@@ -166,18 +149,36 @@ fn choose_by(
                 .filter_map(|candidate| candidate.of_family(v6)),
         );
         retain_preferred(query, &mut of_family);
-        if let Some((workload, address)) = pick(&of_family) {
-            let (workload, address) = ((*workload).clone(), *address);
-            return Ok(Endpoint {
-                workload,
-                address,
-                among: of_family.len(),
-                known: none.known,
-            });
+        if !of_family.is_empty() {
+            let owned = |(workload, address): (&Arc<_>, _)| (Arc::clone(workload), address);
+            return Ok((of_family.into_iter().map(owned).collect(), none.known));
         }
     }
     none.not_local = usable.len();
     Err(none)
+}
+
+/// Of two items that are drawn by weight the one with less load for its weight; None when all
+/// weights are 0. Two are about as good as a look at all, and no item that has just come back gets
+/// everything.
+pub fn draw_lighter<'a, T>(
+    items: &'a [T],
+    weight: impl Fn(&T) -> u32,
+    load: impl Fn(&T) -> u32,
+    entropy: &mut dyn FnMut() -> u64,
+) -> Option<&'a T> {
+    let first = draw(items, &weight, entropy)?;
+    let others = |item: &T| match std::ptr::eq(item, first) {
+        true => 0,
+        false => weight(item),
+    };
+    let Some(second) = draw(items, others, entropy) else {
+        return Some(first);
+    };
+    // Load for weight, without a division.
+    let burden = |of: &T, beside: &T| (u64::from(load(of)) + 1) * u64::from(weight(beside));
+    let is_lighter = burden(second, first) < burden(first, second);
+    Some(if is_lighter { second } else { first })
 }
 
 /// The item drawn with a chance proportional to its weight; None when all weights are 0.
@@ -235,7 +236,7 @@ struct Candidate<'a> {
 }
 
 impl<'a> Candidate<'a> {
-    fn of_family(&self, v6: bool) -> Option<Equal<'a>> {
+    fn of_family(&self, v6: bool) -> Option<(&'a Arc<Workload>, SocketAddr)> {
         let ip = self.addresses[usize::from(v6)]?;
         Some((self.workload, SocketAddr::new(ip, self.port)))
     }
@@ -284,7 +285,7 @@ impl EndpointQuery<'_> {
 }
 
 /// Keeps those of the best rank that the service's preference allows.
-fn retain_preferred(query: &EndpointQuery<'_>, endpoints: &mut Vec<Equal<'_>>) {
+fn retain_preferred(query: &EndpointQuery<'_>, endpoints: &mut Vec<(&Arc<Workload>, SocketAddr)>) {
     let preference = &query.service.load_balancing;
     let rank = |workload: &Workload| rank(preference, query.source, workload);
     let wanted = match preference.mode {

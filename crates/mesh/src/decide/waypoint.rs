@@ -4,7 +4,7 @@
 //! through it by the same snapshot. It must not know what is spoken on a connection.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use super::outbound::{expected, is_instance, own_port};
@@ -12,7 +12,7 @@ use super::{HboneRoute, Missing, Refusal, Route};
 use crate::address::{
     AddressClass, HBONE_PORT, NetworkAddress, NetworkCidr, OWN_PORTS, canonical, classify,
 };
-use crate::endpoint::{self, Endpoint, EndpointQuery};
+use crate::endpoint::{self, EndpointQuery, NoEndpoint, Reached};
 use crate::identity::Identity;
 use crate::service::{GatewayAddress, LoadBalancingMode, Service, ServiceKey, Visibility};
 use crate::snapshot::Snapshot;
@@ -238,7 +238,7 @@ pub struct Upstream {
 }
 
 /// What an endpoint is wanted for.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct UpstreamQuery<'a> {
     /// The waypoint.
     pub own: &'a Workload,
@@ -246,25 +246,20 @@ pub struct UpstreamQuery<'a> {
     pub target: &'a Bound,
     /// Endpoints that refused already.
     pub tried: &'a [WorkloadUid],
-    /// What an endpoint carries now, in any unit.
-    pub load: &'a dyn Fn(&WorkloadUid) -> u32,
 }
 
-/// The endpoint that takes a connection or request: of two drawn the one with less load.
+/// The endpoints that may take a connection or request, all of equal rank, one at least. Which of
+/// them does is for the waypoint to say, which knows what they carry ([`endpoint::draw_lighter`]).
 ///
 /// Whatever waypoints the backend has, it goes straight to the endpoint: routes have been applied
 /// here. The waypoint itself is never its own endpoint.
 ///
 /// # Errors
 /// There is none.
-pub fn upstream(
-    snapshot: &Snapshot,
-    query: &UpstreamQuery<'_>,
-    entropy: &mut dyn FnMut() -> u64,
-) -> Result<Upstream, Refusal> {
+pub fn upstreams(snapshot: &Snapshot, query: &UpstreamQuery<'_>) -> Result<Vec<Upstream>, Refusal> {
     let (service, port, address) = match query.target {
         Bound::Workload { workload, address } => {
-            return straight(query.own, workload, *address, &[]);
+            return straight(query.own, workload, *address, &[]).map(|one| vec![one]);
         }
         Bound::Service {
             service,
@@ -272,17 +267,13 @@ pub fn upstream(
             address,
         } => (service, *port, *address),
     };
+    let refuse = |why| Refusal::NoEndpoint {
+        service: service.key.clone(),
+        why,
+    };
     if service.load_balancing.mode == LoadBalancingMode::Passthrough {
-        let kept = address.map(|ip| SocketAddr::new(ip, port));
-        return kept.map_or_else(
-            || {
-                Err(Refusal::NoEndpoint {
-                    service: service.key.clone(),
-                    why: endpoint::NoEndpoint::default(),
-                })
-            },
-            |kept| keeping(snapshot, query.own, kept),
-        );
+        let address = address.ok_or_else(|| refuse(NoEndpoint::default()))?;
+        return keeping(snapshot, query.own, SocketAddr::new(address, port)).map(|one| vec![one]);
     }
     let family = || query.own.addresses.first().copied();
     let mut tried = query.tried.to_vec();
@@ -293,18 +284,22 @@ pub fn upstream(
         port,
         family_of: address
             .or_else(family)
-            .unwrap_or(IpAddr::from([0, 0, 0, 0])),
+            .unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
         tried: &tried,
         unmapped_port: false,
     };
-    let chosen = endpoint::choose_lighter(snapshot, &endpoints, query.load, entropy);
-    let Endpoint {
-        workload, address, ..
-    } = chosen.map_err(|why| Refusal::NoEndpoint {
-        service: service.key.clone(),
-        why,
-    })?;
-    straight(query.own, &workload, address, &service.subject_alt_names)
+    let (best, _) = endpoint::best(snapshot, &endpoints).map_err(refuse)?;
+    let also = &service.subject_alt_names;
+    let mut refused = None;
+    let upstream = |(workload, address): Reached| {
+        let straight = straight(query.own, &workload, address, also);
+        straight.map_err(|why| refused = Some(why)).ok()
+    };
+    let upstreams: Vec<_> = best.into_iter().filter_map(upstream).collect();
+    match refused {
+        Some(why) if upstreams.is_empty() => Err(why),
+        _ => Ok(upstreams),
+    }
 }
 
 /// To the address that the application used, which a service keeps.

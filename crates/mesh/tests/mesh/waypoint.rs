@@ -3,8 +3,9 @@
 use mesh::address::NetworkAddress;
 use mesh::decide::Route;
 use mesh::decide::waypoint::{
-    Addressed, Bound, Unbound, Upstream, UpstreamQuery, WaypointQuery, bound, upstream,
+    Addressed, Bound, Unbound, Upstream, UpstreamQuery, WaypointQuery, bound, upstreams,
 };
+use mesh::endpoint::draw_lighter;
 use mesh::service::{LoadBalancingMode, Visibility, WeightedWaypoint};
 use mesh::workload::TunnelProtocol;
 use mesh::{Snapshot, Workload, WorkloadUid};
@@ -193,47 +194,61 @@ fn an_address_that_discovery_may_still_tell_of_is_waited_for() {
     assert!(matches!(asked, Err(Unbound::Unknown(_))), "{asked:?}");
 }
 
-/// Sends to what is asked for; `tried` refused already, `load` is carried by endpoints.
+/// Where to send what is asked for; `tried` refused already.
 fn send(
     mesh: &Snapshot,
     text: &str,
     tried: &[WorkloadUid],
-    load: &dyn Fn(&WorkloadUid) -> u32,
-) -> Result<Upstream, mesh::decide::Refusal> {
+) -> Result<Vec<Upstream>, mesh::decide::Refusal> {
     let own = own();
     let target = ask(mesh, text).unwrap();
     let query = UpstreamQuery {
         own: &own,
         target: &target,
         tried,
-        load,
     };
-    upstream(mesh, &query, &mut || 0)
+    upstreams(mesh, &query)
+}
+
+fn names(upstreams: &[Upstream]) -> Vec<&str> {
+    let workloads = upstreams.iter().map(|one| one.workload.as_ref().unwrap());
+    workloads.map(|workload| &*workload.name).collect()
 }
 
 #[test]
-fn the_lighter_of_two_endpoints_is_taken() {
-    let shop = shop();
-    for busy in ["web-0", "web-1"] {
-        let load = |of: &WorkloadUid| u32::from(*of == uid(busy));
-        let sent = send(&shop, "10.96.0.1:80", &[], &load).unwrap();
-        assert_ne!(sent.workload.unwrap().uid, uid(busy));
-        assert_eq!(sent.address.port(), 8080);
-        let Route::Hbone(route) = sent.route else {
-            panic!("{:?}", sent.route);
+fn a_service_leads_through_tunnels_to_its_endpoints() {
+    let sent = send(&shop(), "10.96.0.1:80", &[]).unwrap();
+    assert_eq!(names(&sent), ["web-0", "web-1"]);
+    for upstream in sent {
+        assert_eq!(upstream.address.port(), 8080);
+        let Route::Hbone(route) = upstream.route else {
+            panic!("{:?}", upstream.route);
         };
-        assert_eq!(route.authority, sent.address.to_string());
+        assert_eq!(route.authority, upstream.address.to_string());
         assert_eq!(route.peer.port(), 15008);
         assert!(!route.to_waypoint && route.identities.len() == 1);
     }
 }
 
 #[test]
+fn the_lighter_of_two_that_were_drawn_is_taken() {
+    let draw = |loads: [u32; 2], weights: [u32; 2]| {
+        let drawn = draw_lighter(&[0_usize, 1], |i| weights[*i], |i| loads[*i], &mut || 0);
+        *drawn.unwrap()
+    };
+    assert_eq!(draw([1, 0], [1, 1]), 1);
+    assert_eq!(draw([0, 1], [1, 1]), 0);
+    assert_eq!(draw([1, 3], [1, 9]), 1, "less load for its weight");
+    assert_eq!(draw([9, 0], [1, 0]), 0, "a weight of 0 is never drawn");
+    let none = draw_lighter(&[0], |_| 0, |_| 0, &mut || 0);
+    assert_eq!(none, None);
+}
+
+#[test]
 fn an_endpoint_that_refused_is_not_taken_again_and_the_last_one_says_so() {
     let shop = shop();
-    let send = |tried: &[_]| send(&shop, "10.96.0.1:80", tried, &|_| 0);
-    let sent = send(&[uid("web-0")]).unwrap();
-    assert_eq!(sent.workload.unwrap().uid, uid("web-1"));
+    let send = |tried: &[_]| send(&shop, "10.96.0.1:80", tried);
+    assert_eq!(names(&send(&[uid("web-0")]).unwrap()), ["web-1"]);
     let none = send(&[uid("web-0"), uid("web-1")]).unwrap_err();
     assert!(none.to_string().contains("2 already refused"), "{none}");
 }
@@ -245,7 +260,7 @@ fn the_waypoint_is_never_its_own_endpoint() {
     let mut own = own();
     own.services.insert(key("web"), vec![]);
     let mesh = world(vec![own], vec![web]);
-    assert!(send(&mesh, "10.96.0.1:80", &[], &|_| 0).is_err());
+    assert!(send(&mesh, "10.96.0.1:80", &[]).is_err());
 }
 
 #[test]
@@ -255,8 +270,8 @@ fn an_endpoint_outside_of_the_mesh_is_reached_in_plain_tcp() {
     let mut outside = endpoint("web-0", &["10.0.0.2"], "web");
     outside.tunnel = TunnelProtocol::None;
     let mesh = world(vec![own(), outside], vec![web]);
-    let sent = send(&mesh, "10.96.0.1:80", &[], &|_| 0).unwrap();
-    assert_eq!(sent.route, Route::Plain(at("10.0.0.2:8080")));
+    let sent = send(&mesh, "10.96.0.1:80", &[]).unwrap();
+    assert_eq!(sent[0].route, Route::Plain(at("10.0.0.2:8080")));
 }
 
 #[test]
@@ -265,7 +280,7 @@ fn a_service_that_keeps_the_address_leads_to_that_address() {
     outside.waypoint = Some(gateway("waypoint"));
     outside.load_balancing.mode = LoadBalancingMode::Passthrough;
     let mesh = world(vec![own()], vec![outside]);
-    let sent = send(&mesh, "93.184.216.34:443", &[], &|_| 0).unwrap();
-    assert_eq!(sent.route, Route::Passthrough(at("93.184.216.34:443")));
-    assert_eq!(sent.workload, None);
+    let sent = send(&mesh, "93.184.216.34:443", &[]).unwrap();
+    assert_eq!(sent[0].route, Route::Passthrough(at("93.184.216.34:443")));
+    assert_eq!(sent[0].workload, None);
 }
