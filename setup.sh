@@ -11,6 +11,8 @@ packages=(
     tcpdump                     # the capture of the demo
     curl iperf3 wrk nginx-light # programs in pods
     python3 python3-h2          # servers in pods; second oracle of the tunnel
+    nghttp2-client              # strange HTTP/2 clients in front of waypoints: nghttp, h2load
+    python3-grpcio python3-websockets # real gRPC and WebSocket clients and servers
     faketime                    # clocks that jump, in the fault scenarios
     ca-certificates
 )

@@ -2,9 +2,11 @@
 //!
 //! It must not know how a command does its work; each command is a module.
 
+pub mod canary;
 pub mod demo;
 pub mod manifests;
 pub mod route;
+pub mod statistics;
 pub mod status;
 
 use std::io::Write;
@@ -35,6 +37,9 @@ enum Command {
     /// Bring up a two-node mesh in network namespaces of this machine, show what it does, and
     /// remove it.
     Demo(demo::Options),
+    /// Split a Service's requests between its versions, by the weights of its route.
+    #[command(subcommand)]
+    Canary(canary::Command),
     /// Look at routes.
     #[command(subcommand)]
     Route(route::Command),
@@ -47,6 +52,10 @@ enum Command {
 pub fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Demo(options) => run_demo(options),
+        Command::Canary(command) => match canary::told(&command) {
+            Ok(text) => print(&text, true),
+            Err(e) => failed(&e),
+        },
         Command::Route(command) => match route::explained(&command) {
             Ok(text) => print(&text, true),
             Err(e) => failed(&e),

@@ -1,0 +1,145 @@
+//! What waypoints counted: `istio_requests_total` of their metrics pages, by the Service that was
+//! chosen.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::error::CanaryError;
+
+/// How long a metrics page may take.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+/// Largest metrics page in bytes: 100,000 series of 600 bytes.
+const MAX_PAGE_BYTES: usize = 64 * 1024 * 1024;
+/// The counter that waypoints keep of requests.
+const COUNTER: &str = "istio_requests_total";
+
+/// Requests by the namespace and name of the Service that got them.
+pub(super) type Counts = BTreeMap<(String, String), u64>;
+
+/// The sum of the counters of several waypoints' metrics addresses (`host:port`).
+///
+/// # Errors
+/// One of them does not answer.
+pub(super) fn counted(addresses: &[String]) -> Result<Counts, CanaryError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| metrics_error("this process", e))?;
+    runtime.block_on(async {
+        let mut sum = Counts::new();
+        for address in addresses {
+            let page = tokio::time::timeout(ANSWERS_WITHIN, page(address)).await;
+            let page = page
+                .map_err(|_| metrics_error(address, format!("no answer in {ANSWERS_WITHIN:?}")))?
+                .map_err(|e| metrics_error(address, e))?;
+            add(&mut sum, &page);
+        }
+        Ok(sum)
+    })
+}
+
+fn metrics_error(address: &str, why: impl ToString) -> CanaryError {
+    CanaryError::Metrics {
+        address: address.to_owned(),
+        why: why.to_string(),
+    }
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+async fn page(address: &str) -> Result<String, BoxError> {
+    let stream = TcpStream::connect(address).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let ask = async move {
+        let request = http::Request::get("/metrics")
+            .header("host", address)
+            .body(Empty::<Bytes>::new())?;
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        if !status.is_success() {
+            return Err(format!("GET /metrics was answered with {status}").into());
+        }
+        let body = Limited::new(response.into_body(), MAX_PAGE_BYTES);
+        let bytes = body.collect().await?.to_bytes();
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    // The connection ends when its sender is gone; its own error is the request's too.
+    let (answer, _) = tokio::join!(ask, connection);
+    answer
+}
+
+/// Adds the counters of a page in the text format of Prometheus.
+fn add(sum: &mut Counts, page: &str) {
+    for line in page.lines() {
+        let Some(rest) = line.strip_prefix(COUNTER) else {
+            continue;
+        };
+        let Some((labels, value)) = rest.strip_prefix('{').and_then(|r| r.rsplit_once('}')) else {
+            continue;
+        };
+        let labels = labels_of(labels);
+        let value = value.split_whitespace().next().unwrap_or_default();
+        let get = |name: &str| labels.get(name).cloned().unwrap_or_default();
+        if get("reporter") != "waypoint" {
+            continue;
+        }
+        // Counters are whole numbers; some writers give them as 12.0.
+        let value = value.split('.').next().and_then(|v| v.parse::<u64>().ok());
+        let key = (
+            get("destination_service_namespace"),
+            get("destination_service_name"),
+        );
+        *sum.entry(key).or_default() += value.unwrap_or_default();
+    }
+}
+
+/// `a="b",c="d"` as a map; values may hold escaped quotes and any other character.
+fn labels_of(text: &str) -> BTreeMap<String, String> {
+    let mut labels = BTreeMap::new();
+    let mut rest = text;
+    while let Some((name, after)) = rest.split_once("=\"") {
+        let mut value = String::new();
+        let mut characters = after.char_indices();
+        let mut end = after.len();
+        while let Some((at, character)) = characters.next() {
+            match character {
+                '"' => {
+                    end = at + 1;
+                    break;
+                }
+                '\\' => value.extend(characters.next().map(|(_, next)| next)),
+                other => value.push(other),
+            }
+        }
+        labels.insert(name.trim_start_matches([',', ' ']).to_owned(), value);
+        rest = after.get(end..).unwrap_or_default();
+    }
+    labels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_of_waypoints_are_summed_by_service_and_others_are_not() {
+        let page = r#"# TYPE istio_requests counter
+istio_requests_total{reporter="waypoint",destination_service_name="v2",destination_service_namespace="shop",response_code="200"} 5
+istio_requests_total{reporter="waypoint",x="a\"}b,c=",destination_service_name="v2",destination_service_namespace="shop",response_code="503"} 2.0
+istio_requests_total{reporter="source",destination_service_name="v2",destination_service_namespace="shop"} 90
+istio_requests_total{reporter="waypoint",destination_service_name="v2",destination_service_namespace="bank"} 7
+istio_tcp_connections_opened_total{reporter="waypoint",destination_service_name="v2"} 1
+"#;
+        let mut counts = Counts::new();
+        add(&mut counts, page);
+        add(&mut counts, page);
+        let of = |namespace: &str| counts[&(namespace.to_owned(), "v2".to_owned())];
+        assert_eq!((of("shop"), of("bank"), counts.len()), (14, 14, 2));
+    }
+}
