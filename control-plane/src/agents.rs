@@ -1,4 +1,4 @@
-//! The service for node agents: who a pod is, and which pods are there.
+//! The service for node agents: who a pod is, which pods are there, which waypoints to run.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -6,17 +6,18 @@ use std::time::Duration;
 
 use proto::wire::agent::agent_service_server::AgentService;
 use proto::wire::agent::{
-    DescribePodRequest, DescribePodResponse, PodReport as WireReport, ReportPodsRequest,
-    ReportPodsResponse,
+    DescribePodRequest, DescribePodResponse, FollowWaypointsRequest, PodReport as WireReport,
+    ReportPodsRequest, ReportPodsResponse, WaypointReport as WireWaypoint,
 };
 use tonic::{Request, Response, Status};
-use translate::PodReport;
 use translate::enrolment::enrolment;
 use translate::object::{Name, Pod};
+use translate::{PodReport, WaypointReport};
 
 use crate::callers::caller;
 use crate::discovery::acks::Acks;
 use crate::engine::EngineHandle;
+use crate::waypoints::{Lists, Waypoints};
 
 /// Most pods of a node: eight times what kubelet runs by default.
 const MAX_PODS: usize = 1024;
@@ -27,6 +28,9 @@ const MAX_POD_IPS: usize = 16;
 /// Longest name or UID in bytes.
 const MAX_NAME_BYTES: usize = 253;
 
+/// Longest reason in bytes why a waypoint is not ready; the rest of it is cut off.
+const MAX_PROBLEM_BYTES: usize = 512;
+
 /// How long a report that waits for acknowledgements is held.
 const ACK_WAIT: Duration = Duration::from_secs(5);
 
@@ -35,15 +39,22 @@ pub struct Agents {
     engine: EngineHandle,
     acks: Acks,
     trust_domain: Arc<str>,
+    waypoints: Waypoints,
 }
 
 impl Agents {
     /// The service on the pods of an engine.
-    pub fn new(engine: EngineHandle, acks: Acks, trust_domain: Arc<str>) -> Self {
+    pub fn new(
+        engine: EngineHandle,
+        acks: Acks,
+        trust_domain: Arc<str>,
+        waypoints: Waypoints,
+    ) -> Self {
         Self {
             engine,
             acks,
             trust_domain,
+            waypoints,
         }
     }
 
@@ -107,6 +118,27 @@ fn report(node: &Arc<str>, wire: WireReport) -> Result<PodReport, Status> {
         uid: wire.uid.into(),
         ips,
         enrolled: wire.enrolled,
+        waypoint: wire.waypoint.map(waypoint).transpose()?,
+    })
+}
+
+fn waypoint(wire: WireWaypoint) -> Result<WaypointReport, Status> {
+    let wrong = |what: &str| Status::invalid_argument(format!("report of a waypoint: {what}"));
+    if wire.gateway.is_empty() || wire.gateway.len() > MAX_NAME_BYTES {
+        return Err(wrong("gateway must have 1 to 253 bytes"));
+    }
+    if wire.revision.len() > MAX_NAME_BYTES {
+        return Err(wrong("revision must have at most 253 bytes"));
+    }
+    let mut problem = wire.problem;
+    problem.truncate(problem.floor_char_boundary(MAX_PROBLEM_BYTES));
+    Ok(WaypointReport {
+        gateway: wire.gateway.into(),
+        replica: wire.replica,
+        revision: wire.revision.into(),
+        ready: wire.ready,
+        draining: wire.draining,
+        problem: problem.into(),
     })
 }
 
@@ -136,9 +168,22 @@ impl AgentService for Agents {
         }
         let pods: Result<Vec<PodReport>, Status> =
             pods.into_iter().map(|pod| report(&node, pod)).collect();
-        let revision = self.engine.report(node, pods?).await;
+        let mut pods = pods?;
+        self.waypoints.seen(&node);
+        self.waypoints.check(&node, &mut pods);
+        let revision = self.engine.report(node, pods).await;
         let revision = revision.ok_or_else(|| Status::unavailable("culvertd is stopping"))?;
         let acked = !wait_for_acks || self.acks.reached(revision, ACK_WAIT).await;
         Ok(Response::new(ReportPodsResponse { acked }))
+    }
+
+    type FollowWaypointsStream = Lists;
+
+    async fn follow_waypoints(
+        &self,
+        request: Request<FollowWaypointsRequest>,
+    ) -> Result<Response<Lists>, Status> {
+        let caller = caller(&request)?;
+        Ok(Response::new(self.waypoints.follow(caller)))
     }
 }

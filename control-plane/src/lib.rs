@@ -1,5 +1,5 @@
 //! culvertd: says to proxies what the mesh is (delta xDS), signs their certificates, and tells node
-//! agents who a pod is.
+//! agents who a pod is and which waypoints to run.
 //!
 //! It reads manifests ([`source`]), translates them (`crates/translate`), and publishes the result
 //! ([`publication`]). It knows nothing of sockets in pods, tunnels or steering, and no private key
@@ -20,3 +20,4 @@ pub mod server;
 pub mod source;
 pub mod state;
 pub mod strangers;
+pub mod waypoints;

@@ -34,6 +34,7 @@ use crate::source::watch;
 use crate::state::nodes::Nodes;
 use crate::state::{StateDir, StateError};
 use crate::strangers::Strangers;
+use crate::waypoints::{self, Waypoints};
 
 /// Calls and streams of one connection: a proxy has one stream and one call at a time, an agent a
 /// few calls.
@@ -111,6 +112,7 @@ struct Parts {
     acks: Acks,
     metrics: Arc<Metrics>,
     trust_domain: Arc<str>,
+    waypoints: Waypoints,
 }
 
 /// Starts serving; everything runs in `tasks`.
@@ -132,7 +134,7 @@ pub async fn start(
     let setup = Setup {
         options: config.options,
         allow_empty: config.allow_empty,
-        state,
+        state: state.clone(),
     };
     let (engine, run) = Engine::load(setup, files)?.start(tasks.stop());
     tasks.spawn("engine", run);
@@ -144,6 +146,14 @@ pub async fn start(
     process::metrics::register_build(&mut registry, "culvertd", env!("CARGO_PKG_VERSION"));
     let metrics = Arc::new(Metrics::register(&mut registry));
     let acks = Acks::default();
+    let waypoints = Waypoints::open(waypoints::Parts {
+        engine: engine.clone(),
+        nodes: nodes.clone(),
+        state,
+        trust_domain: trust_domain.clone(),
+        tasks: tasks.clone(),
+    });
+    tasks.spawn("waypoints", waypoints.clone().run(tasks.stop()));
     let parts = Parts {
         authority: authority.clone(),
         nodes: nodes.clone(),
@@ -151,6 +161,7 @@ pub async fn start(
         acks: acks.clone(),
         metrics: metrics.clone(),
         trust_domain,
+        waypoints,
     };
     let certificate =
         Arc::new(ServerCertificate::new(authority, names).map_err(ListenError::from)?);
@@ -196,7 +207,12 @@ async fn serve(
     );
     let certificates =
         IstioCertificateServiceServer::new(certificates).max_decoding_message_size(MAX_CALL_BYTES);
-    let agents = Agents::new(parts.engine, parts.acks, parts.trust_domain);
+    let agents = Agents::new(
+        parts.engine,
+        parts.acks,
+        parts.trust_domain,
+        parts.waypoints,
+    );
     let agents = AgentServiceServer::new(agents).max_decoding_message_size(MAX_CALL_BYTES);
     let router = Server::builder()
         .max_concurrent_streams(MAX_STREAMS)

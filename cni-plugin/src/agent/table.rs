@@ -123,6 +123,7 @@ impl Table {
             name: entry.record.pod.name.clone(),
             ips: entry.record.reported(),
             enrolled: entry.record.phase == Phase::Enrolled,
+            waypoint: None,
         };
         self.entries().values().map(report).collect()
     }

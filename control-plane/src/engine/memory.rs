@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use translate::collection::Kept;
 use translate::object::Name;
-use translate::{Allocations, Collection, PodReport};
+use translate::{Allocations, Collection, PodReport, WaypointReport};
 
 use crate::state::{PRIVATE, StateDir};
 
@@ -39,6 +39,8 @@ struct StoredReport {
     uid: String,
     ips: Vec<std::net::IpAddr>,
     enrolled: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    waypoint: Option<WaypointReport>,
 }
 
 impl Memory {
@@ -55,6 +57,7 @@ impl Memory {
                 uid: pod.uid.into(),
                 ips: pod.ips,
                 enrolled: pod.enrolled,
+                waypoint: pod.waypoint,
             });
             let pods = pods.collect();
             reports.insert(node, pods);
@@ -82,6 +85,7 @@ impl Memory {
             uid: pod.uid.to_string(),
             ips: pod.ips.clone(),
             enrolled: pod.enrolled,
+            waypoint: pod.waypoint.clone(),
         };
         let nodes: BTreeMap<&str, Vec<StoredReport>> = reports
             .iter()

@@ -23,6 +23,7 @@ fn report(name: &str, ips: &[&str], enrolled: bool) -> PodReport {
         name: name.into(),
         ips: ips.iter().map(|ip| (*ip).to_owned()).collect(),
         enrolled,
+        waypoint: None,
     }
 }
 

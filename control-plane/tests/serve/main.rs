@@ -11,3 +11,4 @@ mod own_clients;
 mod source;
 mod strangers;
 mod tokens;
+mod waypoints;

@@ -75,6 +75,7 @@ async fn the_feed_has_the_whole_mesh_and_hears_of_an_enrolled_pod_in_time() {
         name: "client".to_owned(),
         ips: vec!["10.244.1.2".parse().unwrap()],
         enrolled: true,
+        waypoint: None,
     };
     assert!(agent.report_pods(&[report], true).await.unwrap());
     // Acknowledged means that the proxy already acts by it.

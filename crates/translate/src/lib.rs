@@ -8,6 +8,7 @@
 
 mod admit;
 pub mod collection;
+pub mod deployment;
 pub mod document;
 pub mod enrolment;
 pub mod gateway;
@@ -28,5 +29,5 @@ pub use document::{Document, parse};
 pub use object::{Object, ObjectKey, Objects};
 pub use routes::{AtParent, Routes, book};
 pub use status::{Condition, Status};
-pub use translation::{Input, Options, Output, PodReport, translate};
+pub use translation::{Input, Options, Output, PodReport, WaypointReport, translate};
 pub use vips::{Allocations, VipRanges};

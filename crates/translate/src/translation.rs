@@ -8,6 +8,7 @@ use mesh::policy::{Policy, PolicyKey};
 use mesh::service::ServiceKey;
 use mesh::workload::WorkloadUid;
 use mesh::{Service, Workload};
+use serde::{Deserialize, Serialize};
 
 use crate::object::{Name, ObjectKey, Objects};
 use crate::policies::Policies;
@@ -61,6 +62,25 @@ pub struct PodReport {
     pub ips: Vec<IpAddr>,
     /// Whether it is captured and its proxy listens.
     pub enrolled: bool,
+    /// There when the agent runs it as a replica of a waypoint that it was told to run.
+    pub waypoint: Option<WaypointReport>,
+}
+
+/// What a node's agent says of a replica of a waypoint; the Gateway is in the pod's namespace.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct WaypointReport {
+    /// Name of the Gateway, and of the service account of its identity.
+    pub gateway: Arc<str>,
+    /// Number of the replica, from 0.
+    pub replica: u32,
+    /// What it was started for.
+    pub revision: Arc<str>,
+    /// Whether it may be given connections; it gets its certificate before that.
+    pub ready: bool,
+    /// Whether it only ends what it has.
+    pub draining: bool,
+    /// Why it is not ready; empty when it is, or only starts.
+    pub problem: Arc<str>,
 }
 
 /// All that a translation depends on.

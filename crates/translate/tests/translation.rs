@@ -41,6 +41,7 @@ fn report(node: &str, name: &str, ips: &[&str], enrolled: bool) -> PodReport {
         uid: "u-1".into(),
         ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
         enrolled,
+        waypoint: None,
     }
 }
 

@@ -56,6 +56,64 @@ pub struct PodReport {
     pub ips: Vec<IpAddr>,
     /// Captured and its proxy listens: may be advertised as HBONE.
     pub enrolled: bool,
+    /// There when the agent runs it as a replica of a waypoint.
+    pub waypoint: Option<WaypointReport>,
+}
+
+/// How a replica of a waypoint is that the agent runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WaypointReport {
+    /// Name of the Gateway; its namespace is the pod's.
+    pub gateway: String,
+    /// Number of the replica, from 0.
+    pub replica: u32,
+    /// Revision that it was started for.
+    pub revision: String,
+    /// Whether it may be given connections.
+    pub ready: bool,
+    /// Whether it only ends what it has.
+    pub draining: bool,
+    /// Why it is not ready; empty when it is, or only starts.
+    pub problem: String,
+}
+
+/// A replica of a waypoint that the node shall run.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub struct WaypointReplica {
+    /// Kubernetes namespace of the Gateway, its pods and their identity.
+    pub namespace: String,
+    /// Name of the Gateway.
+    pub gateway: String,
+    /// Number of the replica among those of all nodes, from 0.
+    pub replica: u32,
+    /// Service account of its identity.
+    pub service_account: String,
+    /// Changes when a running one has to be replaced.
+    pub revision: String,
+    /// Trust domain of its identity.
+    pub trust_domain: String,
+}
+
+/// Lists of the replicas that the node shall run, each whole; from [`AgentClient::follow_waypoints`].
+#[derive(Debug)]
+pub struct WaypointReplicas {
+    control_plane: ControlPlane,
+    lists: tonic::Streaming<wire::FollowWaypointsResponse>,
+}
+
+impl WaypointReplicas {
+    /// The next list. Cancel safe.
+    ///
+    /// # Errors
+    /// The stream ended; see [`CallError`].
+    pub async fn next(&mut self) -> Result<Vec<WaypointReplica>, CallError> {
+        let ended = || tonic::Status::unavailable("the stream ended");
+        let next = self.lists.message().await;
+        match next.and_then(|list| list.ok_or_else(ended)) {
+            Ok(list) => Ok(list.replicas.into_iter().map(replica).collect()),
+            Err(status) => Err(self.control_plane.refused(&status).await),
+        }
+    }
 }
 
 /// Client of culvertd's service for agents. Cheap to clone; connects when first asked. Never
@@ -118,6 +176,24 @@ impl AgentClient {
         }
     }
 
+    /// Follows which replicas of waypoints the node shall run: a list at once and one at each
+    /// change, for as long as the stream holds.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn follow_waypoints(&self) -> Result<WaypointReplicas, CallError> {
+        let request = self
+            .control_plane
+            .request(wire::FollowWaypointsRequest {})?;
+        match self.client().await?.follow_waypoints(request).await {
+            Ok(answer) => Ok(WaypointReplicas {
+                control_plane: self.control_plane.clone(),
+                lists: answer.into_inner(),
+            }),
+            Err(status) => Err(self.control_plane.refused(&status).await),
+        }
+    }
+
     async fn client(&self) -> Result<AgentServiceClient<Channel>, CallError> {
         let channel = self.control_plane.channel().await?;
         Ok(AgentServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES))
@@ -146,5 +222,28 @@ fn report(pod: &PodReport) -> wire::PodReport {
         name: pod.name.clone(),
         ips: pod.ips.iter().map(ToString::to_string).collect(),
         enrolled: pod.enrolled,
+        waypoint: pod.waypoint.as_ref().map(waypoint),
+    }
+}
+
+fn waypoint(report: &WaypointReport) -> wire::WaypointReport {
+    wire::WaypointReport {
+        gateway: report.gateway.clone(),
+        replica: report.replica,
+        revision: report.revision.clone(),
+        ready: report.ready,
+        draining: report.draining,
+        problem: report.problem.clone(),
+    }
+}
+
+fn replica(wire: wire::WaypointReplica) -> WaypointReplica {
+    WaypointReplica {
+        namespace: wire.namespace,
+        gateway: wire.gateway,
+        replica: wire.replica,
+        service_account: wire.service_account,
+        revision: wire.revision,
+        trust_domain: wire.trust_domain,
     }
 }

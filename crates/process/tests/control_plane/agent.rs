@@ -51,6 +51,7 @@ async fn pods_are_reported_with_their_addresses() {
         name: "web".to_owned(),
         ips: vec!["10.244.1.5".parse().unwrap(), "fd00::5".parse().unwrap()],
         enrolled: true,
+        waypoint: None,
     };
     assert!(
         soon("an answer", client.report_pods(&[pod], true))
@@ -103,4 +104,29 @@ async fn a_control_plane_that_was_restarted_is_found_again() {
         .await
         .unwrap();
     second.shutdown(SOON).await;
+}
+
+#[tokio::test]
+async fn the_waypoints_of_the_node_come_as_whole_lists_until_the_stream_ends() {
+    let tasks = Tasks::new();
+    let site = Site::new();
+    let mut served = site.serve(&tasks).await;
+    let client = AgentClient::new(site.control_plane());
+    let mut lists = soon("a stream", client.follow_waypoints()).await.unwrap();
+    let first = soon("a list", lists.next()).await.unwrap();
+    assert_eq!(
+        (
+            first[0].namespace.as_str(),
+            first[0].gateway.as_str(),
+            first[0].replica
+        ),
+        ("shop", "gate", 3)
+    );
+    assert_eq!(soon("a list", lists.next()).await.unwrap(), []);
+    assert!(soon("an end", lists.next()).await.is_err());
+    assert_eq!(
+        served.next_call().await.authorization.as_deref(),
+        Some("Bearer f00d")
+    );
+    tasks.shutdown(SOON).await;
 }

@@ -11,7 +11,8 @@ use process::grpc::{ControlPlane, Settings};
 use process::tasks::Tasks;
 use proto::wire::agent::agent_service_server::{AgentService, AgentServiceServer};
 use proto::wire::agent::{
-    DescribePodRequest, DescribePodResponse, ReportPodsRequest, ReportPodsResponse,
+    DescribePodRequest, DescribePodResponse, FollowWaypointsRequest, FollowWaypointsResponse,
+    ReportPodsRequest, ReportPodsResponse, WaypointReplica,
 };
 use proto::wire::ca::istio_certificate_service_server::{
     IstioCertificateService, IstioCertificateServiceServer,
@@ -287,4 +288,27 @@ impl AgentService for Service {
             acked: request.get_ref().wait_for_acks,
         }))
     }
+
+    type FollowWaypointsStream = WaypointLists;
+
+    async fn follow_waypoints(
+        &self,
+        request: Request<FollowWaypointsRequest>,
+    ) -> Result<Response<WaypointLists>, Status> {
+        self.note(&request).await;
+        let replica = WaypointReplica {
+            namespace: "shop".to_owned(),
+            gateway: "gate".to_owned(),
+            replica: 3,
+            service_account: "gate".to_owned(),
+            revision: "7".to_owned(),
+            trust_domain: "cluster.local".to_owned(),
+        };
+        let lists =
+            [vec![replica], vec![]].map(|replicas| Ok(FollowWaypointsResponse { replicas }));
+        Ok(Response::new(tokio_stream::iter(lists)))
+    }
 }
+
+type WaypointLists =
+    tokio_stream::Iter<std::array::IntoIter<Result<FollowWaypointsResponse, Status>, 2>>;
