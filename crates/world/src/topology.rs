@@ -208,11 +208,7 @@ impl Node {
         ip::batch(&netns, "link set lo up\n")?;
         let uid = random_uid();
         let container_id = random_uid().replace('-', "");
-        let args = format!(
-            "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};\
-             K8S_POD_INFRA_CONTAINER_ID={container_id};K8S_POD_UID={uid}",
-            name.namespace, name.name
-        );
+        let args = chain::pod_args(&name.namespace, &name.name, &container_id, &uid);
         let sandbox = Sandbox {
             container_id,
             netns: place.netns.clone(),
@@ -349,13 +345,8 @@ impl Pod {
     /// The addresses of the CNI result.
     pub fn addresses(&self) -> Vec<IpAddr> {
         let added = self.added.lock().unwrap_or_else(PoisonError::into_inner);
-        let ips = added
-            .as_ref()
-            .and_then(|added| added.result["ips"].as_array().cloned());
-        ips.unwrap_or_default()
-            .iter()
-            .filter_map(|ip| ip["address"].as_str()?.split('/').next()?.parse().ok())
-            .collect()
+        let result = added.as_ref().map(|added| &added.result);
+        result.map(chain::addresses).unwrap_or_default()
     }
 
     /// Its IPv4 address, or the error that it has none.
