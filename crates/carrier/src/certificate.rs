@@ -26,6 +26,11 @@ pub struct Certificate {
 }
 
 impl Certificate {
+    /// When it ends.
+    pub fn not_after(&self) -> SystemTime {
+        self.issued.not_after()
+    }
+
     /// Whether it may be shown now. Asked at each use: a clock that jumps tells nobody.
     pub fn is_valid(&self) -> bool {
         self.issued.is_valid(SystemTime::now())

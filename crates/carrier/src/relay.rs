@@ -75,7 +75,8 @@ pub struct Counts<'a> {
 }
 
 /// Relays until both directions have ended. When one breaks, both ends are reset, so that the
-/// other direction ends too: no read is ever cancelled.
+/// other direction ends too: no read is ever cancelled. A relay that is dropped, or ends with its
+/// process, resets the sockets that were not told the end of their direction.
 ///
 /// # Errors
 /// The first thing that broke.
@@ -86,6 +87,8 @@ pub async fn relay(
     buffers: &Buffers,
 ) -> Result<(), RelayError> {
     counts.pulse.is_open.set(true);
+    near.guard();
+    far.guard();
     let mut relay = Relay {
         ends: (near, far),
         counts,

@@ -12,7 +12,7 @@ pub mod stream;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hbone::{CloseReason, ConnectRequest, ErrorCode, Event, Mono, OpenError, StreamId};
 use mesh::Identity;
@@ -20,6 +20,7 @@ use netio::TcpStream;
 
 use crate::budget::{Budget, Pressure};
 use crate::clock::Clock;
+use crate::limits::REQUESTS_PER_TURN;
 use crate::signal::Signal;
 use stream::{State, TunnelStream};
 
@@ -48,6 +49,12 @@ pub struct Tunnel {
     send: Signal,
     /// When the driver's timer will wake it.
     armed: Cell<Option<Mono>>,
+    /// Requests that are still handed on in this turn of the driver.
+    requests_left: Cell<u32>,
+    /// When the first of the two certificates ends that it was made with, as far as known.
+    ends: Cell<Option<SystemTime>>,
+    /// When that is to be looked at.
+    ends_at: Cell<Option<Mono>>,
     /// How long it may be without a stream.
     idle_limit: Duration,
     close_reason: RefCell<Option<CloseReason>>,
@@ -96,6 +103,9 @@ impl Tunnel {
             idle_since: Cell::new(Some(clock.now())),
             send: Signal::default(),
             armed: Cell::new(None),
+            requests_left: Cell::new(REQUESTS_PER_TURN),
+            ends: Cell::new(None),
+            ends_at: Cell::new(None),
             idle_limit,
             close_reason: RefCell::new(None),
             budget,
@@ -123,6 +133,41 @@ impl Tunnel {
             && !connection.is_draining()
             && !connection.is_closed()
             && connection.available_streams() > 0
+            && !self.is_outdated()
+    }
+
+    /// One of its certificates ends then; the peer's is known without a word. After that it takes
+    /// and makes no new streams; those that it has go on.
+    pub fn expires(&self, not_after: SystemTime) {
+        let first = self.ends.get().map_or(not_after, |end| end.min(not_after));
+        self.ends.set(Some(first));
+        let left = first.duration_since(SystemTime::now()).unwrap_or_default();
+        self.ends_at.set(Some(self.clock.now().plus(left)));
+    }
+
+    /// Asked at each use: a clock that jumps tells nobody.
+    fn is_outdated(&self) -> bool {
+        self.ends.get().is_some_and(|end| end <= SystemTime::now())
+    }
+
+    /// Looks whether a certificate has ended.
+    fn retire(self: &Rc<Self>) {
+        self.ends_at.set(None);
+        match self.ends.get() {
+            // Its peer will say when the other one ends.
+            _ if !self.is_established() => {}
+            Some(_) if self.is_outdated() => {
+                let streams = self.streams();
+                tracing::info!(
+                    peer = ?self.peer(), streams,
+                    "a certificate of a tunnel has ended: it takes no new streams"
+                );
+                self.drain();
+            }
+            // The clock went back.
+            Some(end) => self.expires(end),
+            None => {}
+        }
     }
 
     /// Whether both sides are authenticated.
@@ -231,7 +276,7 @@ impl Tunnel {
         self.account();
         loop {
             // Not in the loop's head: the borrow must end before the event is handed on.
-            let event = self.connection.borrow_mut().poll_event();
+            let event = self.next_event();
             let Some(event) = event else { break };
             self.hand_on(event);
         }
@@ -242,8 +287,30 @@ impl Tunnel {
             (Some(_), None) => true,
             (None, _) => false,
         };
-        if earlier || connection.wants_transmit() || connection.is_closed() {
+        let due = earlier || connection.request_waits();
+        if due || connection.wants_transmit() || connection.is_closed() {
             self.send.set();
+        }
+    }
+
+    fn next_event(&self) -> Option<Event> {
+        let mut connection = self.connection.borrow_mut();
+        let left = self.requests_left.get();
+        let event = match left {
+            0 => connection.poll_event_before_request(),
+            _ => connection.poll_event(),
+        };
+        if matches!(event, Some(Event::Request { .. })) {
+            self.requests_left.set(left.saturating_sub(1));
+        }
+        event
+    }
+
+    /// A new turn: requests that did not fit into the one before are handed on.
+    fn take_requests(self: &Rc<Self>) {
+        self.requests_left.set(REQUESTS_PER_TURN);
+        if self.connection.borrow().request_waits() {
+            self.pump();
         }
     }
 
@@ -261,6 +328,9 @@ impl Tunnel {
             self.idle_since.set(Some(now));
             self.drain();
         }
+        if self.ends_at.get().is_some_and(|at| at <= now) {
+            self.retire();
+        }
         self.connection.borrow_mut().handle_timeout(now);
         self.pump();
     }
@@ -273,13 +343,20 @@ impl Tunnel {
 
     fn hand_on(self: &Rc<Self>, event: Event) {
         match event {
-            Event::Established { kx, .. } => {
+            Event::Established { kx, peer } => {
+                self.expires(peer.not_after());
                 tracing::debug!(?kx, peer = ?self.peer(), "tunnel established");
                 self.owner.established(self);
             }
             Event::Request { stream, request } => {
                 let stream = self.adopt(stream);
-                self.owner.request(stream, request);
+                if self.is_outdated() {
+                    // Not looked at: the peer may ask again in a tunnel that it makes anew.
+                    stream.reset(ErrorCode::REFUSED_STREAM);
+                    self.drain();
+                } else {
+                    self.owner.request(stream, request);
+                }
             }
             Event::Response { stream, response } => self.tell(stream, |s| s.answered(response)),
             Event::Readable(stream) => self.tell(stream, State::readable),

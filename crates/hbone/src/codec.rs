@@ -212,12 +212,41 @@ impl Codec {
                 return Some(event);
             };
             // Of a stream that we reset meanwhile nobody wants to hear.
-            if let Some(known) = self.streams.get_mut(stream.0) {
-                known.events = known.events.saturating_sub(1);
-                self.sweep(stream.0);
+            let Some(known) = self.streams.get_mut(stream.0) else {
+                continue;
+            };
+            known.events = known.events.saturating_sub(1);
+            if matches!(event, Event::Request { .. }) && !known.reset {
+                known.untold = false;
+            }
+            // Nor of a request that the peer took back before anybody looked at it.
+            let untold = known.untold;
+            self.sweep(stream.0);
+            if !untold {
                 return Some(event);
             }
         }
+    }
+
+    /// As [`Self::poll_event`], but nothing when a request is next.
+    pub fn poll_event_before_request(&mut self) -> Option<Event> {
+        while self.request_waits() {
+            let stream = self.events.front().and_then(stream_of)?.0;
+            if self.streams.get(stream).is_some_and(|known| !known.reset) {
+                return None;
+            }
+            self.events.pop_front();
+            if let Some(known) = self.streams.get_mut(stream) {
+                known.events = known.events.saturating_sub(1);
+                self.sweep(stream);
+            }
+        }
+        self.poll_event()
+    }
+
+    /// Whether a request is the next event.
+    pub fn request_waits(&self) -> bool {
+        matches!(self.events.front(), Some(Event::Request { .. }))
     }
 
     fn tell(&mut self, stream: u32, event: Event) {

@@ -167,6 +167,21 @@ impl Connection {
         self.codec.poll_event()
     }
 
+    /// As [`Self::poll_event`], but nothing when a request is next: for a driver that takes no more
+    /// of them for now. What stands behind it waits too, at most what the allowed streams told.
+    pub fn poll_event_before_request(&mut self) -> Option<Event> {
+        if self.established.is_some() {
+            return self.poll_event();
+        }
+        self.codec.poll_event_before_request()
+    }
+
+    /// Whether a request is the next event. It may have been taken back by the peer: then it is
+    /// never told.
+    pub fn request_waits(&self) -> bool {
+        self.codec.request_waits()
+    }
+
     /// When [`Self::handle_timeout`] is to be called, if nothing comes before.
     pub fn poll_timeout(&self) -> Option<Mono> {
         if self.is_established() || self.codec.is_closed() {

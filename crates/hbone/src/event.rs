@@ -33,7 +33,8 @@ pub enum Event {
         /// How the keys were agreed.
         kx: KeyExchange,
     },
-    /// Server: the peer asks for a tunnel. Answer with `respond` (or `reset`).
+    /// Server: the peer asks for a tunnel. Answer with `respond` (or `reset`). A request that the
+    /// peer resets before this was taken is never told, and nothing else of its stream.
     Request {
         /// The stream of the tunnel.
         stream: StreamId,

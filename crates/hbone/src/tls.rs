@@ -8,6 +8,7 @@ mod failure;
 mod identity;
 mod server;
 mod session;
+mod validity;
 mod verify;
 
 pub use client::ClientTls;

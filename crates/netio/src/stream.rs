@@ -255,13 +255,27 @@ impl TcpStream {
         direct::disconnect(self.as_fd())
     }
 
-    /// From now on dropping the stream sends RST instead of FIN, and drops what was not sent.
+    /// From now on dropping the stream, or the end of the process, sends RST instead of FIN and
+    /// drops what was not sent.
     ///
     /// # Errors
     /// None in practice (SO_LINGER on an open socket).
     pub fn set_reset_on_close(&self) -> io::Result<()> {
-        self.reset_on_close.set(true);
+        if self.reset_on_close.replace(true) {
+            return Ok(());
+        }
         SockRef::from(self).set_linger(Some(Duration::ZERO))
+    }
+
+    /// From now on dropping the stream sends what was not sent, and FIN.
+    ///
+    /// # Errors
+    /// As [`TcpStream::set_reset_on_close`].
+    pub fn clear_reset_on_close(&self) -> io::Result<()> {
+        if !self.reset_on_close.replace(false) {
+            return Ok(());
+        }
+        SockRef::from(self).set_linger(None)
     }
 
     /// The local address; of a redirected connection that was accepted, the destination that its

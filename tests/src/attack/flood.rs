@@ -20,6 +20,10 @@ use super::{End, PATIENCE, Report};
 const FRAMES: u32 = 4096;
 /// Bytes that go into one write.
 const WRITE_BYTES: usize = 16 * 1024;
+/// Streams that are reset together, a moment after they were asked for.
+const LATE: usize = 200;
+/// That moment.
+const LATER: Duration = Duration::from_millis(2);
 /// A lane that gets no tunnel waits so long.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -38,6 +42,8 @@ pub enum Kind {
     WindowUpdate,
     /// Streams that are reset at once (CVE-2023-44487).
     RapidReset,
+    /// Streams that are reset a moment later, when the far side works at them.
+    LateReset,
     /// A small header block that unpacks to a large list.
     HpackBomb,
     /// Requests that no tunnel serves.
@@ -106,6 +112,7 @@ async fn one(mut tunnel: Tunnel, kind: Kind, bytes: &[u8]) -> (u64, End) {
     let sent = match kind {
         Kind::KeyUpdate => key_updates(&mut tunnel).await,
         Kind::Renegotiation => u64::from(say_hello_again(&mut tunnel).await.is_ok()),
+        Kind::LateReset => late_resets(&mut tunnel, bytes).await,
         _ => frames(&mut tunnel, bytes).await,
     };
     (sent, tunnel.end(PATIENCE).await)
@@ -122,6 +129,25 @@ async fn frames(tunnel: &mut Tunnel, bytes: &[u8]) -> u64 {
     }
     let per_frame = bytes.len() / FRAMES as usize;
     (gone / per_frame.max(1)) as u64
+}
+
+/// All that a server takes at once, and a moment later their resets.
+async fn late_resets(tunnel: &mut Tunnel, requests: &[u8]) -> u64 {
+    let block = requests.len() / FRAMES as usize;
+    let mut number = 0;
+    for requests in requests.chunks(block * LATE) {
+        let sent = tunnel.send(requests).await.is_ok();
+        tokio::time::sleep(LATER).await;
+        let count = (requests.len() / block) as u32;
+        let resets: Vec<u8> = (number..number + count)
+            .flat_map(|n| cancel(2 * n + 1))
+            .collect();
+        if !sent || tunnel.send(&resets).await.is_err() {
+            break;
+        }
+        number += count;
+    }
+    number.into()
 }
 
 async fn key_updates(tunnel: &mut Tunnel) -> u64 {
@@ -161,6 +187,10 @@ fn bytes(flood: &Flood) -> Vec<u8> {
         Kind::RapidReset => (
             Vec::new(),
             Box::new(move |n| [connect(2 * n + 1, &authority), cancel(2 * n + 1)].concat()),
+        ),
+        Kind::LateReset => (
+            Vec::new(),
+            Box::new(move |n| connect(2 * n + 1, &authority)),
         ),
         Kind::HpackBomb => (
             Vec::new(),

@@ -1,5 +1,6 @@
 //! One CONNECT of a peer: checked, judged, connected, answered, relayed.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -70,7 +71,13 @@ async fn begin(worker: &Rc<Worker>, asked: Asked) -> Option<Open> {
         let workload = admit(worker, &pod, &connection, stream.tunnel().peer()).await?;
         Ok((connect(worker, &pod, &connection).await?, workload))
     };
-    match (established.await, connection.ended()) {
+    // A peer that takes its request back costs no connect to the application.
+    let established = tokio::select! {
+        biased;
+        _ = poll_fn(|cx| stream.poll_reset(cx)) => Err(gave_up()),
+        established = established => established,
+    };
+    match (established, connection.ended()) {
         (Ok((app, workload)), None) => {
             if answer(&stream, &workload) {
                 return Some(Open {
@@ -80,8 +87,7 @@ async fn begin(worker: &Rc<Worker>, asked: Asked) -> Option<Open> {
                 });
             }
             abort(&app);
-            let gone = InboundError::Connect("the client gave up".into());
-            flow::record_refusal(worker, &connection, &gone);
+            flow::record_refusal(worker, &connection, &gave_up());
         }
         // Its end has reset the stream; the application hears of it now.
         (established, Some(ended)) => {
@@ -93,6 +99,10 @@ async fn begin(worker: &Rc<Worker>, asked: Asked) -> Option<Open> {
         (Err(error), None) => refuse(worker, &connection, &stream, &error),
     }
     None
+}
+
+fn gave_up() -> InboundError {
+    InboundError::Connect("the client gave up".into())
 }
 
 /// False when the client is gone.

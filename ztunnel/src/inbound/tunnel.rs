@@ -31,29 +31,12 @@ pub async fn serve(worker: Rc<Worker>, accepted: Accepted) {
         Err(full) => return refuse(&worker, &accepted, &full.into()),
     };
     // On the heap: a task that drives a tunnel for days shall not carry its beginning.
-    match Box::pin(begin(&worker, &accepted)).await {
-        Ok(connection) => {
-            let Accepted {
-                pod,
-                socket,
-                source,
-                destination,
-            } = accepted;
-            let server = Server {
-                worker: Rc::clone(&worker),
-                pod: Rc::clone(&pod),
-                source,
-                destination,
-                handshake: RefCell::new(Some(handshake)),
-            };
-            let idle_limit = worker.config.tunnel_idle * INBOUND_TUNNEL_IDLE;
-            let setting = worker.tunnel_setting(idle_limit);
-            let tunnel = Tunnel::new(connection, socket, setting, Box::new(server));
-            worker.tunnels.insert(&pod.pod.uid, &tunnel);
-            driver::drive(&tunnel, &worker.buffers).await;
-        }
-        Err(error) => refuse(&worker, &accepted, &error),
-    }
+    let tunnel = match Box::pin(begin(&worker, &accepted, handshake)).await {
+        Ok(tunnel) => tunnel,
+        Err(error) => return refuse(&worker, &accepted, &error),
+    };
+    drop(accepted);
+    driver::drive(&tunnel, &worker.buffers).await;
 }
 
 fn refuse(worker: &Worker, accepted: &Accepted, why: &InboundError) {
@@ -69,18 +52,41 @@ fn refuse(worker: &Worker, accepted: &Accepted, why: &InboundError) {
     flow::record_refusal(worker, &connection, why);
 }
 
-async fn begin(worker: &Worker, accepted: &Accepted) -> Result<hbone::Connection, InboundError> {
-    if accepted.pod.is_own_listener(accepted.destination) {
+/// The tunnel, whose handshake comes next.
+async fn begin(
+    worker: &Rc<Worker>,
+    accepted: &Accepted,
+    handshake: Handshake,
+) -> Result<Rc<Tunnel>, InboundError> {
+    let Accepted {
+        pod,
+        socket,
+        source,
+        destination,
+    } = accepted;
+    if pod.is_own_listener(*destination) {
         return Err(InboundError::OwnListener);
     }
-    let identity = &accepted.pod.pod.identity;
+    let identity = &pod.pod.identity;
     let deadline = Instant::now() + DISCOVERY_WAIT;
     let certificate = worker.certificate(deadline, identity).await;
     let certificate =
         certificate.map_err(|why| InboundError::NoCertificate(format!("{identity}: {why}")))?;
     let now = worker.clock.now();
-    hbone::Connection::server(&certificate.server, &worker.tunnel_config, now)
-        .map_err(|error| InboundError::Handshake(CloseReason::Handshake(error)))
+    let connection = hbone::Connection::server(&certificate.server, &worker.tunnel_config, now)
+        .map_err(|error| InboundError::Handshake(CloseReason::Handshake(error)))?;
+    let server = Server {
+        worker: Rc::clone(worker),
+        pod: Rc::clone(pod),
+        source: *source,
+        destination: *destination,
+        handshake: RefCell::new(Some(handshake)),
+    };
+    let setting = worker.tunnel_setting(worker.config.tunnel_idle * INBOUND_TUNNEL_IDLE);
+    let tunnel = Tunnel::new(connection, Rc::clone(socket), setting, Box::new(server));
+    tunnel.expires(certificate.not_after());
+    worker.tunnels.insert(&pod.pod.uid, &tunnel);
+    Ok(tunnel)
 }
 
 /// What follows from the events of an inbound tunnel.

@@ -73,6 +73,7 @@ async fn connect(
         worker.tunnel_setting(worker.config.tunnel_idle),
         owner,
     );
+    tunnel.expires(certificate.not_after());
     worker.tunnels.insert(&key.pod, &tunnel);
     Ok(tunnel)
 }

@@ -2,6 +2,7 @@
 //! peer would show.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -19,6 +20,8 @@ use tokio::sync::watch;
 pub struct Ca {
     issuer: Arc<Issuer<'static, KeyPair>>,
     root: rcgen::Certificate,
+    /// How long what it signs is valid; None for years.
+    life: Option<Duration>,
     /// Whether it answers now.
     pub is_open: watch::Sender<bool>,
 }
@@ -33,7 +36,16 @@ impl Ca {
         Self {
             issuer: Arc::new(Issuer::new(params, key)),
             root,
+            life: None,
             is_open: watch::Sender::new(true),
+        }
+    }
+
+    /// Signs for that long only.
+    pub fn for_only(life: Duration) -> Self {
+        Self {
+            life: Some(life),
+            ..Self::new()
         }
     }
 
@@ -71,6 +83,9 @@ impl Authority for Ca {
                 .unwrap();
             let mut request = CertificateSigningRequestParams::from_pem(&question.csr_pem).unwrap();
             request.params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+            if let Some(life) = self.life {
+                request.params.not_after = (SystemTime::now() + life).into();
+            }
             let leaf = request.signed_by(&*self.issuer).unwrap();
             Ok(vec![leaf.pem(), self.root.pem()])
         }

@@ -11,6 +11,7 @@
 mod app;
 mod budgets;
 mod ca;
+mod certificates;
 mod hostile;
 mod journal;
 mod net;

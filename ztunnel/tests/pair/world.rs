@@ -82,6 +82,11 @@ impl World {
     }
 
     pub fn with(backend: Backend, workers: usize, limits: Limits) -> Self {
+        Self::under(Ca::new(), backend, workers, limits)
+    }
+
+    /// With that authority.
+    pub fn under(ca: Ca, backend: Backend, workers: usize, limits: Limits) -> Self {
         journal::open();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -96,7 +101,6 @@ impl World {
         snapshot.set_addresses_synced();
         snapshot.set_policies_synced();
         let snapshots = watch::Sender::new(Arc::new(snapshot));
-        let ca = Ca::new();
         let _context = runtime.enter();
         let node = || Node::start((backend, workers), limits, snapshots.subscribe(), &ca);
         let (mut near, mut far) = (node(), node());

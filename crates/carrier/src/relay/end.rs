@@ -165,13 +165,26 @@ impl End {
         }
     }
 
+    /// From now on a socket that ends without [`End::finish`] ends with RST, also when the process is
+    /// killed: what was cut off must not look whole to a protocol without a length of its own.
+    pub fn guard(&self) {
+        if let Self::Tcp(socket) = self {
+            // Of a socket that is broken already there is nothing to guard.
+            let _ = socket.set_reset_on_close();
+        }
+    }
+
     /// Half-close: no bytes follow.
     ///
     /// # Errors
     /// The socket is broken.
     pub fn finish(&self) -> io::Result<()> {
         match self {
-            Self::Tcp(socket) => socket.shutdown_write(),
+            Self::Tcp(socket) => {
+                // All is written: from here on the kernel sends it, whatever becomes of us.
+                socket.clear_reset_on_close()?;
+                socket.shutdown_write()
+            }
             Self::Stream(stream) => {
                 stream.finish();
                 Ok(())

@@ -75,6 +75,7 @@ enum Turn {
 
 impl Driver<'_> {
     fn poll(&mut self, cx: &Context<'_>) -> Poll<()> {
+        self.tunnel.take_requests();
         let read = self.receive(cx);
         // Whatever it was set for until now is seen to below.
         self.tunnel.send.clear();
@@ -90,6 +91,7 @@ impl Driver<'_> {
         }
         let over = self.keep_time(cx);
         let signalled = self.tunnel.send.poll(cx).is_ready();
+        let signalled = signalled || self.tunnel.connection.borrow().request_waits();
         if signalled || read == Turn::Again || written == Turn::Again {
             cx.waker().wake_by_ref();
         }
@@ -232,9 +234,14 @@ impl Driver<'_> {
         }
         let held_back = tunnel.is_held_back().then(|| now.plus(HELD_BACK_LOOK));
         let timeout = tunnel.connection.borrow().poll_timeout();
-        [timeout, tunnel.idle_until(), held_back]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            timeout,
+            tunnel.idle_until(),
+            held_back,
+            tunnel.ends_at.get(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 }

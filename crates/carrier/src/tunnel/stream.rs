@@ -122,6 +122,17 @@ impl TunnelStream {
         sent
     }
 
+    /// Waits until the peer, or the end of the tunnel, has reset it. For whoever sets up the far end
+    /// before an answer; nobody may wait for room meanwhile.
+    pub fn poll_reset(&self, cx: &Context<'_>) -> Poll<StreamError> {
+        loop {
+            if let Err(error) = self.alive() {
+                return Poll::Ready(error);
+            }
+            ready!(self.state.write.poll(cx));
+        }
+    }
+
     /// Waits until the stream takes bytes, and says how many (more than zero).
     ///
     /// # Errors

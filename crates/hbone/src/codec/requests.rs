@@ -74,8 +74,9 @@ impl Codec {
 
     fn add_stream(&mut self, number: u32) {
         let (send, recv) = (self.peer.initial_window, self.config.stream_window_bytes);
-        self.streams
-            .insert(number, Stream::new(send, recv, self.now));
+        let mut stream = Stream::new(send, recv, self.now);
+        stream.untold = self.role == Role::Server;
+        self.streams.insert(number, stream);
     }
 
     /// Server: answers a request. Another status than 2xx ends the stream.

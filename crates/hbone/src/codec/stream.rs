@@ -65,6 +65,9 @@ pub(super) struct Stream {
     pub(super) queued: bool,
     /// Cut off; the driver learns it by an event.
     pub(super) reset: bool,
+    /// Of a server: the driver has not been told of the request. It hears nothing of a stream that
+    /// is cut off before.
+    pub(super) untold: bool,
 }
 
 impl Stream {
@@ -83,6 +86,7 @@ impl Stream {
             blocked: false,
             queued: false,
             reset: false,
+            untold: false,
         }
     }
 

@@ -1,27 +1,39 @@
 //! The proof that a peer showed who it is.
 
 use std::fmt;
+use std::time::SystemTime;
 
 use mesh::identity::Identity;
 
 /// The identity of a peer, taken from its verified certificate when the handshake was finished.
 /// Nothing else can make one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PeerIdentity(Identity);
+pub struct PeerIdentity {
+    identity: Identity,
+    not_after: SystemTime,
+}
 
 impl PeerIdentity {
-    pub(super) fn proven(identity: Identity) -> Self {
-        Self(identity)
+    pub(super) fn proven(identity: Identity, not_after: SystemTime) -> Self {
+        Self {
+            identity,
+            not_after,
+        }
     }
 
     /// The identity.
     pub fn identity(&self) -> &Identity {
-        &self.0
+        &self.identity
+    }
+
+    /// When the certificate that proved it ends. A connection does not end with it.
+    pub fn not_after(&self) -> SystemTime {
+        self.not_after
     }
 }
 
 impl fmt::Display for PeerIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.identity.fmt(f)
     }
 }

@@ -16,7 +16,8 @@ use super::exchange::KeyExchange;
 use super::failure::HandshakeError;
 use super::identity::PeerIdentity;
 use super::server::ServerTls;
-use super::verify::identity_of;
+use super::validity::not_after;
+use super::verify::{IdentityMismatch, identity_of};
 use turn::{Outgoing, Turn, seal_into, take_turn};
 
 /// Most bytes of one TLS record's plaintext (RFC 8446 5.1).
@@ -326,11 +327,15 @@ impl Session {
             return Err(self.broken("no key exchange took place".to_owned()));
         };
         let leaf = common.peer_certificates().and_then(<[_]>::first);
-        match leaf.map(identity_of) {
-            Some(Ok(identity)) => Ok((PeerIdentity::proven(identity), kx)),
-            Some(Err(e)) => Err(SessionError::Handshake(e.into())),
-            None => Err(SessionError::Handshake(HandshakeError::NoCertificate)),
-        }
+        let Some(leaf) = leaf else {
+            return Err(SessionError::Handshake(HandshakeError::NoCertificate));
+        };
+        let proven = identity_of(leaf).and_then(|identity| {
+            let unread = || IdentityMismatch::Untrusted("its end cannot be read".to_owned());
+            let end = not_after(leaf).ok_or_else(unread)?;
+            Ok((PeerIdentity::proven(identity, end), kx))
+        });
+        proven.map_err(|why| SessionError::Handshake(why.into()))
     }
 
     /// The alert that an error left behind, and what was queued before it. The engine gives these

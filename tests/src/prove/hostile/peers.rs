@@ -38,6 +38,9 @@ pub const ALL: &[(&str, Run)] = &[
         flood(b, p, (n, "window-update"))
     }),
     ("rapid reset", |b, p, n| flood(b, p, (n, "rapid-reset"))),
+    ("resets a moment later", |b, p, n| {
+        flood(b, p, (n, "late-reset"))
+    }),
     ("HPACK bombs", |b, p, n| flood(b, p, (n, "hpack-bomb"))),
     ("requests that no tunnel serves", |b, p, n| {
         flood(b, p, (n, "requests"))
