@@ -347,6 +347,13 @@ async fn capture(
     record.ips = steering
         .route(&record.ips)
         .await
+        .and_then(|ips| {
+            if ips.is_empty() {
+                Err(SteerError::NoAddress)
+            } else {
+                Ok(ips)
+            }
+        })
         .map_err(StepError::at("rules and routes"))?;
     done(&uid, "rules and routes");
     steering.attach().map_err(StepError::at("attaching"))?;

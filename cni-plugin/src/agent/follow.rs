@@ -104,6 +104,8 @@ async fn refresh(agent: &Agent, uid: &str) {
     };
     match result {
         Ok(ips) if ips == entry.record.ips => {}
+        // As it is between a runtime's DEL that met no agent and the end of the namespace.
+        Ok(ips) if ips.is_empty() => tracing::warn!(uid, "the pod has no address"),
         Ok(ips) => {
             let before = &entry.record.ips;
             tracing::info!(uid, ?before, now = ?ips, "the pod's addresses changed");

@@ -138,7 +138,10 @@ async fn captured(
         // Of an agent that did not know the difference.
         record.given = record.ips.clone();
     }
-    record.ips = steering.route(&record.ips).await?;
+    let ips = steering.route(&record.ips).await?;
+    if !ips.is_empty() {
+        record.ips = ips;
+    }
     steering.attach()?;
     agent.hook().enrol(steering.cookie())?;
     let handed = enrol::handed(&record, &netns, &listeners);

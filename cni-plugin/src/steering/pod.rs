@@ -169,16 +169,18 @@ impl PodSteering {
         }
     }
 
-    /// The same, and makes rules and routes for the addresses that are no longer tentative.
+    /// The same, and makes rules and routes for the addresses that are no longer tentative. Gives
+    /// none when there is none: nothing gets into such a namespace or out of it, and the rest of
+    /// its steering may be made; its routes come with an address.
     ///
     /// # Errors
-    /// [`SteerError`]; a namespace without a global address is one.
+    /// [`SteerError`].
     pub async fn route(&self, preferred: &[IpAddr]) -> Result<Vec<IpAddr>, SteerError> {
         let addresses = routes::addresses(&self.netns).await?;
         self.fill(&addresses)?;
         let sources = Sources::choose(&addresses, preferred);
         if sources == Sources::default() {
-            return Err(SteerError::NoAddress);
+            return Ok(Vec::new());
         }
         routes::install(&self.netns, sources).await?;
         Ok(global(&addresses, preferred))

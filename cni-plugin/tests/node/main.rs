@@ -12,6 +12,7 @@ mod lifecycle;
 mod plugin;
 mod races;
 mod rig;
+mod takeover;
 mod traffic;
 mod verify;
 mod zds;

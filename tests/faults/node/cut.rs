@@ -40,6 +40,12 @@ pub fn at_each_step(ground: &mut Ground) -> anyhow::Result<()> {
             pod.delete()?;
         }
         cut.with_context(|| format!("after {step}"))?;
+        if index + 1 == order.len() {
+            // Its interface goes and its namespace stays, as between this and the runtime's next
+            // step. No agent hears of it, and the next one finds the pod recorded as enrolled.
+            let runtime = ground.bed.mesh.nodes[0].node.runtime()?;
+            runtime.del(pod.as_sandbox(), None)?;
+        }
         steps = start(ground)?;
         captured.push(judge(ground, &mut steps, &pod).with_context(|| format!("after {step}"))?);
         if !sooner {

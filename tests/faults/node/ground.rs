@@ -214,7 +214,11 @@ impl Ground {
             .ask_agent(&["verify", "--json", "--pod", pod.uid()])?;
         let verdicts: Value = serde_json::from_str(&output.text())
             .with_context(|| format!("verify: {} {}", output.text(), output.stderr))?;
-        Ok(verdicts[0]["captured"] == true && output.ok())
+        let captured = verdicts[0]["captured"] == true && output.ok();
+        if !captured {
+            println!("    verify: {} {}", output.text(), output.stderr);
+        }
+        Ok(captured)
     }
 
     /// How far the first node's agent says that a pod is; empty when it does not know it.
