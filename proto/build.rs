@@ -8,6 +8,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "ca",
         "discovery",
         "agent",
+        "route",
     ]
     .map(|name| format!("proto/{name}.proto"));
     println!("cargo:rerun-if-changed=proto");

@@ -4,17 +4,23 @@
 
 mod fault;
 mod policy;
+mod route;
 mod service;
 mod unknown;
 mod workload;
 mod zds;
 
+use mesh::policy::targeted::TargetedPolicy;
 use mesh::{Policy, Workload};
 use prost::Message;
 
 use crate::resource::Resource;
+use crate::routed::Routed;
 use crate::wire;
-use crate::{ADDRESS_TYPE_URL, AUTHORIZATION_TYPE_URL, WORKLOAD_TYPE_URL};
+use crate::{
+    ADDRESS_TYPE_URL, AUTHORIZATION_TYPE_URL, ROUTE_TYPE_URL, TARGET_POLICY_TYPE_URL,
+    WORKLOAD_TYPE_URL,
+};
 use fault::{At, Fault};
 
 pub use fault::{DecodeError, Problem};
@@ -94,11 +100,59 @@ pub fn discovered(message: &wire::discovery::Resource) -> Result<Resource, Decod
         .as_ref()
         .ok_or_else(|| named(Fault::new("resource", Problem::Missing)))?;
     let resource = resource(&any.type_url, &any.value)?;
-    if resource.name().to_string() != message.name {
-        let problem = Problem::form(&resource.name().to_string(), "the name of its content");
-        return Err(named(Fault::new("name", problem)));
-    }
+    is_named(&resource.name().to_string(), message).map_err(named)?;
     Ok(resource)
+}
+
+/// Reads a route as a discovery response carries it, under its own name.
+///
+/// # Errors
+/// Another type, no content, a name that is not the content's, or what no route can be.
+pub fn routed(message: &wire::discovery::Resource) -> Result<Routed, DecodeError> {
+    let named = || format!("route `{}`", message.name);
+    let content = content(message, ROUTE_TYPE_URL).map_err(|fault| fault.of(named()))?;
+    let routed = route::route(parse(&named(), content)?).map_err(|fault| fault.of(named()))?;
+    is_named(&routed.name().to_string(), message).map_err(|fault| fault.of(named()))?;
+    Ok(routed)
+}
+
+/// Reads a policy with targets as a discovery response carries it, under its own name.
+///
+/// # Errors
+/// As [`routed`] and [`policy`].
+pub fn target_policy(message: &wire::discovery::Resource) -> Result<TargetedPolicy, DecodeError> {
+    let named = || format!("target policy `{}`", message.name);
+    let content = content(message, TARGET_POLICY_TYPE_URL).map_err(|fault| fault.of(named()))?;
+    let policy = route::target_policy(parse(&named(), content)?);
+    let policy = policy.map_err(|fault| fault.of(named()))?;
+    is_named(&policy.policy.key.to_string(), message).map_err(|fault| fault.of(named()))?;
+    Ok(policy)
+}
+
+fn content<'a>(
+    message: &'a wire::discovery::Resource,
+    type_url: &'static str,
+) -> Result<&'a [u8], Fault> {
+    let any = message.resource.as_ref();
+    let any = any.ok_or_else(|| Fault::new("resource", Problem::Missing))?;
+    match any.type_url == type_url {
+        true => Ok(&any.value),
+        false => Err(Fault::new(
+            "type_url",
+            Problem::form(&any.type_url, type_url),
+        )),
+    }
+}
+
+/// It is by name that it will be removed.
+fn is_named(own: &str, message: &wire::discovery::Resource) -> Result<(), Fault> {
+    match own == message.name {
+        true => Ok(()),
+        false => Err(Fault::new(
+            "name",
+            Problem::form(own, "the name of its content"),
+        )),
+    }
 }
 
 fn parse<M: Message + Default>(what: &str, bytes: &[u8]) -> Result<M, DecodeError> {

@@ -8,6 +8,7 @@ pub mod decode;
 pub mod encode;
 pub mod names;
 pub mod resource;
+pub mod routed;
 pub mod zds;
 
 /// Generated code. Documented in the `.proto` files.
@@ -31,11 +32,15 @@ pub mod wire {
     pub mod agent {
         tonic::include_proto!("culvert.agent.v1");
     }
+    pub mod route {
+        tonic::include_proto!("culvert.route.v1");
+    }
 }
 
 pub use decode::{DecodeError, Problem};
 pub use names::ResourceName;
 pub use resource::Resource;
+pub use routed::{Routed, RoutedName};
 
 /// Type URL of workloads and services.
 pub const ADDRESS_TYPE_URL: &str = "type.googleapis.com/istio.workload.Address";
@@ -43,3 +48,7 @@ pub const ADDRESS_TYPE_URL: &str = "type.googleapis.com/istio.workload.Address";
 pub const WORKLOAD_TYPE_URL: &str = "type.googleapis.com/istio.workload.Workload";
 /// Type URL of L4 authorization policies.
 pub const AUTHORIZATION_TYPE_URL: &str = "type.googleapis.com/istio.security.Authorization";
+/// Type URL of routes at their parents.
+pub const ROUTE_TYPE_URL: &str = "type.googleapis.com/culvert.route.v1.Route";
+/// Type URL of policies that are for services and gateways.
+pub const TARGET_POLICY_TYPE_URL: &str = "type.googleapis.com/culvert.route.v1.TargetPolicy";

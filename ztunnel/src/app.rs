@@ -327,6 +327,7 @@ fn feed(
     let control_plane = control_plane(config, &config.xds_address)?;
     let node = Node::ztunnel(&config.node_name, &config.cluster_id);
     let wanted = xds::Config {
+        routes: false,
         node,
         scope: Scope::Wildcard,
         carried,

@@ -29,6 +29,7 @@ fn control_plane(culvertd: &Culvertd, node: &str) -> ControlPlane {
 fn feed(tasks: &Tasks, control_plane: ControlPlane, scope: Scope) -> (Feed, Readiness) {
     let readiness = Readiness::new();
     let config = Config {
+        routes: false,
         node: Node::ztunnel("node-a", "Kubernetes"),
         scope,
         carried: None,

@@ -10,6 +10,7 @@ mod decide;
 pub mod explain;
 pub mod filter;
 pub mod host;
+mod index;
 pub mod matching;
 pub mod parent;
 pub mod path;

@@ -556,6 +556,7 @@ proptest! {
         path in any_path(),
         host in prop::sample::select(vec!["web.shop", "eu.web.shop", "a.eu.web.shop", "shop"]),
         has in prop::collection::vec(any::<bool>(), 4),
+        others in prop::collection::vec(any_route(), 0..6),
     ) {
         for (at, route) in routes.iter_mut().enumerate() {
             route.key.name = format!("r{at}").into();
@@ -578,6 +579,20 @@ proptest! {
         let table = table(routes.clone());
         let got = taken(&table, &request);
         prop_assert_eq!(got.as_ref().map(|(n, at)| (n.as_str(), *at)), wanted);
+        let mut changed = Table::default();
+        // Others of the same names are replaced, the last of them taken out.
+        for (at, mut other) in others.into_iter().enumerate() {
+            other.key.name = format!("r{at}").into();
+            changed.insert(Arc::new(other));
+        }
+        for route in &routes {
+            changed.insert(Arc::new(route.clone()));
+        }
+        for at in routes.len()..6 {
+            changed.remove(&route(&format!("r{at}"), Vec::new()).key);
+        }
+        prop_assert_eq!(taken(&changed, &request), got.clone());
+        prop_assert_eq!(changed.routes().count(), routes.len());
         let explained = explain(&table, &request);
         let takes = explained.iter().find(|rule| rule.takes.is_some());
         prop_assert_eq!(takes.map(|rule| (&*rule.route.name, rule.rule)), wanted);

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use mesh::NetworkAddress;
+use mesh::route::Book;
 use mesh::snapshot::Snapshot;
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
@@ -40,6 +41,8 @@ pub struct Config {
     /// What a predecessor knew: the feed starts with it, in [`Scope::Wildcard`] only, and tells
     /// the control plane which versions it has. None: it starts with nothing.
     pub carried: Option<Carried>,
+    /// Whether routes and policies with targets are asked for: by waypoints.
+    pub routes: bool,
 }
 
 /// State of the feed, for `/config_dump` and log lines.
@@ -52,6 +55,8 @@ pub struct Status {
     pub addresses_answered: bool,
     /// Whether the first answer on policies is in.
     pub policies_answered: bool,
+    /// Whether the first answers on routes and policies with targets are in.
+    pub routes_answered: bool,
     /// Why the stream last ended, in a sentence.
     pub last_error: Option<String>,
 }
@@ -65,6 +70,7 @@ pub struct WantError;
 #[derive(Clone, Debug)]
 pub struct Feed {
     snapshots: watch::Receiver<Arc<Snapshot>>,
+    books: watch::Receiver<Arc<Book>>,
     carried: watch::Receiver<Option<Carried>>,
     status: watch::Receiver<Status>,
     wants: mpsc::Sender<NetworkAddress>,
@@ -72,8 +78,9 @@ pub struct Feed {
 }
 
 /// Starts the feed as a task of `tasks`. It connects, and connects again, until the tasks are told
-/// to stop; `readiness` gets the conditions `addresses` and `policies`, each met at the first
-/// answer on its type and never unmet (the last good snapshot stays in use).
+/// to stop; `readiness` gets the conditions `addresses` and `policies`, and `routes` if they are
+/// asked for, each met at the first answer on its types and never unmet (the last good state stays
+/// in use).
 pub fn start(
     tasks: &Tasks,
     control_plane: ControlPlane,
@@ -85,20 +92,32 @@ pub fn start(
         node,
         scope,
         carried,
+        routes,
     } = config;
-    let discovery = match carried.filter(|_| scope == Scope::Wildcard) {
+    let mut discovery = match carried.filter(|_| scope == Scope::Wildcard) {
         Some(carried) => Discovery::resume(node.to_wire(), carried),
         None => Discovery::new(node.to_wire(), scope),
     };
+    if routes {
+        discovery = discovery.with_routes();
+    }
     let (snapshots, snapshots_seen) = watch::channel(Arc::new(discovery.snapshot().clone()));
+    let (books, books_seen) = watch::channel(Arc::default());
     let (carried, carried_seen) = watch::channel(discovery.carried());
     let (status, status_seen) = watch::channel(Status::default());
     let (wants, wanted) = mpsc::channel(WANT_QUEUE);
-    let outlets = stream::Outlets::new((snapshots, carried), status, metrics, readiness);
+    let states = stream::States {
+        snapshots,
+        books,
+        carried,
+        status,
+    };
+    let outlets = stream::Outlets::new(states, metrics, readiness, routes);
     let stream = stream::Stream::new(control_plane, discovery, wanted, outlets);
     tasks.spawn("xds", stream.run(tasks.stop()));
     Feed {
         snapshots: snapshots_seen,
+        books: books_seen,
         carried: carried_seen,
         status: status_seen,
         wants,
@@ -110,6 +129,17 @@ impl Feed {
     /// The newest snapshot.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshots.borrow().clone()
+    }
+
+    /// The newest routes and policies with targets; empty when they are not asked for.
+    pub fn book(&self) -> Arc<Book> {
+        self.books.borrow().clone()
+    }
+
+    /// A receiver of books, as with [`Feed::subscribe`]. A book that speaks of a service comes
+    /// behind the snapshot that has it.
+    pub fn subscribe_book(&self) -> watch::Receiver<Arc<Book>> {
+        self.books.clone()
     }
 
     /// What another process' feed can start from; None before the first complete answer. Cheap.

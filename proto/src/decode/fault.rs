@@ -38,6 +38,15 @@ pub enum Problem {
         /// The bound.
         bound: usize,
     },
+    /// A list or a number that is longer or larger than it may be.
+    #[error("is more than {bound}")]
+    Many {
+        /// The bound.
+        bound: usize,
+    },
+    /// A number outside of its range.
+    #[error("{0} is outside of what is allowed")]
+    Number(u32),
     /// Neither 4 nor 16 bytes.
     #[error("{0} bytes are no IP address")]
     AddressLength(usize),

@@ -109,6 +109,7 @@ impl Site {
         let _context = self.runtime.enter();
         let settings = Settings::new(NOBODY, "/nowhere".as_ref(), None);
         let config = xds::Config {
+            routes: false,
             node: Node::ztunnel("node", "Kubernetes"),
             scope: Scope::Wildcard,
             carried: Some(Carried::from_wire(&mesh).unwrap()),

@@ -196,7 +196,7 @@ mod tests {
                 gateway: Some(&gateway),
             };
             let (level, table) = book.for_request(&addressed)?;
-            Some((level, table.routes()[0].key.name.to_string()))
+            Some((level, table.routes().next()?.key.name.to_string()))
         };
         let is = |level, name: &str| Some((level, name.to_owned()));
         assert_eq!(found(&book, Some("bank"), 80), is(Level::Consumer, "c"));

@@ -62,7 +62,7 @@ impl RuleReport {
 #[must_use]
 pub fn explain(table: &Table, request: &Request<'_>) -> Vec<RuleReport> {
     let taken = table.select(request);
-    let mut routes: Vec<_> = table.routes().iter().collect();
+    let mut routes: Vec<_> = table.routes().collect();
     routes.sort_by(|a, b| a.key.cmp(&b.key));
     let rules = routes
         .into_iter()

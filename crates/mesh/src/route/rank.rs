@@ -1,47 +1,52 @@
 //! Which of several matches takes a request that meets them all (Gateway API,
 //! `HTTPRouteRule.matches` and `GRPCRouteRule.matches`).
 //!
-//! The host and the path come first, and [`super::table`] walks them in that order; the rest is the
-//! [`Rank`]. Where a regular expression stands is left to implementations: here behind exact paths
-//! and before prefixes, the longest expression first.
+//! The host and the path come first, and [`super::table`] walks them in that order; [`compare`] is
+//! for the rest. Where a regular expression stands is left to implementations: here behind exact
+//! paths and before prefixes, the longest expression first.
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 
 use super::matching::{PathMatch, RequestMatch, TextMatch};
 use super::{Route, RouteKey};
 
+/// One match of a route: the numbers of its rule and of the match in it; None: the rule has none,
+/// and takes everything.
+pub(super) type Place<'a> = (&'a Route, usize, Option<usize>);
+
 /// Orders matches of equal host and equal path; the least one wins.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Rank {
-    /// The longest expression, or service and then method, first.
-    expression_bytes: Reverse<(usize, usize)>,
-    has_method: Reverse<bool>,
-    headers: Reverse<usize>,
-    query: Reverse<usize>,
-    /// The oldest first; unknown last.
-    created: u64,
-    /// `namespace/name`, alphabetically.
-    name: String,
-    rule: usize,
-    alternative: usize,
+pub(super) fn compare(a: Place<'_>, b: Place<'_>) -> Ordering {
+    let of_match = specificity(a).cmp(&specificity(b));
+    of_match
+        .then_with(|| created(a.0).cmp(&created(b.0)))
+        .then_with(|| name(&a.0.key).cmp(name(&b.0.key)))
+        .then_with(|| (a.1, a.2).cmp(&(b.1, b.2)))
 }
 
-impl Rank {
-    pub(super) fn of(route: &Route, rule: usize, (at, one): (usize, &RequestMatch)) -> Self {
-        let RouteKey {
-            namespace, name, ..
-        } = &route.key;
-        Self {
-            expression_bytes: Reverse(expression_bytes(&one.path)),
-            has_method: Reverse(one.method.is_some()),
-            headers: Reverse(one.headers.len()),
-            query: Reverse(one.query.len()),
-            created: route.created.unwrap_or(u64::MAX),
-            name: format!("{namespace}/{name}"),
-            rule,
-            alternative: at,
-        }
-    }
+/// The longest expression (or gRPC service, then method), a method, most headers, most query
+/// parameters.
+fn specificity(place: Place<'_>) -> Reverse<((usize, usize), bool, usize, usize)> {
+    let Some(one) = matched(place) else {
+        return Reverse(((0, 0), false, 0, 0));
+    };
+    let expression = expression_bytes(&one.path);
+    let method = one.method.is_some();
+    Reverse((expression, method, one.headers.len(), one.query.len()))
+}
+
+pub(super) fn matched((route, rule, at): Place<'_>) -> Option<&RequestMatch> {
+    route.rules[rule].matches.get(at?)
+}
+
+/// The oldest first; unknown last.
+fn created(route: &Route) -> u64 {
+    route.created.unwrap_or(u64::MAX)
+}
+
+/// `namespace/name`, alphabetically.
+fn name(key: &RouteKey) -> impl Iterator<Item = u8> + '_ {
+    let parts = [&*key.namespace, "/", &*key.name];
+    parts.into_iter().flat_map(str::bytes)
 }
 
 fn expression_bytes(path: &PathMatch) -> (usize, usize) {

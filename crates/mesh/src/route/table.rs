@@ -1,48 +1,50 @@
 //! The routes of one parent, arranged so that the one which takes a request is found in a number of
 //! steps that grows with the request (labels of its host, segments of its path), not with the
-//! number of routes.
+//! number of routes. Cloning one is cheap, and a change of one route touches its own matches alone.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::host::{HostPattern, suffixes};
+use super::index::Index;
 use super::matching::{GrpcMatch, PathMatch, RequestMatch, TextMatch, grpc_call};
 use super::path::prefixes;
-use super::rank::Rank;
+use super::rank::{self, Place, compare};
 use super::request::Request;
-use super::{Route, Rule};
+use super::{Route, RouteKey, Rule};
 
-/// The routes of one parent. Making it costs a sort of all matches; it is then only read.
+/// The routes of one parent, each name at most once.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
-    routes: Vec<Arc<Route>>,
-    entries: Vec<Entry>,
-    exact_hosts: HashMap<Arc<str>, Paths>,
+    routes: imbl::OrdMap<RouteKey, Arc<Route>>,
+    exact_hosts: Index<Arc<Paths>>,
     /// By suffix with its dot.
-    wildcards: HashMap<Arc<str>, Paths>,
-    any_host: Paths,
+    wildcards: Index<Arc<Paths>>,
+    any_host: Arc<Paths>,
     refusal: Option<Arc<str>>,
 }
 
 /// One match of one rule.
 #[derive(Clone, Debug)]
 struct Entry {
-    route: u32,
+    route: Arc<Route>,
     rule: u32,
     /// None: the rule has no match, and takes everything.
     alternative: Option<u32>,
 }
 
-/// Entries of one host pattern by path; every list is in order of rank.
+/// In order of rank, once it is sorted.
+type List = Arc<Vec<Entry>>;
+
+/// Entries of one host pattern by path.
 #[derive(Clone, Debug, Default)]
 struct Paths {
-    exact: HashMap<Arc<str>, Vec<u32>>,
+    exact: Index<List>,
     /// Regular expressions: tried one by one.
-    patterns: Vec<u32>,
+    patterns: List,
     /// By normal form.
-    prefixes: HashMap<Arc<str>, Vec<u32>>,
+    prefixes: Index<List>,
     /// gRPC methods of any service.
-    methods: HashMap<Arc<str>, Vec<u32>>,
+    methods: Index<List>,
 }
 
 /// The match that took a request.
@@ -59,43 +61,33 @@ pub struct Selected<'a> {
 }
 
 /// Where an entry is listed.
-enum Place<'a> {
+#[derive(Clone)]
+enum Listed {
     Exact(Arc<str>),
     Pattern,
     Prefix(Arc<str>),
-    Method(&'a Arc<str>),
+    Method(Arc<str>),
 }
 
 impl Table {
     /// Arranges routes; their order says nothing.
     #[must_use]
     pub fn new(routes: impl IntoIterator<Item = Arc<Route>>) -> Self {
-        let mut table = Self {
-            routes: routes.into_iter().collect(),
-            ..Self::default()
-        };
-        let every = RequestMatch::default();
-        let mut ranked = Vec::new();
-        for (at, route) in table.routes.iter().enumerate() {
-            for (rule_at, rule) in route.rules.iter().enumerate() {
-                let entry = |alternative| Entry {
-                    route: number(at),
-                    rule: number(rule_at),
-                    alternative,
-                };
-                if rule.matches.is_empty() {
-                    ranked.push((Rank::of(route, rule_at, (0, &every)), entry(None)));
-                }
-                for (i, one) in rule.matches.iter().enumerate() {
-                    let rank = Rank::of(route, rule_at, (i, one));
-                    ranked.push((rank, entry(Some(number(i)))));
-                }
+        let mut table = Self::default();
+        for route in routes {
+            if table
+                .routes
+                .insert(route.key.clone(), route.clone())
+                .is_none()
+            {
+                table.list(&route, push);
             }
         }
-        // Listed by rank, so that every list below is in that order by itself.
-        ranked.sort_by(|(a, _), (b, _)| a.cmp(b));
-        table.entries = ranked.into_iter().map(|(_, entry)| entry).collect();
-        table.list();
+        // Sorted once at the end: sorted insertion costs the square of what one path has.
+        let sort = |paths: &mut Arc<Paths>| Arc::make_mut(paths).sort();
+        table.exact_hosts.for_each(sort);
+        table.wildcards.for_each(sort);
+        sort(&mut table.any_host);
         table
     }
 
@@ -114,29 +106,66 @@ impl Table {
         self.refusal.as_ref()
     }
 
-    fn list(&mut self) {
-        let every = RequestMatch::default();
-        for (at, entry) in self.entries.iter().enumerate() {
-            let route = &self.routes[entry.route as usize];
-            let one = alternative(route, entry).unwrap_or(&every);
-            let at = number(at);
-            if route.hostnames.is_empty() {
-                self.any_host.add(&one.path, at);
-            }
-            for host in &route.hostnames {
-                let (hosts, name) = match host {
-                    HostPattern::Exact(name) => (&mut self.exact_hosts, name),
-                    HostPattern::Below(suffix) => (&mut self.wildcards, suffix),
+    /// Adds a route, in place of the one of that name.
+    pub fn insert(&mut self, route: Arc<Route>) {
+        self.remove(&route.key);
+        self.list(&route, insert);
+        self.routes.insert(route.key.clone(), route);
+    }
+
+    /// Takes a route out; false when there is none of that name.
+    pub fn remove(&mut self, key: &RouteKey) -> bool {
+        let Some(route) = self.routes.remove(key) else {
+            return false;
+        };
+        self.list(&route, |list, entry| remove(list, &entry));
+        true
+    }
+
+    /// Does something with every list that an entry of the route belongs into.
+    fn list(&mut self, route: &Arc<Route>, change: impl Fn(&mut List, Entry)) {
+        for (rule, of_rule) in route.rules.iter().enumerate() {
+            let count = of_rule.matches.len();
+            let alternatives = (0..count).map(Some).chain((count == 0).then_some(None));
+            for alternative in alternatives {
+                let entry = Entry {
+                    route: route.clone(),
+                    rule: number(rule),
+                    alternative: alternative.map(number),
                 };
-                hosts.entry(name.clone()).or_default().add(&one.path, at);
+                self.list_entry(entry, &change);
             }
         }
     }
 
-    /// The routes, in no particular order.
-    #[must_use]
-    pub fn routes(&self) -> &[Arc<Route>] {
-        &self.routes
+    fn list_entry(&mut self, entry: Entry, change: &impl Fn(&mut List, Entry)) {
+        let every = RequestMatch::default();
+        let route = entry.route.clone();
+        let listed = listed(&rank::matched(entry.place()).unwrap_or(&every).path);
+        if route.hostnames.is_empty() {
+            return Arc::make_mut(&mut self.any_host).change(listed, |list| change(list, entry));
+        }
+        for (at, host) in route.hostnames.iter().enumerate() {
+            // A host may be written twice.
+            if route.hostnames[..at].contains(host) {
+                continue;
+            }
+            let (hosts, name) = match host {
+                HostPattern::Exact(name) => (&mut self.exact_hosts, name),
+                HostPattern::Below(suffix) => (&mut self.wildcards, suffix),
+            };
+            hosts.change(name, |paths| {
+                let mut paths = paths.unwrap_or_default();
+                let own = Arc::make_mut(&mut paths);
+                own.change(listed.clone(), |list| change(list, entry.clone()));
+                (!own.is_empty()).then_some(paths)
+            });
+        }
+    }
+
+    /// The routes, by name.
+    pub fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.routes.values()
     }
 
     /// Whether there is no route: the parent has its ordinary behaviour.
@@ -149,91 +178,134 @@ impl Table {
     /// then the [rank](super::rank). A host whose routes do not take it leaves it to the next.
     #[must_use]
     pub fn select(&self, request: &Request<'_>) -> Option<Selected<'_>> {
+        if self.exact_hosts.is_empty() && self.wildcards.is_empty() {
+            return self.any_host.select(request);
+        }
         let host = request.host();
-        let exact = self.exact_hosts.get(&*host);
+        let exact = self.exact_hosts.get(&host);
         let wild = suffixes(&host).filter_map(|suffix| self.wildcards.get(suffix));
         let mut hosts = exact.into_iter().chain(wild).chain([&self.any_host]);
-        hosts.find_map(|paths| self.select_in(paths, request))
+        hosts.find_map(|paths| paths.select(request))
     }
-
-    fn select_in(&self, paths: &Paths, request: &Request<'_>) -> Option<Selected<'_>> {
-        let path = request.path;
-        let listed = |list: Option<&'_ Vec<u32>>| {
-            let list = list.map(Vec::as_slice).unwrap_or_default();
-            let mut listed = list.iter().map(|at| self.selected(*at));
-            listed.find(|one| one.matched.is_none_or(|matched| matched.holds(request)))
-        };
-        if let Some(found) = listed(paths.exact.get(path)) {
-            return Some(found);
-        }
-        if let Some(found) = listed(Some(&paths.patterns)) {
-            return Some(found);
-        }
-        for prefix in prefixes(path).filter(|prefix| !prefix.is_empty()) {
-            if let Some(found) = listed(paths.prefixes.get(prefix)) {
-                return Some(found);
-            }
-        }
-        if let Some((_, method)) = grpc_call(path)
-            && let Some(found) = listed(paths.methods.get(method))
-        {
-            return Some(found);
-        }
-        // `*` (OPTIONS of a whole server) has no prefix, and is taken by what takes every path.
-        listed(paths.prefixes.get(""))
-    }
-
-    fn selected(&self, at: u32) -> Selected<'_> {
-        let entry = &self.entries[at as usize];
-        let route = &self.routes[entry.route as usize];
-        Selected {
-            route,
-            rule: &route.rules[entry.rule as usize],
-            rule_index: entry.rule as usize,
-            matched: alternative(route, entry),
-        }
-    }
-}
-
-fn alternative<'a>(route: &'a Route, entry: &Entry) -> Option<&'a RequestMatch> {
-    let at = entry.alternative?;
-    route.rules[entry.rule as usize].matches.get(at as usize)
-}
-
-/// Routes, rules and matches are far fewer: a route has at most 16 rules and 128 matches.
-fn number(index: usize) -> u32 {
-    u32::try_from(index).expect("a parent has fewer than 2^32 matches")
 }
 
 impl Paths {
-    fn add(&mut self, path: &PathMatch, at: u32) {
-        let list = match place(path) {
-            Place::Exact(path) => self.exact.entry(path).or_default(),
-            Place::Pattern => &mut self.patterns,
-            Place::Prefix(prefix) => self.prefixes.entry(prefix).or_default(),
-            Place::Method(method) => self.methods.entry(method.clone()).or_default(),
+    fn select(&self, request: &Request<'_>) -> Option<Selected<'_>> {
+        let path = request.path;
+        let first = |list| first(list, request);
+        let listed = |list: Option<_>| list.and_then(first);
+        let prefixes = || {
+            let whole = prefixes(path).filter(|prefix| !prefix.is_empty());
+            whole.filter_map(|prefix| self.prefixes.get(prefix))
         };
-        // Two host names of a route may be the same one, written twice.
-        if list.last() != Some(&at) {
-            list.push(at);
+        let method = || {
+            let (_, method) = grpc_call(path)?;
+            listed(self.methods.get(method))
+        };
+        let found = listed(self.exact.get(path))
+            .or_else(|| first(&self.patterns))
+            .or_else(|| prefixes().find_map(first))
+            .or_else(method)
+            // `*` (OPTIONS of a whole server) has no prefix, and is taken by what takes every path.
+            .or_else(|| listed(self.prefixes.get("")))?;
+        Some(found.selected())
+    }
+
+    /// Changes the list of a place.
+    fn change(&mut self, listed: Listed, change: impl FnOnce(&mut List)) {
+        let (index, text) = match listed {
+            Listed::Pattern => return change(&mut self.patterns),
+            Listed::Exact(path) => (&mut self.exact, path),
+            Listed::Prefix(prefix) => (&mut self.prefixes, prefix),
+            Listed::Method(method) => (&mut self.methods, method),
+        };
+        index.change(&text, |list| {
+            let mut list = list.unwrap_or_default();
+            change(&mut list);
+            (!list.is_empty()).then_some(list)
+        });
+    }
+
+    fn is_empty(&self) -> bool {
+        let indexes = [&self.exact, &self.prefixes, &self.methods];
+        self.patterns.is_empty() && indexes.iter().all(|index| index.is_empty())
+    }
+
+    fn sort(&mut self) {
+        let sort = |list: &mut List| {
+            Arc::make_mut(list).sort_by(|a, b| compare(a.place(), b.place()));
+        };
+        for index in [&mut self.exact, &mut self.prefixes, &mut self.methods] {
+            index.for_each(sort);
+        }
+        sort(&mut self.patterns);
+    }
+}
+
+impl Entry {
+    fn place(&self) -> Place<'_> {
+        let alternative = self.alternative.map(|at| at as usize);
+        (&self.route, self.rule as usize, alternative)
+    }
+
+    fn selected(&self) -> Selected<'_> {
+        Selected {
+            route: &self.route,
+            rule: &self.route.rules[self.rule as usize],
+            rule_index: self.rule as usize,
+            matched: rank::matched(self.place()),
         }
     }
 }
 
-fn place(path: &PathMatch) -> Place<'_> {
+/// The first that takes the request.
+fn first<'a>(list: &'a List, request: &Request<'_>) -> Option<&'a Entry> {
+    list.iter().find(|entry| {
+        let matched = rank::matched(entry.place());
+        matched.is_none_or(|matched| matched.holds(request))
+    })
+}
+
+/// At the end, wherever it belongs.
+fn push(list: &mut List, entry: Entry) {
+    Arc::make_mut(list).push(entry);
+}
+
+/// Where it belongs, in a sorted list.
+fn insert(list: &mut List, entry: Entry) {
+    let list = Arc::make_mut(list);
+    let is_before = |known: &Entry| compare(known.place(), entry.place()).is_lt();
+    let at = list.partition_point(is_before);
+    list.insert(at, entry);
+}
+
+/// All entries of its route, at the first of them.
+fn remove(list: &mut List, entry: &Entry) {
+    let is_of_it = |known: &Entry| Arc::ptr_eq(&known.route, &entry.route);
+    if list.iter().any(is_of_it) {
+        Arc::make_mut(list).retain(|known| !is_of_it(known));
+    }
+}
+
+/// A route has at most 16 rules and 128 matches.
+fn number(index: usize) -> u32 {
+    u32::try_from(index).expect("a route has fewer than 2^32 rules and matches")
+}
+
+fn listed(path: &PathMatch) -> Listed {
     use TextMatch::Exact;
     match path {
-        PathMatch::Exact(path) => Place::Exact(path.clone()),
-        PathMatch::Prefix(prefix) => Place::Prefix(prefix.clone()),
-        PathMatch::Regex(_) => Place::Pattern,
+        PathMatch::Exact(path) => Listed::Exact(path.clone()),
+        PathMatch::Prefix(prefix) => Listed::Prefix(prefix.clone()),
+        PathMatch::Regex(_) => Listed::Pattern,
         PathMatch::Grpc(GrpcMatch { service, method }) => match (service, method) {
             (Some(Exact(service)), Some(Exact(method))) => {
-                Place::Exact(format!("/{service}/{method}").into())
+                Listed::Exact(format!("/{service}/{method}").into())
             }
-            (Some(Exact(service)), None) => Place::Prefix(format!("/{service}").into()),
-            (None, Some(Exact(method))) => Place::Method(method),
-            (None, None) => Place::Prefix("".into()),
-            _ => Place::Pattern,
+            (Some(Exact(service)), None) => Listed::Prefix(format!("/{service}").into()),
+            (None, Some(Exact(method))) => Listed::Method(method.clone()),
+            (None, None) => Listed::Prefix("".into()),
+            _ => Listed::Pattern,
         },
     }
 }

@@ -33,6 +33,12 @@ impl Entry {
         }
     }
 
+    /// Of a route or a policy with targets: its name says all.
+    pub(super) fn unnamed(version: &str) -> Self {
+        let version = version.into();
+        Self { version, key: None }
+    }
+
     /// What is held under `name`, in the snapshot.
     pub(super) fn key(&self, name: &Arc<str>) -> ResourceName {
         match &self.key {

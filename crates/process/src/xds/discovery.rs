@@ -12,19 +12,24 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
 
 use mesh::NetworkAddress;
+use mesh::route::Book;
 use mesh::snapshot::Snapshot;
 use mesh::workload::Pool;
 use proto::ResourceName;
 use proto::wire::discovery::{self as wire, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
 
-use super::carried::{ByName, Carried, Entry};
-use complaint::complaint;
+use super::carried::{Carried, Entry};
+use complaint::{complaint, unasked};
+use held::Held;
+pub use held::Kind;
+use library::Library;
 use unreadable::decode;
 
 mod complaint;
+mod held;
+mod library;
 mod unreadable;
 
 /// Addresses subscribed to on demand at once. A node talks to far fewer; a client that scans
@@ -42,31 +47,6 @@ pub enum Scope {
     OnDemand,
 }
 
-/// The types that are asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// Workloads and services.
-    Addresses,
-    /// L4 authorization policies.
-    Policies,
-}
-
-impl Kind {
-    const ALL: [Self; 2] = [Self::Addresses, Self::Policies];
-
-    /// Type URL on the wire.
-    pub fn url(self) -> &'static str {
-        match self {
-            Self::Addresses => proto::ADDRESS_TYPE_URL,
-            Self::Policies => proto::AUTHORIZATION_TYPE_URL,
-        }
-    }
-
-    fn of(url: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.url() == url)
-    }
-}
-
 /// A resource that was refused; what was held under its name before stays.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejected {
@@ -74,7 +54,8 @@ pub struct Rejected {
     pub name: String,
     /// What is wrong with it.
     pub reason: String,
-    /// Whether it is a policy that nothing was held of, and what it applies to is denied now.
+    /// Whether it is a policy or a route that nothing was held of, and what it applies to is denied
+    /// now.
     pub denies: bool,
 }
 
@@ -89,7 +70,7 @@ impl fmt::Display for Rejected {
 pub struct Applied {
     /// Its type; None for one that was not asked for.
     pub kind: Option<Kind>,
-    /// Whether the snapshot is another one now.
+    /// Whether the snapshot, or the book, is another one now.
     pub changed: bool,
     /// To send, in this order; the first acknowledges the response.
     pub requests: Vec<DeltaDiscoveryRequest>,
@@ -105,22 +86,12 @@ pub struct Discovery {
     snapshot: Snapshot,
     addresses: Held,
     policies: Held,
+    routes: Held,
+    target_policies: Held,
+    /// None: routes are not asked for.
+    library: Option<Library>,
     wanted: BTreeSet<NetworkAddress>,
     pool: Pool,
-}
-
-/// What is held of one type.
-#[derive(Debug, Default)]
-struct Held {
-    by_name: ByName,
-    /// Whether a response came, on any stream.
-    answered: bool,
-    /// Names held when this stream was opened that it did not confirm yet. None once the server
-    /// is known to compare versions, and on the first stream.
-    unconfirmed: Option<BTreeSet<Arc<str>>>,
-    /// Whether the server repeated a resource in the very version that was announced: it does not
-    /// compare versions, hence sends all there is, and what it leaves out is gone.
-    repeats: bool,
 }
 
 impl Discovery {
@@ -132,9 +103,30 @@ impl Discovery {
             snapshot: Snapshot::new(),
             addresses: Held::default(),
             policies: Held::default(),
+            routes: Held::default(),
+            target_policies: Held::default(),
+            library: None,
             wanted: BTreeSet::new(),
             pool: Pool::default(),
         }
+    }
+
+    /// Asks for routes too.
+    pub fn with_routes(mut self) -> Self {
+        self.library = Some(Library::default());
+        self
+    }
+
+    /// All routes and policies with targets that are known now; None when they are not asked for.
+    pub fn book(&self) -> Option<&Book> {
+        self.library.as_ref().map(Library::book)
+    }
+
+    /// The types that are asked for.
+    fn kinds(&self) -> impl Iterator<Item = Kind> + use<> {
+        let with_routes = self.library.is_some();
+        let all = Kind::ALL.into_iter();
+        all.filter(move |kind| with_routes || !kind.is_of_book())
     }
 
     /// Everything, as another process' feed held it. Each type counts as answered.
@@ -152,11 +144,11 @@ impl Discovery {
         }
     }
 
-    /// What another feed can start from. None before both types were answered, and on demand,
-    /// when what is held depends on who asked.
+    /// What another feed can start from: the snapshot, not the book. None before both of its types
+    /// were answered, and on demand, when what is held depends on who asked.
     pub fn carried(&self) -> Option<Carried> {
-        let whole =
-            self.scope == Scope::Wildcard && Kind::ALL.into_iter().all(|kind| self.answered(kind));
+        let answered = self.answered(Kind::Addresses) && self.answered(Kind::Policies);
+        let whole = self.scope == Scope::Wildcard && answered;
         whole.then(|| Carried {
             snapshot: self.snapshot.clone(),
             addresses: self.addresses.by_name.clone(),
@@ -176,7 +168,7 @@ impl Discovery {
 
     /// A stream begins: the requests to send first.
     pub fn open(&mut self) -> Vec<DeltaDiscoveryRequest> {
-        let mut requests: Vec<_> = Kind::ALL.map(|kind| self.opening(kind)).into();
+        let mut requests: Vec<_> = self.kinds().map(|kind| self.opening(kind)).collect();
         if self.scope == Scope::OnDemand && !self.wanted.is_empty() {
             requests.push(DeltaDiscoveryRequest {
                 resource_names_subscribe: self.wanted.iter().map(ToString::to_string).collect(),
@@ -228,7 +220,8 @@ impl Discovery {
 
     /// Takes a response: all good resources and removals of it, whatever else is bad in it.
     pub fn apply(&mut self, response: DeltaDiscoveryResponse) -> Applied {
-        let Some(kind) = Kind::of(&response.type_url) else {
+        let kind = Kind::of(&response.type_url);
+        let Some(kind) = kind.filter(|kind| self.library.is_some() || !kind.is_of_book()) else {
             return unasked(&response);
         };
         let mut changed = self.note_answer(kind);
@@ -241,7 +234,13 @@ impl Discovery {
             match self.accept(kind, resource) {
                 Ok(new) => changed |= new,
                 Err(reason) => {
-                    let denies = kind == Kind::Policies && self.deny_instead(resource);
+                    let denies = match kind {
+                        Kind::Addresses => false,
+                        Kind::Policies => self.deny_instead(resource),
+                        Kind::Routes | Kind::TargetPolicies => {
+                            self.refuse_instead(kind, resource, &reason)
+                        }
+                    };
                     changed |= denies;
                     let name = resource.name.clone();
                     rejected.push(Rejected {
@@ -251,6 +250,9 @@ impl Discovery {
                     });
                 }
             }
+        }
+        if let Some(library) = &mut self.library {
+            library.arrange();
         }
         let mut requests = vec![DeltaDiscoveryRequest {
             response_nonce: response.nonce,
@@ -273,7 +275,7 @@ impl Discovery {
     /// for quiet because nothing says that everything comes in one response.
     pub fn settle(&mut self) -> bool {
         let mut changed = false;
-        for kind in Kind::ALL {
+        for kind in self.kinds() {
             let held = self.held_mut(kind);
             if !held.repeats {
                 continue;
@@ -283,13 +285,16 @@ impl Discovery {
                 changed |= self.remove(kind, &name, &mut Vec::new());
             }
         }
+        if let Some(library) = &mut self.library {
+            library.arrange();
+        }
         changed
     }
 
     /// Whether [`Discovery::settle`] has something to do.
     pub fn unsettled(&self) -> bool {
         let waits = |held: &Held| held.repeats && held.unconfirmed.is_some();
-        Kind::ALL.into_iter().any(|kind| waits(self.held(kind)))
+        self.kinds().any(|kind| waits(self.held(kind)))
     }
 
     /// The first response of a type makes it synced; its emptiness is an answer too.
@@ -305,6 +310,8 @@ impl Discovery {
             }
             // On demand no answer is ever about all addresses.
             Kind::Addresses => return false,
+            // An empty book is there from the beginning; readiness waits for the answer.
+            Kind::Routes | Kind::TargetPolicies => {}
         }
         true
     }
@@ -312,6 +319,16 @@ impl Discovery {
     fn accept(&mut self, kind: Kind, resource: &wire::Resource) -> Result<bool, String> {
         let held = self.held_mut(kind);
         held.confirm(resource);
+        if kind.is_of_book() {
+            let Some(library) = &mut self.library else {
+                return Ok(false);
+            };
+            let changed = library.take(kind, resource)?;
+            let entry = Entry::unnamed(&resource.version);
+            let name = resource.name.as_str().into();
+            self.held_mut(kind).by_name.insert(name, entry);
+            return Ok(changed);
+        }
         let mut decoded = decode(kind, resource)?;
         let (name, entry) = Entry::named(&resource.version, decoded.name());
         held.by_name.insert(name, entry);
@@ -343,6 +360,22 @@ impl Discovery {
         true
     }
 
+    /// A route or a policy with targets that cannot be read, and of which nothing is held: what it
+    /// is for is refused until it can be read or is gone. Says whether it is.
+    fn refuse_instead(&mut self, kind: Kind, resource: &wire::Resource, reason: &str) -> bool {
+        if self.held(kind).by_name.contains_key(&*resource.name) {
+            return false;
+        }
+        let library = self.library.as_mut();
+        let refused = library.is_some_and(|library| library.refuse(kind, &resource.name, reason));
+        if refused {
+            // Of no version, as with policies above.
+            let name = resource.name.as_str().into();
+            self.held_mut(kind).by_name.insert(name, Entry::unnamed(""));
+        }
+        refused
+    }
+
     /// Whether the snapshot has this already, word for word.
     fn has(&self, new: &proto::Resource) -> bool {
         let snapshot = &self.snapshot;
@@ -369,6 +402,10 @@ impl Discovery {
             unconfirmed.remove(name);
         }
         if let Some((name, entry)) = held.by_name.remove_with_key(name) {
+            if kind.is_of_book() {
+                let library = self.library.as_mut();
+                return library.is_some_and(|library| library.remove(kind, &name));
+            }
             return self.drop_key(&entry.key(&name), ended);
         }
         let Ok(ResourceName::Address(address)) = ResourceName::parse(kind.url(), name) else {
@@ -426,6 +463,8 @@ impl Discovery {
         match kind {
             Kind::Addresses => &self.addresses,
             Kind::Policies => &self.policies,
+            Kind::Routes => &self.routes,
+            Kind::TargetPolicies => &self.target_policies,
         }
     }
 
@@ -433,20 +472,8 @@ impl Discovery {
         match kind {
             Kind::Addresses => &mut self.addresses,
             Kind::Policies => &mut self.policies,
-        }
-    }
-}
-
-impl Held {
-    /// The server speaks of a name on this stream, be it well or badly.
-    fn confirm(&mut self, resource: &wire::Resource) {
-        let Some(unconfirmed) = &mut self.unconfirmed else {
-            return;
-        };
-        let was_announced = unconfirmed.remove(&*resource.name);
-        let held = self.by_name.get(&*resource.name);
-        if was_announced && held.is_some_and(|held| *held.version == *resource.version) {
-            self.repeats = true;
+            Kind::Routes => &mut self.routes,
+            Kind::TargetPolicies => &mut self.target_policies,
         }
     }
 }
@@ -463,27 +490,6 @@ fn unsubscription(ended: &[NetworkAddress]) -> Option<DeltaDiscoveryRequest> {
         resource_names_unsubscribe: ended.iter().map(ToString::to_string).collect(),
         ..request(Kind::Addresses.url())
     })
-}
-
-/// A response of a type that was not asked for: nothing of it is used.
-fn unasked(response: &DeltaDiscoveryResponse) -> Applied {
-    let name = response.type_url.chars().take(200).collect();
-    let rejected = vec![Rejected {
-        name,
-        reason: "this type was not asked for".to_owned(),
-        denies: false,
-    }];
-    let nack = DeltaDiscoveryRequest {
-        response_nonce: response.nonce.clone(),
-        error_detail: Some(complaint(&rejected)),
-        ..request(&response.type_url)
-    };
-    Applied {
-        kind: None,
-        changed: false,
-        requests: vec![nack],
-        rejected,
-    }
 }
 
 #[cfg(test)]

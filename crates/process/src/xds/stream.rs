@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh::NetworkAddress;
+use mesh::route::Book;
 use mesh::snapshot::Snapshot;
 use proto::wire::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use proto::wire::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
@@ -40,33 +41,41 @@ const SETTLE: Duration = Duration::from_secs(2);
 /// Requests on their way into the stream: HTTP/2 flow control holds back the rest.
 const REQUEST_QUEUE: usize = 64;
 
+/// What the feed's results are published by.
+pub(super) struct States {
+    pub(super) snapshots: watch::Sender<Arc<Snapshot>>,
+    pub(super) books: watch::Sender<Arc<Book>>,
+    pub(super) carried: watch::Sender<Option<Carried>>,
+    pub(super) status: watch::Sender<Status>,
+}
+
 /// Where the feed's results go.
 pub(super) struct Outlets {
-    snapshots: watch::Sender<Arc<Snapshot>>,
-    carried: watch::Sender<Option<Carried>>,
-    status: watch::Sender<Status>,
+    states: States,
     metrics: XdsMetrics,
     addresses: Condition,
     policies: Condition,
+    /// None: routes are not asked for.
+    routes: Option<Condition>,
 }
 
 impl Outlets {
     pub(super) fn new(
-        (snapshots, carried): (watch::Sender<Arc<Snapshot>>, watch::Sender<Option<Carried>>),
-        status: watch::Sender<Status>,
+        states: States,
         metrics: XdsMetrics,
         readiness: &Readiness,
+        routes: bool,
     ) -> Self {
         let waiting = "waiting for the control plane";
         let addresses = readiness.condition("addresses", waiting);
         let policies = readiness.condition("policies", waiting);
+        let routes = routes.then(|| readiness.condition("routes", waiting));
         Self {
-            snapshots,
-            carried,
-            status,
+            states,
             metrics,
             addresses,
             policies,
+            routes,
         }
     }
 
@@ -74,16 +83,24 @@ impl Outlets {
     fn note_answers(&self, discovery: &Discovery) {
         let addresses = discovery.answered(Kind::Addresses);
         let policies = discovery.answered(Kind::Policies);
-        if addresses {
-            self.addresses.met();
+        let routes = routes_answered(discovery);
+        let conditions = [
+            (Some(&self.addresses), addresses),
+            (Some(&self.policies), policies),
+            (self.routes.as_ref(), routes),
+        ];
+        for (condition, _) in conditions.into_iter().filter(|(_, answered)| *answered) {
+            condition.into_iter().for_each(Condition::met);
         }
-        if policies {
-            self.policies.met();
-        }
-        self.status.send_if_modified(|status| {
-            let changed =
-                (status.addresses_answered, status.policies_answered) != (addresses, policies);
-            (status.addresses_answered, status.policies_answered) = (addresses, policies);
+        self.states.status.send_if_modified(|status| {
+            let known = Status {
+                addresses_answered: addresses,
+                policies_answered: policies,
+                routes_answered: routes,
+                ..status.clone()
+            };
+            let changed = known != *status;
+            *status = known;
             changed
         });
     }
@@ -95,7 +112,14 @@ impl Outlets {
         if !discovery.answered(Kind::Policies) {
             self.policies.missing(why);
         }
+        if let Some(routes) = self.routes.as_ref().filter(|_| !routes_answered(discovery)) {
+            routes.missing(why);
+        }
     }
+}
+
+fn routes_answered(discovery: &Discovery) -> bool {
+    discovery.answered(Kind::Routes) && discovery.answered(Kind::TargetPolicies)
 }
 
 /// The task of the feed.
@@ -189,7 +213,7 @@ impl Stream {
         let text = end.to_string();
         tracing::warn!(error = %text, "discovery is not connected");
         self.outlets.note_waiting(&self.discovery, &text);
-        self.outlets.status.send_modify(|status| {
+        self.outlets.states.status.send_modify(|status| {
             status.connected = false;
             status.last_error = Some(text);
         });
@@ -207,6 +231,7 @@ impl Stream {
             "discovery is connected"
         );
         self.outlets
+            .states
             .status
             .send_modify(|status| status.connected = true);
         loop {
@@ -278,7 +303,7 @@ impl Stream {
         for bad in &rejected {
             let (resource, reason) = (&bad.name, &bad.reason);
             if bad.denies {
-                tracing::error!(%resource, %reason, "policy refused, what it applies to is denied");
+                tracing::error!(%resource, %reason, "resource refused, what it is for is denied");
             } else {
                 tracing::warn!(%resource, %reason, "resource refused");
             }
@@ -292,7 +317,11 @@ impl Stream {
         if self.discovery.unsettled() {
             self.settle_at = Some(Instant::now() + SETTLE);
         }
-        if changed && self.publish_at.is_none() {
+        if changed && kind.is_some_and(Kind::is_of_book) {
+            // At once, with the services and workloads before it that it may speak of.
+            self.publish();
+            self.publish_book();
+        } else if changed && self.publish_at.is_none() {
             self.publish_at = Some(Instant::now() + DEBOUNCE);
         }
         if self.publish_at.is_none() || self.pending.len() >= MAX_PENDING {
@@ -314,8 +343,9 @@ impl Stream {
 
     fn settle(&mut self) -> bool {
         self.settle_at = None;
-        if self.discovery.settle() && self.publish_at.is_none() {
-            self.publish_at = Some(Instant::now());
+        if self.discovery.settle() {
+            self.publish_at.get_or_insert_with(Instant::now);
+            self.publish_book();
         }
         true
     }
@@ -323,12 +353,21 @@ impl Stream {
     fn publish(&mut self) {
         if self.publish_at.take().is_some() {
             self.outlets
+                .states
                 .snapshots
                 .send_replace(Arc::new(self.discovery.snapshot().clone()));
         }
         // Also when nothing changed but the versions.
-        self.outlets.carried.send_replace(self.discovery.carried());
+        let carried = self.discovery.carried();
+        self.outlets.states.carried.send_replace(carried);
         self.outlets.note_answers(&self.discovery);
+    }
+
+    fn publish_book(&mut self) {
+        if let Some(book) = self.discovery.book() {
+            let book = Arc::new(book.clone());
+            self.outlets.states.books.send_replace(book);
+        }
     }
 }
 

@@ -31,6 +31,7 @@ impl Client {
         let mut registry = Registry::default();
         let metrics = XdsMetrics::register(&mut registry);
         let config = Config {
+            routes: false,
             node: Node::ztunnel("node-1", "Kubernetes"),
             scope,
             carried: None,

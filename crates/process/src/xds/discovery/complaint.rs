@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use proto::wire::discovery as wire;
+use proto::wire::discovery::{self as wire, DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 
-use super::Rejected;
+use super::{Applied, Rejected, request};
 
 /// gRPC code of a NACK: INVALID_ARGUMENT.
 pub(super) const INVALID_ARGUMENT: i32 = 3;
@@ -30,5 +30,26 @@ pub(super) fn complaint(rejected: &[Rejected]) -> wire::Status {
         code: INVALID_ARGUMENT,
         message,
         details: Vec::new(),
+    }
+}
+
+/// A response of a type that was not asked for: nothing of it is used.
+pub(super) fn unasked(response: &DeltaDiscoveryResponse) -> Applied {
+    let name = response.type_url.chars().take(200).collect();
+    let rejected = vec![Rejected {
+        name,
+        reason: "this type was not asked for".to_owned(),
+        denies: false,
+    }];
+    let nack = DeltaDiscoveryRequest {
+        response_nonce: response.nonce.clone(),
+        error_detail: Some(complaint(&rejected)),
+        ..request(&response.type_url)
+    };
+    Applied {
+        kind: None,
+        changed: false,
+        requests: vec![nack],
+        rejected,
     }
 }
