@@ -1,5 +1,5 @@
 //! The node agent: captures the pods that the plugin brings, keeps them captured, hands their
-//! listeners to ztunnel and tells the control plane about them.
+//! listeners to ztunnel, tells the control plane about them, and runs the node's waypoints.
 //!
 //! What runs here: the calls' socket, the ZDS server, the reporter, one address follower a
 //! captured pod, the verification, the sweep for vanished pods, the admin server. All of it is
@@ -35,12 +35,13 @@ use tokio::time::Instant;
 use crate::steering::BpfError;
 use crate::steering::hook::Hook;
 use crate::zds::Zds;
+use crate::waypoint::{self, Waypoints};
 use call::Calls;
 use control::Control;
 use metrics::Metrics;
 use proxies::Proxies;
 use record::StateDir;
-use report::Reporter;
+pub(crate) use report::Reporter;
 use table::Table;
 use verify::Verdicts;
 
@@ -69,6 +70,8 @@ pub struct Settings {
     /// Serve a ztunnel that shares its cgroup: who else is there can escape outbound capture.
     pub allow_shared_cgroup: bool,
 }
+    /// How to run waypoints; None: this node runs none.
+    pub waypoints: Option<waypoint::Settings>,
 
 /// Why the agent cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -89,7 +92,9 @@ pub struct Agent {
     settings: Settings,
     hook: Arc<Mutex<Hook>>,
     zds: Zds,
-    control: Box<dyn Control>,
+    control: Arc<dyn Control>,
+    /// The waypoints that the node runs.
+    waypoints: Option<Waypoints>,
     table: Table,
     /// The calls that are capturing a pod.
     calls: Calls,
@@ -133,11 +138,15 @@ pub async fn start(
     let hooked = is_below(&settings.cgroup_root);
     let (reporter, requests) = Reporter::new();
     let agent = Arc::new(Agent {
+    let waypoints = settings.waypoints.clone().map(Waypoints::open).transpose();
+    let waypoints = waypoints.map_err(|e| StartError::Io("the records of waypoints", e))?;
+    let control: Arc<dyn Control> = control.into();
         settings,
         hook,
         zds,
         control,
         table: Table::default(),
+        waypoints,
         calls: Calls::default(),
         state,
         reporter,

@@ -3,6 +3,7 @@
 //! Parses, starts, prints; decides nothing.
 
 mod verdict;
+mod waypoint;
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -99,6 +100,8 @@ struct AgentArgs {
     /// outbound capture.
     #[arg(long)]
     allow_shared_cgroup: bool,
+    #[command(flatten)]
+    waypoints: waypoint::WaypointArgs,
     /// Where metrics, readiness and the log level are served.
     #[arg(long, default_value = "127.0.0.1:15010")]
     admin_addr: SocketAddr,
@@ -373,6 +376,7 @@ impl AgentArgs {
             .parent()
             .unwrap_or(std::path::Path::new("/"))
             .join("pods");
+        let waypoints = Some(self.waypoints.settings(&self));
         agent::Settings {
             node_name: self.node_name,
             cni_socket: self.cni_socket,
@@ -382,6 +386,7 @@ impl AgentArgs {
             state_dir: self.state_dir.unwrap_or(beside),
             verify_interval: self.verify_interval,
             allow_shared_cgroup: self.allow_shared_cgroup,
+            waypoints,
         }
     }
 }

@@ -3,6 +3,7 @@
 //! The plugin ([`plugin`]) is called by the runtime and asks the agent ([`agent`]) over a unix
 //! socket ([`message`], [`client`]). The agent steers pods ([`steering`]) and hands their listeners
 //! to ztunnel ([`zds`]). [`install`] puts the plugin into a node's CNI configuration.
+//! [`waypoint`] runs the waypoints that the control plane gives to the node.
 //!
 //! Knows sockets, namespaces and BPF; knows no policy and carries no traffic.
 
@@ -13,4 +14,5 @@ pub mod install;
 pub mod message;
 pub mod plugin;
 pub mod steering;
+pub mod waypoint;
 pub mod zds;

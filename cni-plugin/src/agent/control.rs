@@ -3,12 +3,17 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use process::grpc::agent::{AgentClient, Described, PodReport};
+use futures::Stream;
+use futures::stream;
+use process::grpc::agent::{AgentClient, Described, PodReport, WaypointReplica};
 
 use crate::message::PodName;
 
 /// A boxed future of an answer; errors are sentences.
 pub type Asked<'a, T> = Pin<Box<dyn Future<Output = Result<T, String>> + Send + 'a>>;
+
+/// Lists of the waypoints that the node shall run, each whole.
+pub type WaypointLists = Pin<Box<dyn Stream<Item = Result<Vec<WaypointReplica>, String>> + Send>>;
 
 /// The control plane's service for agents.
 pub trait Control: Send + Sync {
@@ -17,6 +22,11 @@ pub trait Control: Send + Sync {
 
     /// All pods of the node; gives whether all proxies acknowledged, when asked to wait for that.
     fn report<'a>(&'a self, pods: &'a [PodReport], wait_for_acks: bool) -> Asked<'a, bool>;
+
+    /// Which waypoints the node shall run: a list at once, and one at each change.
+    fn waypoints(&self) -> Asked<'_, WaypointLists> {
+        Box::pin(async { Err("this control plane has no waypoints".to_owned()) })
+    }
 }
 
 impl Control for AgentClient {
@@ -32,6 +42,23 @@ impl Control for AgentClient {
             self.report_pods(pods, wait_for_acks)
                 .await
                 .map_err(|error| error.to_string())
+        })
+    }
+
+    fn waypoints(&self) -> Asked<'_, WaypointLists> {
+        Box::pin(async move {
+            let lists = self
+                .follow_waypoints()
+                .await
+                .map_err(|error| error.to_string())?;
+            let lists = stream::unfold(Some(lists), async |lists| {
+                let mut lists = lists?;
+                match lists.next().await {
+                    Ok(list) => Some((Ok(list), Some(lists))),
+                    Err(error) => Some((Err(error.to_string()), None)),
+                }
+            });
+            Ok(Box::pin(lists) as WaypointLists)
         })
     }
 }

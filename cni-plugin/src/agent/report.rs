@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::record::Phase;
 use super::{Agent, verify};
+use crate::waypoint::Waypoints;
 
 /// Pause between two reports when nothing changes.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -92,7 +93,8 @@ pub async fn run(agent: Arc<Agent>, mut requests: Requests, stop: CancellationTo
             () = tokio::time::sleep(INTERVAL) => None,
         };
         let acks = now.as_ref().is_some_and(|now| now.wait_for_acks);
-        let pods = agent.table.report();
+        let mut pods = agent.table.report();
+        pods.extend(agent.waypoints.iter().flat_map(Waypoints::report));
         let result = tokio::select! {
             () = stop.cancelled() => return,
             result = agent.control.report(&pods, acks) => result,

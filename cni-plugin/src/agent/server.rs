@@ -136,6 +136,23 @@ async fn answer(
             container_id,
             netns,
             ips,
+            timeout_ms: _,
+        } if agent.waypoints.iter().any(|all| all.owns(&container_id)) => {
+            tracing::debug!(name = pod.name, %netns, ?ips, "a waypoint's own sandbox");
+            let reason = "a waypoint that the agent runs".to_owned();
+            (
+                "add",
+                Ok(Outcome {
+                    enrolled: false,
+                    reason,
+                }),
+            )
+        }
+        Request::Add {
+            pod,
+            container_id,
+            netns,
+            ips,
             timeout_ms,
         } => {
             let record = new_record(pod, container_id, netns, ips);

@@ -137,6 +137,7 @@ impl Rig {
             state_dir: self.state_dir(),
             verify_interval: self.verify_interval,
             allow_shared_cgroup: self.allow_shared_cgroup,
+            waypoints: None,
         };
         let control = Box::new(SharedControl(self.control.clone()));
         agent::start(settings, control, self.metrics.clone(), &self.tasks)

@@ -161,6 +161,10 @@ impl ControlPlane {
     pub fn agent_program(&self, node: &Node) -> Result<Program, WorldError> {
         Ok(self
             .node_program(
+        let runtime = node.runtime()?;
+        let bins = runtime.bin_dirs();
+        let bins = bins.into_iter().flat_map(|bin| ["--cni-bin-dir".into(), bin.into_os_string()]);
+        let id = node.place().recorder.state().id;
                 Program::new(self.binaries.path("culvert-cni")).arg("agent"),
                 node,
             )?
@@ -169,7 +173,16 @@ impl ControlPlane {
             .arg("--bpffs")
             .arg(node.bpffs())
             .arg("--cgroup-root")
-            .arg(node.place().cgroup()))
+            .arg(node.place().cgroup())
+            .arg("--cni-conf-dir")
+            .arg(runtime.conf_dir)
+            .args(bins)
+            .arg("--waypoint-dir")
+            .arg(node.directory().join("waypoints"))
+            .arg("--waypoint-log-dir")
+            .arg(&node.place().logs)
+            // The world ends what has its id in its name.
+            .args(["--waypoint-netns-prefix", &format!("{id}-")]))
     }
 
     /// Starts the node's ztunnel with a back end; does not wait, since it may have to wait for
