@@ -27,7 +27,7 @@ use acks::{Acks, StreamAcks};
 use subscription::{Answer, Kind, Subscription};
 
 /// Responses on their way to the transport: one of each kind can be unacknowledged, and an error.
-const RESPONSES: usize = 4;
+const RESPONSES: usize = 6;
 
 /// The service.
 pub struct Discovery {
@@ -179,7 +179,13 @@ impl Conversation {
     /// Sends what is to be said now, at most one response of a type.
     async fn answer(&mut self) -> Result<(), Status> {
         let published = self.engine.now();
+        // A route may lead to a service that the client has not been told of yet: while an older
+        // answer on addresses is unacknowledged, the newer one waits, and routes wait for that.
+        let behind = self.subscriptions.iter().any(|s| s.is_behind(&published));
         for subscription in &mut self.subscriptions {
+            if behind && subscription.kind() == Kind::Route {
+                continue;
+            }
             if let Some(response) = subscription.next(&published) {
                 let label = KindLabel {
                     kind: subscription.kind().word(),
@@ -193,7 +199,7 @@ impl Conversation {
         let of_addresses = self
             .subscriptions
             .iter()
-            .filter(|s| s.kind() != Kind::Authorization);
+            .filter(|s| s.kind().is_of_addresses());
         if let Some(acked) = of_addresses.map(Subscription::acked).min() {
             self.acks.set(acked);
         }

@@ -10,10 +10,11 @@ use std::sync::Arc;
 use aws_lc_rs::digest::{SHA256, digest};
 use imbl::OrdMap;
 use prost::Message;
+use proto::routed::AnyRoute;
 use proto::wire::discovery::Resource as WireResource;
-use proto::{WORKLOAD_TYPE_URL, encode, wire};
+use proto::{Routed, WORKLOAD_TYPE_URL, encode, wire};
 use translate::object::Objects;
-use translate::{Condition, ObjectKey, PodReport, SourceError};
+use translate::{Condition, ObjectKey, PodReport, Routes, SourceError};
 
 /// Resources of a type by name.
 pub type Table = OrdMap<Arc<str>, Arc<Entry>>;
@@ -35,16 +36,23 @@ impl PartialEq for Entry {
 
 impl Entry {
     fn of(resource: &proto::resource::Resource) -> Self {
-        let mut wire = encode::discovered(resource, "");
+        let is_workload = matches!(resource, proto::resource::Resource::Workload(_));
+        Self {
+            is_workload,
+            ..Self::plain(encode::discovered(resource, ""))
+        }
+    }
+
+    /// Of any other type.
+    fn plain(mut wire: WireResource) -> Self {
         wire.version = wire
             .resource
             .as_ref()
             .map(|any| version(&any.value))
             .unwrap_or_default();
-        let is_workload = matches!(resource, proto::resource::Resource::Workload(_));
         Self {
             resource: wire,
-            is_workload,
+            is_workload: false,
         }
     }
 
@@ -106,6 +114,10 @@ pub struct Published {
     pub workloads: Table,
     /// Policies.
     pub policies: Table,
+    /// Policies that are for services and gateways.
+    pub target_policies: Table,
+    /// Routes at their parents.
+    pub routes: Table,
     /// Indexes of `addresses`.
     pub index: Index,
     /// The objects behind all this.
@@ -154,6 +166,9 @@ impl Published {
         }
         let policies = output.policies.into_values().map(Resource::Policy);
         let policies = policies.map(|policy| Entry::of(&policy)).collect();
+        let target_policies = output.target_policies.values();
+        let target_policies =
+            target_policies.map(|policy| Entry::plain(encode::target_policy(policy, "")));
         let addresses = merge(&self.addresses, addresses);
         let workloads = addresses.iter().filter(|(_, entry)| entry.is_workload);
         let workloads = merge_shared(&self.workloads, workloads);
@@ -162,6 +177,8 @@ impl Published {
             workloads,
             addresses,
             policies: merge(&self.policies, policies),
+            target_policies: merge(&self.target_policies, target_policies.collect()),
+            routes: merge(&self.routes, routes(output.routes)),
             index,
             objects: made.objects,
             reports: made.reports,
@@ -169,6 +186,20 @@ impl Published {
             statuses: output.statuses,
         }
     }
+}
+
+fn routes(routes: Routes) -> Vec<Entry> {
+    let at_parents = routes.into_iter().flat_map(|(parent, at)| {
+        let http = at.http.into_iter().map(AnyRoute::Http);
+        let streams = at.streams.into_iter().map(AnyRoute::Stream);
+        http.chain(streams).map(move |route| Routed {
+            parent: parent.clone(),
+            route,
+        })
+    });
+    at_parents
+        .map(|routed| Entry::plain(encode::routed(&routed, "")))
+        .collect()
 }
 
 impl Index {

@@ -32,7 +32,7 @@ fn text() -> impl Strategy<Value = Arc<str>> {
 }
 
 fn pattern() -> impl Strategy<Value = Pattern> {
-    select(vec!["a.*", "[0-9]+", "x|y"]).prop_map(|text| Pattern::new(text).unwrap())
+    select(vec!["a.*", "[0-9]+", "x|y"]).prop_map(|text| Pattern::new(text).expect("an expression"))
 }
 
 fn text_match() -> impl Strategy<Value = TextMatch> {
@@ -253,7 +253,7 @@ fn hostnames() -> impl Strategy<Value = Vec<HostPattern>> {
     proptest::sample::subsequence(hosts, 0..=3).prop_map(|hosts| {
         hosts
             .iter()
-            .map(|host| HostPattern::parse(host).unwrap())
+            .map(|host| HostPattern::parse(host).expect("a host"))
             .collect()
     })
 }
@@ -308,7 +308,7 @@ fn routed() -> impl Strategy<Value = Routed> {
         "gateway/shop/waypoint",
     ];
     (select(parents), prop_oneof![http, stream]).prop_map(|(parent, route)| Routed {
-        parent: parent.parse().unwrap(),
+        parent: parent.parse().expect("a parent"),
         route,
     })
 }
@@ -496,6 +496,13 @@ fn what_no_route_can_be_is_refused_with_its_field() {
 }
 
 fn header(message: &mut wire::Route) -> &mut wire::Header {
-    let filters = message.rules[0].filters.as_mut().unwrap();
-    &mut filters.request_headers.as_mut().unwrap().set[0]
+    let filters = message.rules[0]
+        .filters
+        .as_mut()
+        .expect("the filter of the plain route");
+    &mut filters
+        .request_headers
+        .as_mut()
+        .expect("the filter of the plain route")
+        .set[0]
 }

@@ -10,7 +10,10 @@ use std::sync::Arc;
 
 use imbl::ordmap::DiffItem;
 use proto::wire::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
-use proto::{ADDRESS_TYPE_URL, AUTHORIZATION_TYPE_URL, WORKLOAD_TYPE_URL};
+use proto::{
+    ADDRESS_TYPE_URL, AUTHORIZATION_TYPE_URL, ROUTE_TYPE_URL, TARGET_POLICY_TYPE_URL,
+    WORKLOAD_TYPE_URL,
+};
 
 use crate::publication::{Entry, Published, Table};
 
@@ -32,14 +35,28 @@ pub enum Kind {
     Workload,
     /// Policies; always all of them.
     Authorization,
+    /// Policies that are for services and gateways; always all of them.
+    TargetPolicy,
+    /// Routes; always all of them.
+    Route,
 }
 
 impl Kind {
     /// The kind of a type URL.
     pub fn of(url: &str) -> Option<Self> {
-        [Self::Address, Self::Workload, Self::Authorization]
-            .into_iter()
-            .find(|k| k.url() == url)
+        let all = [
+            Self::Address,
+            Self::Workload,
+            Self::Authorization,
+            Self::TargetPolicy,
+            Self::Route,
+        ];
+        all.into_iter().find(|k| k.url() == url)
+    }
+
+    /// Whether it is of workloads and services, which may be asked for one by one.
+    pub fn is_of_addresses(self) -> bool {
+        matches!(self, Self::Address | Self::Workload)
     }
 
     /// Its type URL.
@@ -48,6 +65,8 @@ impl Kind {
             Self::Address => ADDRESS_TYPE_URL,
             Self::Workload => WORKLOAD_TYPE_URL,
             Self::Authorization => AUTHORIZATION_TYPE_URL,
+            Self::TargetPolicy => TARGET_POLICY_TYPE_URL,
+            Self::Route => ROUTE_TYPE_URL,
         }
     }
 
@@ -57,6 +76,8 @@ impl Kind {
             Self::Address => "address",
             Self::Workload => "workload",
             Self::Authorization => "authorization",
+            Self::TargetPolicy => "target_policy",
+            Self::Route => "route",
         }
     }
 
@@ -65,6 +86,8 @@ impl Kind {
             Self::Address => &published.addresses,
             Self::Workload => &published.workloads,
             Self::Authorization => &published.policies,
+            Self::TargetPolicy => &published.target_policies,
+            Self::Route => &published.routes,
         }
     }
 }
@@ -126,7 +149,7 @@ impl Subscription {
             kind,
             node,
             // An empty first list asks for everything (xDS protocol, "Wildcard").
-            wildcard: kind == Kind::Authorization || request.resource_names_subscribe.is_empty(),
+            wildcard: !kind.is_of_addresses() || request.resource_names_subscribe.is_empty(),
             names: BTreeSet::new(),
             has: Has::Claims(
                 request
@@ -149,6 +172,12 @@ impl Subscription {
     /// Its type.
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// Whether an answer on addresses, older than what is published, is on its way.
+    pub fn is_behind(&self, published: &Published) -> bool {
+        let older = |f: &InFlight| f.revision < published.revision;
+        self.kind.is_of_addresses() && self.in_flight.as_ref().is_some_and(older)
     }
 
     /// Last revision whose changes the client has applied.
@@ -180,7 +209,7 @@ impl Subscription {
     }
 
     fn change_names(&mut self, request: &DeltaDiscoveryRequest) -> Result<(), String> {
-        if self.kind == Kind::Authorization {
+        if !self.kind.is_of_addresses() {
             return Ok(());
         }
         for name in &request.resource_names_subscribe {
@@ -242,7 +271,7 @@ impl Subscription {
         });
         let resources = changed.iter().filter_map(|entry| match self.kind {
             Kind::Workload => entry.as_workload(),
-            Kind::Address | Kind::Authorization => Some(entry.resource.clone()),
+            _ => Some(entry.resource.clone()),
         });
         Some(DeltaDiscoveryResponse {
             system_version_info: published.revision.to_string(),

@@ -8,6 +8,7 @@ mod certificates;
 mod discovery;
 mod harness;
 mod own_clients;
+mod routes;
 mod source;
 mod strangers;
 mod tokens;

@@ -18,7 +18,7 @@ use prometheus_client::registry::Registry;
 
 use super::harness::{CLIENT, Culvertd, LIMIT, soon};
 
-fn control_plane(culvertd: &Culvertd, node: &str) -> ControlPlane {
+pub fn control_plane(culvertd: &Culvertd, node: &str) -> ControlPlane {
     let token: PathBuf = culvertd.state().path(&format!("token-{node}"));
     control_plane::state::nodes::rotate(&culvertd.state(), node, &token).unwrap();
     let address = format!("https://{}", culvertd.serving.address);

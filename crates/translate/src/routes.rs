@@ -74,6 +74,21 @@ struct Attachment<'a> {
     hostnames: Vec<HostPattern>,
 }
 
+impl Attachment<'_> {
+    /// For other host names too; none at all are all of them.
+    fn widen(&mut self, hostnames: Vec<HostPattern>) {
+        if self.hostnames.is_empty() || hostnames.is_empty() {
+            self.hostnames.clear();
+            return;
+        }
+        for host in hostnames {
+            if !self.hostnames.contains(&host) {
+                self.hostnames.push(host);
+            }
+        }
+    }
+}
+
 pub(crate) fn routes(
     input: &Input<'_>,
     waypoints: &Waypoints<'_>,
@@ -156,6 +171,12 @@ fn accepted<'a>(
     });
     let mut taken: Vec<Attachment<'_>> = Vec::new();
     for one in attachments {
+        // By two listeners, or as a port and by its name.
+        let of_same = |known: &&mut Attachment<'_>| std::ptr::eq(known.draft, one.draft);
+        if let Some(known) = taken.iter_mut().find(of_same) {
+            known.widen(one.hostnames);
+            continue;
+        }
         let is_rival = |other: &&Attachment<'_>| {
             other.draft.kind != one.draft.kind && parent::meet(&other.hostnames, &one.hostnames)
         };

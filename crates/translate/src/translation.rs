@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use mesh::policy::targeted::TargetedPolicy;
 use mesh::policy::{Policy, PolicyKey};
 use mesh::service::ServiceKey;
 use mesh::workload::WorkloadUid;
@@ -102,6 +103,8 @@ pub struct Output {
     pub workloads: BTreeMap<WorkloadUid, Workload>,
     pub services: BTreeMap<ServiceKey, Service>,
     pub policies: BTreeMap<PolicyKey, Policy>,
+    /// Policies that are for services and gateways.
+    pub target_policies: BTreeMap<PolicyKey, TargetedPolicy>,
     pub routes: Routes,
     /// For the next translation.
     pub vips: Allocations,
@@ -137,6 +140,7 @@ pub fn translate(input: &Input<'_>) -> Output {
         workloads,
         services,
         policies,
+        target_policies: BTreeMap::new(),
         routes,
         vips,
         statuses: statuses.0,

@@ -24,8 +24,9 @@ impl Kind {
     pub(super) const ALL: [Self; 4] = [
         Self::Addresses,
         Self::Policies,
-        Self::Routes,
+        // Before the routes that it may be about.
         Self::TargetPolicies,
+        Self::Routes,
     ];
 
     /// Type URL on the wire.
