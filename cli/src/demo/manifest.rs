@@ -66,11 +66,17 @@ pub struct Manifests(PathBuf);
 impl Manifests {
     /// Writes the demo's files into a new directory.
     pub fn copy_to(directory: PathBuf) -> Result<Self, DemoError> {
-        let manifests = Manifests(directory);
-        fs::create_dir_all(&manifests.0).map_err(|e| manifests.failed("", e))?;
+        let manifests = Manifests::empty(directory)?;
         for (name, text) in FILES {
             manifests.put(name, text)?;
         }
+        Ok(manifests)
+    }
+
+    /// A new directory with nothing in it.
+    pub fn empty(directory: PathBuf) -> Result<Self, DemoError> {
+        let manifests = Manifests(directory);
+        fs::create_dir_all(&manifests.0).map_err(|e| manifests.failed("", e))?;
         Ok(manifests)
     }
 

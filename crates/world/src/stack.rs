@@ -12,7 +12,7 @@ use crate::error::WorldError;
 use crate::place::Place;
 use crate::process::Process;
 use crate::program::Program;
-use crate::topology::{Host, Node};
+use crate::topology::{Host, Node, Pod, PodName};
 
 /// The control plane's port (protocol.md 8).
 const CONTROL_PORT: u16 = 15012;
@@ -23,6 +23,8 @@ pub const READY_WITHIN: Duration = Duration::from_secs(120);
 /// Readiness endpoints on the node (protocol.md 8).
 const AGENT_READY: &str = "http://127.0.0.1:15010/healthz/ready";
 const ZTUNNEL_READY: &str = "http://127.0.0.1:15021/healthz/ready";
+/// In the netns of its pod.
+const WAYPOINT_READY: &str = "http://127.0.0.1:15021/healthz/ready";
 const CONTROL_READY: &str = "http://127.0.0.1:15014/healthz/ready";
 
 /// The directory with the built programs.
@@ -159,12 +161,12 @@ impl ControlPlane {
     /// The command line of the node's agent, for callers that change it; it runs in the node's
     /// cgroup `agent`. See [`wait_agent`].
     pub fn agent_program(&self, node: &Node) -> Result<Program, WorldError> {
-        Ok(self
-            .node_program(
         let runtime = node.runtime()?;
         let bins = runtime.bin_dirs();
         let bins = bins.into_iter().flat_map(|bin| ["--cni-bin-dir".into(), bin.into_os_string()]);
         let id = node.place().recorder.state().id;
+        Ok(self
+            .node_program(
                 Program::new(self.binaries.path("culvert-cni")).arg("agent"),
                 node,
             )?
@@ -243,7 +245,31 @@ impl ControlPlane {
         node.place().text(&program)
     }
 
+    /// Starts a waypoint by hand in a pod of its node: the one of the Gateway `namespace/name` in
+    /// the pod's namespace, under the service account of the Gateway's name. Does not wait: see
+    /// [`wait_waypoint`].
+    pub fn start_waypoint(
+        &self,
+        node: &Node,
+        pod: &Pod,
+        gateway: &str,
+    ) -> Result<Process, WorldError> {
+        let PodName { namespace, name } = pod.name();
+        let program = Program::new(self.binaries.path("waypoint"))
+            .args(["--gateway", &format!("{namespace}/{gateway}")])
+            .args(["--pod-name", name, "--pod-namespace", namespace])
+            .args(["--service-account", gateway, "--pod-uid", pod.uid()])
+            .args(["--xds-address", &self.url(), "--ca-address", &self.url()]);
+        pod.start("waypoint", &self.credentials(program, node)?)
+    }
+
     fn node_program(&self, program: Program, node: &Node) -> Result<Program, WorldError> {
+        let program = self.credentials(program, node)?;
+        Ok(program.arg("--zds-socket").arg(socket(node, "zds")?))
+    }
+
+    /// With what a process of a node shows the control plane.
+    fn credentials(&self, program: Program, node: &Node) -> Result<Program, WorldError> {
         let token = node.directory().join("token");
         if !token.exists() {
             self.token(node)?;
@@ -252,9 +278,7 @@ impl ControlPlane {
             .args(["--node-name", node.name(), "--root-cert"])
             .arg(self.root_certificate())
             .arg("--token-file")
-            .arg(token)
-            .arg("--zds-socket")
-            .arg(socket(node, "zds")?))
+            .arg(token))
     }
 
     fn command(&self, words: &[&str]) -> Result<(), WorldError> {
@@ -272,6 +296,11 @@ impl ControlPlane {
 /// Waits until a started ztunnel is ready.
 pub fn wait_ztunnel(node: &Node, process: &Process) -> Result<(), WorldError> {
     wait_ready(process, node.place(), ZTUNNEL_READY)
+}
+
+/// Waits until a started waypoint is ready.
+pub fn wait_waypoint(pod: &Pod, process: &Process) -> Result<(), WorldError> {
+    wait_ready(process, pod.place(), WAYPOINT_READY)
 }
 
 /// Waits until a started agent is ready.

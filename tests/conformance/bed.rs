@@ -1,0 +1,250 @@
+//! The world of all scenarios: two nodes, clients, echo servers, a waypoint, and every scenario's
+//! manifests, applied before the first one is asked.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use cli::demo::manifest::Manifests;
+use world::stack::{Binaries, ControlPlane, get, wait_waypoint, wait_ztunnel};
+use world::{Interrupt, Node, Place, Pod, Process, Program, World};
+
+use crate::ask::{Answer, To, ask, counted_at};
+use crate::case::{self, Case, Pair};
+use crate::judge::judge;
+
+/// Pods of the world: namespace and name, node, whether an echo server runs in it.
+const PODS: [(&str, usize, bool); 7] = [
+    ("shop/client", 0, false),
+    ("bank/client", 0, false),
+    ("shop/v1", 0, true),
+    ("shop/v2", 1, true),
+    ("shop/v3", 1, true),
+    ("vault/v4", 1, true),
+    ("shop/waypoint-0", 1, false),
+];
+/// The pod that the waypoint runs in.
+const WAYPOINT: &str = "shop/waypoint-0";
+/// A program in a pod listens within this, also beside six builds.
+const STARTS_WITHIN: Duration = Duration::from_secs(60);
+/// What was applied before a process was ready is in force within this.
+const APPLIED_WITHIN: Duration = Duration::from_secs(60);
+
+/// The world. Dropping it removes everything.
+pub struct Bed {
+    // In the order of dropping: what runs in the world goes before the world.
+    _servers: Vec<Process>,
+    _waypoint: Process,
+    _ztunnels: Vec<Process>,
+    _agents: Vec<Process>,
+    _culvertd: Process,
+    pods: Vec<Pod>,
+    _nodes: Vec<Node>,
+    /// What culvertd watches.
+    pub manifests: Manifests,
+    /// Files of the servers and clients in Python.
+    programs: PathBuf,
+    ids: u64,
+    world: World,
+}
+
+impl Bed {
+    /// Brings it up with the manifests of these scenarios.
+    pub fn up(cases: &[Rc<Case>]) -> anyhow::Result<Self> {
+        world::remove_leftovers(world::Leftovers::Abandoned)?;
+        let mut world = World::with_interrupt(Interrupt::default())?;
+        world.save_logs_to(std::env::temp_dir().join("culvert-conformance"));
+        let binaries = Binaries::of_this_build()?;
+        for name in ["waypoint", "echo"] {
+            let path = binaries.path(name);
+            ensure!(path.is_file(), "{} is not built", path.display());
+        }
+        let host = world.host("control")?;
+        let nodes = vec![world.node("node-1")?, world.node("node-2")?];
+        let manifests = Manifests::empty(world.directory().join("manifests"))?;
+        for (name, text) in case::world()? {
+            manifests.put(&name, &text)?;
+        }
+        for case in cases {
+            manifests.put(&format!("case-{}.yaml", case.name), &case.manifests)?;
+        }
+        let control = ControlPlane::prepare(&host, &binaries)?;
+        let culvertd = control.serve(manifests.directory(), &[])?;
+        let (mut agents, mut ztunnels) = (Vec::new(), Vec::new());
+        for node in &nodes {
+            agents.push(control.start_agent(node)?);
+            control.install_chain(node)?;
+            ztunnels.push(control.start_ztunnel(node, "auto", &[])?);
+        }
+        for (node, ztunnel) in nodes.iter().zip(&ztunnels) {
+            wait_ztunnel(node, ztunnel)?;
+        }
+        let (mut pods, mut servers) = (Vec::new(), Vec::new());
+        let programs = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/conformance/programs"));
+        for (name, node, serves) in PODS {
+            let pod = nodes[node].pod(name)?;
+            if serves {
+                servers.extend(serve(&binaries, &programs, &pod)?);
+            }
+            pods.push(pod);
+        }
+        let pod = pods.last().context("the waypoint's pod is the last")?;
+        let waypoint = control.start_waypoint(&nodes[1], pod, "waypoint")?;
+        wait_waypoint(pod, &waypoint)?;
+        for server in &servers {
+            server.wait_for_line(&["listening"], STARTS_WITHIN)?;
+        }
+        Ok(Bed {
+            _servers: servers,
+            _waypoint: waypoint,
+            _ztunnels: ztunnels,
+            _agents: agents,
+            _culvertd: culvertd,
+            pods,
+            _nodes: nodes,
+            manifests,
+            programs,
+            ids: 0,
+            world,
+        })
+    }
+
+    /// Where a pod's programs run: `shop/client`.
+    pub fn place(&self, name: &str) -> anyhow::Result<&Place> {
+        let pod = self.pods.iter().find(|pod| full_name(pod) == name);
+        Ok(pod.with_context(|| format!("no pod is {name}"))?.place())
+    }
+
+    /// Asks a pair once it is in force; what is not as expected.
+    ///
+    /// A pair that is not yet as it should be is asked again until its time is over: what was
+    /// applied moments ago may still be on its way.
+    pub fn settled(&mut self, case: &Case, pair: &Pair, version: u8) -> anyhow::Result<Outcome> {
+        let start = std::time::Instant::now();
+        loop {
+            let outcome = self.asked(case, pair, version)?;
+            if outcome.wrong.is_empty() || start.elapsed() > APPLIED_WITHIN {
+                return Ok(outcome);
+            }
+            self.world.interrupt().sleep(Duration::from_millis(200))?;
+        }
+    }
+
+    /// Asks a pair; what is not as expected.
+    pub fn asked(&mut self, case: &Case, pair: &Pair, version: u8) -> anyhow::Result<Outcome> {
+        let host = pair.at.as_deref().map_or_else(|| host_of(&pair.ask), Ok)?;
+        let address = case.address(host)?;
+        let (answers, id) = self.answers(pair, (address, version))?;
+        let mut counted = std::collections::BTreeMap::new();
+        if !pair.expect.counted.is_empty() || !pair.expect.copied.is_empty() {
+            // Copies have no answer that anybody waits for: they may come a moment later.
+            self.world.interrupt().sleep(Duration::from_millis(300))?;
+            counted = counted_at(&self.echoes()?, &id)?;
+        }
+        Ok(Outcome {
+            wrong: judge(&pair.expect, &answers, &counted),
+            answers,
+        })
+    }
+
+    /// The answers to a pair at an address, and the id that the servers counted it by.
+    pub fn answers(
+        &mut self,
+        pair: &Pair,
+        (address, version): (IpAddr, u8),
+    ) -> anyhow::Result<(Vec<Answer>, String)> {
+        self.ids += 1;
+        let id = format!("pair-{}", self.ids);
+        let place = self.place(&pair.from)?;
+        let to = To {
+            address,
+            version,
+            id: &id,
+            programs: &self.programs,
+        };
+        let answers = match pair.keep.as_deref() {
+            None | Some("cookie") => ask(place, pair, to)?,
+            Some(header) => keeping(place, pair, (header, to))?,
+        };
+        Ok((answers, id))
+    }
+
+    /// A page of the waypoint: `metrics` at 15020, `config_dump` at 15000.
+    pub fn waypoint_page(&self, port: u16, path: &str) -> anyhow::Result<String> {
+        let url = format!("http://127.0.0.1:{port}/{path}");
+        Ok(get(self.place(WAYPOINT)?, &url)?)
+    }
+
+    /// Pods with echo servers, by the name that they give themselves.
+    fn echoes(&self) -> anyhow::Result<Vec<(&str, &Place)>> {
+        let serving = PODS.iter().filter(|(_, _, serves)| *serves);
+        serving
+            .map(|(name, ..)| {
+                let short = name.rsplit('/').next().unwrap_or(name);
+                Ok((short, self.place(name)?))
+            })
+            .collect()
+    }
+}
+
+/// What came of a pair.
+pub struct Outcome {
+    /// What is not as expected; empty: all is well.
+    pub wrong: Vec<String>,
+    /// The answers.
+    pub answers: Vec<Answer>,
+}
+
+fn full_name(pod: &Pod) -> String {
+    format!("{}/{}", pod.name().namespace, pod.name().name)
+}
+
+/// Asks once, and then with the header that the first answer had.
+fn keeping(
+    place: &Place,
+    pair: &Pair,
+    (header, to): (&str, To<'_>),
+) -> anyhow::Result<Vec<Answer>> {
+    let mut first = pair.clone();
+    first.times = 1;
+    let mut answers = ask(place, &first, to)?;
+    let value = answers.first().and_then(|answer| answer.header(header));
+    let value = value.with_context(|| format!("the first answer has no {header}"))?;
+    let mut rest = pair.clone();
+    rest.times -= 1;
+    rest.headers.push(format!("{header}: {value}"));
+    answers.extend(ask(place, &rest, to)?);
+    Ok(answers)
+}
+
+/// The host of `GET http://host:port/path`.
+pub fn host_of(ask: &str) -> anyhow::Result<&str> {
+    let (_, url) = ask.split_once("://").context("a URL")?;
+    let authority = url.split(['/', '?']).next().unwrap_or_default();
+    // An IPv6 address keeps its colons.
+    Ok(match authority.rfind(']') {
+        Some(end) => &authority[..=end],
+        None => authority.split(':').next().unwrap_or_default(),
+    })
+}
+
+fn serve(
+    binaries: &Binaries,
+    programs: &std::path::Path,
+    pod: &Pod,
+) -> anyhow::Result<Vec<Process>> {
+    let name = pod.name().name.as_str();
+    let echo = Program::new(binaries.path("echo")).arg(name);
+    let python = |file: &str, port: u16| {
+        Program::line("/usr/bin/python3 -u")
+            .arg(programs.join(file))
+            .args([port.to_string(), name.to_owned()])
+    };
+    Ok(vec![
+        pod.start("echo", &echo)?,
+        pod.start("grpc", &python("grpc_server.py", 9001))?,
+        pod.start("websocket", &python("websocket_server.py", 9002))?,
+    ])
+}

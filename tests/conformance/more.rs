@@ -1,0 +1,171 @@
+//! What is no request and answer: changes under load, and clients that nobody wrote for us.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use cli::statistics::{LEAST_P, split_p};
+use scenarios::{Scenario, scenario};
+use world::Program;
+
+use crate::bed::Bed;
+use crate::case::{Case, Expect, Pair};
+
+/// Times that the weights are changed while requests come.
+const CHANGES: u32 = 12;
+/// Between two changes.
+const BETWEEN: Duration = Duration::from_millis(250);
+/// Requests of the load; enough to outlast the changes.
+const REQUESTS: u32 = 4000;
+/// Name of the scenario whose route these change.
+const WEIGHTS: &str = "weights";
+/// Requests that h2load sends, on this many connections.
+const H2LOAD: (u32, u32) = (5000, 10);
+
+/// All of them; `weights` is the case of that name.
+pub fn scenarios(weights: &std::rc::Rc<Case>) -> Vec<Scenario<Bed>> {
+    let (one, two, three) = (weights.clone(), weights.clone(), weights.clone());
+    vec![
+        scenario(
+            "weights change under load and no request fails or goes astray",
+            move |bed: &mut Bed| under_load(bed, &one),
+        ),
+        scenario(
+            "h2load gets every answer over many streams of many connections",
+            move |bed: &mut Bed| h2load(bed, &two),
+        ),
+        scenario(
+            "nghttp sees the trailers of an answer and its own settings kept",
+            move |bed: &mut Bed| nghttp(bed, &three),
+        ),
+        scenario(
+            "the waypoint's counters are what `culvert canary status` shows",
+            counters,
+        ),
+    ]
+}
+
+fn get(times: u32) -> Pair {
+    Pair {
+        ask: format!("GET http://{WEIGHTS}/"),
+        from: "shop/client".to_owned(),
+        at: None,
+        headers: Vec::new(),
+        echo: None,
+        body: None,
+        keep: None,
+        times,
+        http: vec![1, 2],
+        expect: Expect::default(),
+    }
+}
+
+fn under_load(bed: &mut Bed, case: &Case) -> anyhow::Result<()> {
+    let address = case.address(WEIGHTS)?;
+    let file = format!("case-{WEIGHTS}.yaml");
+    let manifests = bed.manifests.clone();
+    let (first, last) = ("weight: 70", "weight: 30");
+    ensure!(case.manifests.contains(first) && case.manifests.contains(last));
+    let change = || -> anyhow::Result<()> {
+        for number in 0..CHANGES {
+            std::thread::sleep(BETWEEN);
+            let share = 10 * (number % 11);
+            let text = case.manifests.replace(first, &format!("weight: {share}"));
+            let text = text.replace(last, &format!("weight: {}", 100 - share));
+            manifests.put(&file, &text)?;
+        }
+        Ok(manifests.put(&file, &case.manifests)?)
+    };
+    let (changed, answers) = std::thread::scope(|scope| {
+        let changes = scope.spawn(change);
+        let answers = bed.answers(&get(REQUESTS), (address, 2));
+        (changes.join(), answers)
+    });
+    changed.map_err(|_| anyhow::anyhow!("the changes panicked"))??;
+    let (answers, _) = answers?;
+    let by = |name: &str| {
+        answers
+            .iter()
+            .filter(|a| a.pod().as_deref() == Some(name))
+            .count()
+    };
+    let failed: Vec<_> = answers.iter().filter(|a| a.status != 200).collect();
+    ensure!(
+        failed.is_empty(),
+        "{} of {REQUESTS} failed, the first: {:?}",
+        failed.len(),
+        failed[0]
+    );
+    let (v1, v2) = (by("v1"), by("v2"));
+    println!("    {REQUESTS} requests: {v1} by v1, {v2} by v2, 0 failed");
+    ensure!(
+        v1 + v2 == answers.len(),
+        "{} went astray",
+        answers.len() - v1 - v2
+    );
+    ensure!(v1 > 0 && v2 > 0, "nothing changed: this proves nothing");
+    Ok(())
+}
+
+fn h2load(bed: &mut Bed, case: &Case) -> anyhow::Result<()> {
+    let (requests, connections) = H2LOAD;
+    let url = format!("http://{}/", case.address(WEIGHTS)?);
+    let program = Program::line(&format!("h2load -n {requests} -c {connections} -m 20"))
+        .arg(url)
+        .limit(Duration::from_secs(120));
+    let said = bed.place("shop/client")?.text(&program)?;
+    let wanted = format!("{requests} succeeded, 0 failed, 0 errored, 0 timeout");
+    ensure!(said.contains(&wanted), "{said}");
+    let wanted = format!("status codes: {requests} 2xx");
+    ensure!(said.contains(&wanted), "{said}");
+    Ok(())
+}
+
+fn nghttp(bed: &mut Bed, case: &Case) -> anyhow::Result<()> {
+    let url = format!("http://{}/", case.address(WEIGHTS)?);
+    let program = Program::line("nghttp -nv --timeout=20")
+        .args(["-H", "x-echo: trailer=x-end:42", "-H", "te: trailers"])
+        .arg(url);
+    let said = bed.place("shop/client")?.text(&program)?;
+    ensure!(said.contains(":status: 200"), "{said}");
+    ensure!(said.contains("x-end: 42"), "no trailer: {said}");
+    Ok(())
+}
+
+/// The counters of one Service in the metrics page of the waypoint.
+fn counted(page: &str, name: &str) -> u64 {
+    let service = format!("destination_service_name=\"{name}\"");
+    let lines = page
+        .lines()
+        .filter(|line| line.starts_with("istio_requests_total{"));
+    let ours = lines.filter(|line| line.contains(&service) && line.contains("\"waypoint\""));
+    let values = ours.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+    values.sum()
+}
+
+fn counters(bed: &mut Bed) -> anyhow::Result<()> {
+    let cases = crate::case::all()?;
+    let case = cases
+        .iter()
+        .find(|case| case.name == WEIGHTS)
+        .context("the case")?;
+    let address = case.address(WEIGHTS)?;
+    let both = |page: &str| [counted(page, "v1"), counted(page, "v2")];
+    let before = both(&bed.waypoint_page(15020, "metrics")?);
+    let (answers, _) = bed.answers(&get(1000), (address, 1))?;
+    let after = both(&bed.waypoint_page(15020, "metrics")?);
+    let by = |name: &str| {
+        answers
+            .iter()
+            .filter(|a| a.pod().as_deref() == Some(name))
+            .count()
+    };
+    let seen = [after[0] - before[0], after[1] - before[1]];
+    let answered = [u64::try_from(by("v1"))?, u64::try_from(by("v2"))?];
+    ensure!(
+        seen == answered,
+        "the counters saw {seen:?}, the client {answered:?}"
+    );
+    let p = split_p(&[(seen[0], 70.0), (seen[1], 30.0)]);
+    ensure!(p > LEAST_P, "{seen:?} do not fit 70 to 30: p = {p:.1e}");
+    Ok(())
+}
