@@ -8,8 +8,9 @@ pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of a request line: longer targets meet servers that refuse them anyhow (RFC 9110 4.1
 /// wants 8,000 at least).
 pub const REQUEST_LINE_BYTES_MAX: usize = 16 * 1024;
-/// Fields of a head, or of a trailer section.
-pub const FIELDS_MAX: usize = 128;
+/// Fields of a head, or of a trailer section: as many as hyper parses without memory of its own for
+/// each request.
+pub const FIELDS_MAX: usize = 100;
 /// Bytes of a chunk's size line with its extensions, which nobody uses.
 pub const CHUNK_LINE_BYTES_MAX: usize = 256;
 /// Streams of one HTTP/2 connection at once, downstream (RFC 9113 6.5.2 recommends 100 at least).

@@ -1,0 +1,234 @@
+//! What clients get: an endpoint's answer on its way, or one of the waypoint's own.
+
+use std::borrow::Cow;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures::future::LocalBoxFuture;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use mesh::route::cors::AnswerHeaders;
+
+use super::log::Log;
+use super::sent::BoxError;
+use super::site::Reason;
+use super::upstream::Lease;
+use super::{grpc, headers};
+
+/// An answer of the waypoint's own.
+#[derive(Debug)]
+pub struct Own {
+    pub status: StatusCode,
+    pub reason: Reason,
+    /// A sentence for the client.
+    pub why: Cow<'static, str>,
+    pub headers: AnswerHeaders,
+    /// Whether the connection ends with it.
+    pub closes: bool,
+}
+
+impl Own {
+    /// An error.
+    pub fn error(status: StatusCode, reason: Reason, why: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            status,
+            reason,
+            why: why.into(),
+            headers: Vec::new(),
+            closes: false,
+        }
+    }
+
+    /// What the route says, without a body.
+    pub fn by_route(status: StatusCode, headers: AnswerHeaders) -> Self {
+        Self {
+            headers,
+            ..Self::error(status, Reason::Route, "")
+        }
+    }
+
+    /// As the client of this request understands it.
+    pub fn into_answer(self, mut log: Box<Log>) -> Response<AnswerBody> {
+        log.reason = Some(self.reason);
+        let is_grpc = log.is_grpc && self.reason != Reason::Route;
+        let status = match is_grpc {
+            true => StatusCode::OK,
+            false => self.status,
+        };
+        log.status = Some(status);
+        let mut own = HeaderMap::new();
+        let mut text = None;
+        if is_grpc {
+            let code = grpc::code(self.status, self.reason);
+            log.grpc_status = Some(code);
+            grpc::answer(&mut own, code, &self.why);
+        } else if !self.why.is_empty() {
+            let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+            own.insert(header::CONTENT_TYPE, plain);
+            text = Some(Bytes::from(format!("{}\n", self.why)));
+        }
+        headers::share(&mut own, self.headers);
+        if self.closes && log.version() != http::Version::HTTP_2 {
+            own.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        log.answer_bytes = text.as_ref().map_or(0, |text| text.len() as u64);
+        let mut answer = Response::new(AnswerBody {
+            kind: Kind::Own(text),
+            log: Some(log),
+        });
+        *answer.status_mut() = status;
+        *answer.headers_mut() = own;
+        answer
+    }
+}
+
+/// The body of an answer. The request is over when it is dropped.
+pub struct AnswerBody {
+    kind: Kind,
+    /// None: it goes on behind the answer.
+    log: Option<Box<Log>>,
+}
+
+enum Kind {
+    Own(Option<Bytes>),
+    Passed(Box<Passed>),
+    Over,
+}
+
+struct Passed {
+    incoming: Incoming,
+    lease: Option<Lease>,
+    deadline: Option<LocalBoxFuture<'static, ()>>,
+}
+
+impl AnswerBody {
+    /// What an endpoint answers, until `deadline` ends.
+    pub fn passed(
+        incoming: Incoming,
+        lease: Lease,
+        deadline: Option<LocalBoxFuture<'static, ()>>,
+        log: Box<Log>,
+    ) -> Self {
+        let passed = Passed {
+            incoming,
+            lease: Some(lease),
+            deadline,
+        };
+        Self {
+            kind: Kind::Passed(Box::new(passed)),
+            log: Some(log),
+        }
+    }
+
+    /// None; another protocol follows.
+    pub fn none() -> Self {
+        Self {
+            kind: Kind::Over,
+            log: None,
+        }
+    }
+
+    fn poll_passed(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Reason>>> {
+        let (Kind::Passed(passed), Some(log)) = (&mut self.kind, &mut self.log) else {
+            return Poll::Ready(None);
+        };
+        let frame = match Pin::new(&mut passed.incoming).poll_frame(cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                let Some(deadline) = &mut passed.deadline else {
+                    return Poll::Pending;
+                };
+                ready!(deadline.as_mut().poll(cx));
+                return Poll::Ready(Some(Err(Reason::TimedOut)));
+            }
+        };
+        match &frame {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    log.answer_bytes += data.len() as u64;
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    log.grpc_status = grpc::status(trailers);
+                }
+            }
+            Some(Err(_)) => return Poll::Ready(Some(Err(Reason::Broken))),
+            None => self.end(),
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(|_| Reason::Broken)))
+    }
+
+    /// The whole answer has come. Its connection serves others, if the request went out whole, too.
+    fn end(&mut self) {
+        if let (Kind::Passed(passed), Some(log)) = (&mut self.kind, &self.log)
+            && let Some(lease) = passed.lease.take()
+        {
+            let sent = log.source.as_ref();
+            if sent.is_none_or(|source| source.borrow().is_done()) {
+                lease.give_back(log.client.site());
+            }
+        }
+    }
+
+    /// A broken answer: gRPC has a way to say so behind the head.
+    fn broken(&mut self, reason: Reason) -> Option<Result<Frame<Bytes>, BoxError>> {
+        self.kind = Kind::Over;
+        let log = self.log.as_mut()?;
+        log.reason = Some(reason);
+        if !log.is_grpc {
+            return Some(Err(reason.as_str().into()));
+        }
+        let code = grpc::code(StatusCode::BAD_GATEWAY, reason);
+        log.grpc_status = Some(code);
+        let mut trailers = HeaderMap::new();
+        trailers.insert(grpc::STATUS, HeaderValue::from(code));
+        Some(Ok(Frame::trailers(trailers)))
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        if let Kind::Own(text) = &mut this.kind {
+            return Poll::Ready(text.take().map(|text| Ok(Frame::data(text))));
+        }
+        Poll::Ready(match ready!(this.poll_passed(cx)) {
+            Some(Err(reason)) => this.broken(reason),
+            frame => frame.map(|frame| frame.map_err(|reason| reason.as_str().into())),
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Own(text) => text.is_none(),
+            Kind::Passed(passed) => passed.incoming.is_end_stream(),
+            Kind::Over => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
+            Kind::Passed(passed) => passed.incoming.size_hint(),
+            Kind::Over => SizeHint::with_exact(0),
+        }
+    }
+}
+
+impl Drop for AnswerBody {
+    fn drop(&mut self) {
+        let (Kind::Passed(passed), Some(log)) = (&self.kind, &mut self.log) else {
+            return;
+        };
+        if passed.incoming.is_end_stream() {
+            self.end();
+        } else if passed.lease.is_some() {
+            log.reason.get_or_insert(Reason::ClientGone);
+        }
+    }
+}

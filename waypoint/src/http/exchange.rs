@@ -1,0 +1,266 @@
+//! One request from its head to the head of its answer: checked, routed, made ready to go on, sent
+//! (by [`super::tries`]), and its answer made ready to go back.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Instant;
+
+use http::header::{CONNECTION, EXPECT, HOST, UPGRADE};
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use hyper::body::{Body, Incoming};
+use mesh::route::Failure;
+
+use super::answer::{AnswerBody, Own};
+use super::client::Client;
+use super::guard::Violation;
+use super::limits::{FIELDS_MAX, REQUEST_LINE_BYTES_MAX};
+use super::log::Log;
+use super::plan::{Answered, Arrived, Plan, plan};
+use super::sent::Source;
+use super::session::{self, Session};
+use super::site::Reason;
+use super::tries::Tries;
+use super::upgrade::{self, Upgrade};
+use super::{grpc, headers, mirror};
+
+/// A request on its way.
+pub(super) struct Exchange {
+    pub(super) client: Rc<Client>,
+    pub(super) log: Box<Log>,
+    pub(super) head: Parts,
+    /// None: it has no body.
+    pub(super) source: Option<Rc<RefCell<Source>>>,
+    pub(super) plan: Plan,
+    pub(super) session: Option<Session>,
+    pub(super) upgrade: Option<Upgrade>,
+    pub(super) deadline: Option<Instant>,
+}
+
+/// Answers a request.
+pub(super) async fn answer(client: Rc<Client>, request: Request<Incoming>) -> Response<AnswerBody> {
+    let (head, body) = request.into_parts();
+    let log = Box::new(Log::new(&client, &head));
+    let source = (!body.is_end_stream()).then(|| Source::new(body));
+    let mut exchange = Exchange {
+        client,
+        log,
+        head,
+        source,
+        plan: Plan::default(),
+        session: None,
+        upgrade: None,
+        deadline: None,
+    };
+    exchange.log.source = exchange.source.clone();
+    let sent = match exchange.prepare() {
+        Ok(()) => Tries::run(&mut exchange).await,
+        Err(own) => Err(own),
+    };
+    match sent {
+        Ok(answered) => exchange.pass(answered),
+        Err(own) => own.into_answer(exchange.log),
+    }
+}
+
+impl Exchange {
+    fn prepare(&mut self) -> Result<(), Own> {
+        self.check()?;
+        self.route()?;
+        self.upgrade = Upgrade::of(&mut self.head)?;
+        let timeout = self.plan.timeouts().request;
+        let timeout = timeout.or(self.client.site().limits().request_timeout);
+        let asked = grpc::timeout(&self.head.headers).filter(|_| self.log.is_grpc);
+        let shortest = [timeout, asked].into_iter().flatten().min();
+        self.deadline = shortest.and_then(|one| self.log.started().checked_add(one));
+        self.change()?;
+        for (service, port) in std::mem::take(&mut self.plan.mirrors) {
+            mirror::start(self, (service, port));
+        }
+        Ok(())
+    }
+
+    /// What holds for every request, and hyper does not see to.
+    fn check(&mut self) -> Result<(), Own> {
+        let bad = |why| Own::error(StatusCode::BAD_REQUEST, Reason::BadRequest, why);
+        let head = &mut self.head;
+        let target = head
+            .uri
+            .path_and_query()
+            .map_or(0, |path| path.as_str().len());
+        for (is_over, violation) in [
+            (target > REQUEST_LINE_BYTES_MAX, Violation::TargetTooLong),
+            (head.headers.len() > FIELDS_MAX, Violation::FieldsTooLarge),
+        ] {
+            if is_over {
+                let status = violation.status();
+                return Err(Own::error(status, Reason::BadRequest, violation.why()));
+            }
+        }
+        let (authority, host) = (head.uri.authority(), head.headers.get(HOST));
+        if head.version == Version::HTTP_2 {
+            let of_host = host.map(HeaderValue::as_bytes);
+            let is_same = |one: &http::uri::Authority| {
+                of_host.is_none_or(|host| host.eq_ignore_ascii_case(one.as_str().as_bytes()))
+            };
+            if authority.is_some_and(|one| !is_same(one)) {
+                return Err(bad("Host is not what :authority is"));
+            }
+        }
+        // From here on the authority is in `Host`, whichever way it came (RFC 9112 3.2.2).
+        if let Some(authority) = authority {
+            if authority.as_str().contains('@') {
+                return Err(bad("the authority holds user information"));
+            }
+            let host = HeaderValue::from_str(authority.as_str());
+            let host = host.map_err(|_| bad("the authority is no value"))?;
+            head.headers.insert(HOST, host);
+        }
+        Ok(())
+    }
+
+    fn route(&mut self) -> Result<(), Own> {
+        let client = self.client.clone();
+        let Some(table) = client.site().routes(&client.asked) else {
+            return Ok(());
+        };
+        let arrived = Arrived {
+            method: &self.head.method,
+            uri: &self.head.uri,
+            authority: self.log.authority(),
+            port: client.asked.port,
+            headers: &self.head.headers,
+        };
+        let session = RefCell::new(None);
+        let planned = plan(
+            &table,
+            &arrived,
+            &|| client.site().random(),
+            &|persistence| {
+                let read = session::read(persistence, &self.head.headers, session::now());
+                session.replace(read);
+                read.map(|session| session.backend)
+            },
+        );
+        self.log.route = planned.route;
+        self.session = session.into_inner();
+        self.plan = planned.outcome.map_err(|answered| own(answered))?;
+        self.log.backend = self.plan.backend_index();
+        Ok(())
+    }
+
+    /// The head as it goes on.
+    fn change(&mut self) -> Result<(), Own> {
+        let headers = &mut self.head.headers;
+        headers::end_connection(headers);
+        headers::tell_of_client(headers, &self.client.address);
+        let site = self.client.site();
+        let id = headers::name_request(headers, &|| site.random());
+        self.log.id = Some(id);
+        for changes in self.plan.request_changes() {
+            headers::change(headers, changes);
+        }
+        if let Some(host) = self
+            .plan
+            .host()
+            .and_then(|host| HeaderValue::from_str(host).ok())
+        {
+            headers.insert(HOST, host);
+        }
+        if self.source.is_none() {
+            // Nothing is to be waited for.
+            headers.remove(EXPECT);
+        }
+        if let Some(upgrade) = &self.upgrade {
+            upgrade.ask(&mut self.head, self.client.site().as_ref());
+        }
+        if let Some(path) = self.plan.path.take() {
+            self.head.uri = with_path(&self.head.uri, path)?;
+        }
+        Ok(())
+    }
+
+    /// The answer as it goes back.
+    fn pass(mut self, answered: super::tries::Answered) -> Response<AnswerBody> {
+        let super::tries::Answered {
+            answer,
+            lease,
+            taken,
+            deadline,
+        } = answered;
+        let (mut head, body) = answer.into_parts();
+        let is_changed = upgrade::is_accepted(self.upgrade.as_ref(), &head);
+        let protocol = head.headers.get(UPGRADE).cloned();
+        headers::end_connection(&mut head.headers);
+        for changes in self.plan.response_changes() {
+            headers::change(&mut head.headers, changes);
+        }
+        headers::share(&mut head.headers, std::mem::take(&mut self.plan.cors));
+        self.keep_session(&mut head.headers);
+        if self.log.is_grpc {
+            self.log.grpc_status = grpc::status(&head.headers);
+        }
+        head.version = Version::HTTP_11;
+        self.log.status = Some(head.status);
+        if let (true, Some(taken), Some(upgrade)) = (is_changed, taken, self.upgrade.take()) {
+            if let Some(protocol) = protocol.filter(|_| head.status.as_u16() == 101) {
+                let connection = HeaderValue::from_static("upgrade");
+                head.headers.insert(CONNECTION, connection);
+                head.headers.insert(UPGRADE, protocol);
+            }
+            return upgrade.change(head, (taken, lease), (self.client, self.log));
+        }
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            let why = "the endpoint changed the protocol without being asked";
+            return Own::error(StatusCode::BAD_GATEWAY, Reason::Broken, why).into_answer(self.log);
+        }
+        let site = self.client.site();
+        let deadline = deadline.map(|at| site.sleep_until(at));
+        Response::from_parts(head, AnswerBody::passed(body, lease, deadline, self.log))
+    }
+
+    fn keep_session(&self, headers: &mut http::HeaderMap) {
+        let Some(persistence) = self.plan.persistence() else {
+            return;
+        };
+        let (Some(load), Some(backend)) = (&self.log.load, self.plan.backend_index()) else {
+            return;
+        };
+        let served = (load.upstream().token(), backend);
+        let path = self.plan.match_path().unwrap_or("/");
+        let field = session::write(persistence, self.session, served, path, session::now());
+        if let Some((name, value)) = field {
+            headers.append(name, value);
+        }
+    }
+}
+
+fn own(answered: Answered) -> Own {
+    match answered {
+        Answered::Redirect(status, location) => Own::by_route(status, vec![("location", location)]),
+        Answered::Preflight(headers) => Own::by_route(StatusCode::NO_CONTENT, headers),
+        Answered::Failed(failure) => failed(&failure),
+    }
+}
+
+fn failed(failure: &Failure) -> Own {
+    let status = StatusCode::from_u16(failure.status());
+    let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    Own::error(status, Reason::NoRoute, failure.to_string())
+}
+
+fn with_path(uri: &Uri, mut path: String) -> Result<Uri, Own> {
+    if let Some(query) = uri.query() {
+        path.push('?');
+        path.push_str(query);
+    }
+    path.parse().map_err(|_| {
+        let why = "the rewritten path is no path";
+        Own::error(StatusCode::BAD_REQUEST, Reason::BadRequest, why)
+    })
+}
+
+/// Whether bodies of such requests may be left out on HTTP/1 when their length is not known.
+pub(super) fn is_bare(method: &Method) -> bool {
+    *method == Method::CONNECT
+}

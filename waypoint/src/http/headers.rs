@@ -1,0 +1,347 @@
+//! What a proxy does to header fields on the way: those of the connection end here (RFC 9110
+//! 7.6.1), those that tell of the client begin here, those that a route changes are changed.
+
+use bytes::{BufMut, BytesMut};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING,
+    UPGRADE,
+};
+use http::{HeaderMap, Version};
+use mesh::route::cors::AnswerHeaders;
+use mesh::route::filter::HeaderChanges;
+
+use super::limits::TOKEN_BYTES_MAX;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+/// `x-request-id`.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// The fields of a request as routes look at them.
+pub struct Fields<'a>(pub &'a HeaderMap);
+
+impl mesh::route::Headers for Fields<'_> {
+    fn value(&self, name: &str) -> Option<std::borrow::Cow<'_, str>> {
+        let mut values = self.0.get_all(name).iter();
+        let first = text(values.next()?);
+        Some(values.fold(first, |all, next| format!("{all},{}", text(next)).into()))
+    }
+}
+
+fn text(value: &HeaderValue) -> std::borrow::Cow<'_, str> {
+    String::from_utf8_lossy(value.as_bytes())
+}
+
+/// Takes away what belongs to the connection that it came on. `TE: trailers` stays.
+pub fn end_connection(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        for named in named_by_connection(headers) {
+            headers.remove(named);
+        }
+        headers.remove(CONNECTION);
+    }
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE] {
+        headers.remove(name);
+    }
+    if headers.contains_key(TE) {
+        let wants_trailers = has_token(headers, &TE, "trailers");
+        headers.remove(TE);
+        if wants_trailers {
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        }
+    }
+}
+
+/// Names that `Connection` lists. Never those that the message cannot do without, nor TE, which is
+/// always listed and is dealt with by itself.
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let values = headers.get_all(CONNECTION).iter();
+    let tokens = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let names = tokens.filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok());
+    names
+        .filter(|name| ![HOST, CONTENT_LENGTH, TE].contains(name))
+        .collect()
+}
+
+/// Whether a list field holds a token; parameters say nothing, case neither.
+pub fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    let mut values = headers.get_all(name).iter();
+    values.any(|value| {
+        let mut tokens = value.as_bytes().split(|byte| *byte == b',');
+        tokens.any(|one| {
+            let one = one.split(|byte| *byte == b';').next().unwrap_or_default();
+            one.trim_ascii().eq_ignore_ascii_case(token.as_bytes())
+        })
+    })
+}
+
+/// Protocol that the client asks to change to; None: it does not, or not properly.
+pub fn upgrade(headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
+    let is_asked = version == Version::HTTP_11 && has_token(headers, &CONNECTION, "upgrade");
+    is_asked.then(|| headers.get(UPGRADE).cloned())?
+}
+
+/// Whether the client asks to go on with HTTP/2 (RFC 7540 3.2), which takes one HTTP2-Settings.
+pub fn wants_h2c(headers: &HeaderMap, protocol: &HeaderValue) -> bool {
+    protocol.as_bytes().eq_ignore_ascii_case(b"h2c")
+        && headers.get_all(HTTP2_SETTINGS).iter().count() == 1
+        && has_token(headers, &CONNECTION, "http2-settings")
+}
+
+/// Whether the client waits for `100 Continue`.
+pub fn expects_continue(headers: &HeaderMap) -> bool {
+    let value = headers.get(EXPECT);
+    value.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// Tells of the client: `client` is its address as text.
+pub fn tell_of_client(headers: &mut HeaderMap, client: &HeaderValue) {
+    let value = match headers.get(FORWARDED_FOR) {
+        None => client.clone(),
+        Some(_) => joined(headers, client),
+    };
+    headers.insert(FORWARDED_FOR, value);
+    if !headers.contains_key(FORWARDED_PROTO) {
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+    }
+    if !headers.contains_key(FORWARDED_HOST)
+        && let Some(host) = headers.get(HOST).cloned()
+    {
+        headers.insert(FORWARDED_HOST, host);
+    }
+}
+
+/// One line: some applications read no second one.
+fn joined(headers: &HeaderMap, client: &HeaderValue) -> HeaderValue {
+    let mut all = BytesMut::new();
+    for value in headers.get_all(FORWARDED_FOR) {
+        all.put_slice(value.as_bytes());
+        all.put_slice(b", ");
+    }
+    all.put_slice(client.as_bytes());
+    HeaderValue::from_maybe_shared(all.freeze()).unwrap_or_else(|_| client.clone())
+}
+
+/// Makes `x-request-id` and `traceparent` where they are missing or no good; `random` is drawn for
+/// each 64 bits. Returns the request's id.
+pub fn name_request(headers: &mut HeaderMap, random: &dyn Fn() -> u64) -> HeaderValue {
+    let is_good = |value: &&HeaderValue| !value.is_empty() && value.len() <= TOKEN_BYTES_MAX;
+    let id = match headers.get(REQUEST_ID).filter(is_good) {
+        Some(id) => id.clone(),
+        None => {
+            let id = request_id(random(), random());
+            headers.insert(REQUEST_ID, id.clone());
+            id
+        }
+    };
+    let mut parents = headers.get_all(TRACEPARENT).iter();
+    let is_kept = match (parents.next(), parents.next()) {
+        (Some(parent), None) => is_traceparent(parent.as_bytes()),
+        _ => false,
+    };
+    if !is_kept {
+        let made = traceparent([random(), random(), random()]);
+        headers.insert(TRACEPARENT, made);
+        headers.remove("tracestate");
+    }
+    id
+}
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+fn put_hex(text: &mut [u8], value: u64) {
+    for (at, byte) in text.iter_mut().enumerate() {
+        *byte = HEX[(value >> (60 - 4 * (at % 16)) & 15) as usize];
+    }
+}
+
+/// A UUID of version 4 (RFC 9562).
+fn request_id(high: u64, low: u64) -> HeaderValue {
+    let high = high & !0xf000 | 0x4000;
+    let low = low & !(3 << 62) | 1 << 63;
+    let mut digits = [0; 32];
+    put_hex(&mut digits[..16], high);
+    put_hex(&mut digits[16..], low);
+    let mut text = [b'-'; 36];
+    for (to, from) in [
+        (0..8, 0),
+        (9..13, 8),
+        (14..18, 12),
+        (19..23, 16),
+        (24..36, 20),
+    ] {
+        let count = to.len();
+        text[to].copy_from_slice(&digits[from..from + count]);
+    }
+    visible(&text)
+}
+
+/// W3C Trace Context, version 00. Sampled: an application that decides for itself at the root of a
+/// trace must not find a decision against it.
+fn traceparent(random: [u64; 3]) -> HeaderValue {
+    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-01";
+    put_hex(&mut text[3..19], random[0] | 1);
+    put_hex(&mut text[19..35], random[1]);
+    put_hex(&mut text[36..52], random[2] | 1);
+    visible(&text)
+}
+
+fn visible(text: &[u8]) -> HeaderValue {
+    HeaderValue::from_bytes(text).expect("digits and dashes are a value")
+}
+
+fn is_traceparent(text: &[u8]) -> bool {
+    let is_hex = |part: &[u8]| part.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let is_zero = |part: &[u8]| part.iter().all(|byte| *byte == b'0');
+    // Later versions may add fields behind another dash.
+    let is_long_enough = text.len() == 55 || (text.len() > 55 && text[55] == b'-');
+    is_long_enough
+        && text.len() <= TOKEN_BYTES_MAX
+        && is_hex(&text[..2])
+        && &text[..2] != b"ff"
+        && (text.len() == 55 || &text[..2] != b"00")
+        && [text[2], text[35], text[52]] == *b"---"
+        && is_hex(&text[3..35])
+        && !is_zero(&text[3..35])
+        && is_hex(&text[36..52])
+        && !is_zero(&text[36..52])
+        && is_hex(&text[53..55])
+}
+
+/// Changes fields as a filter says: set, add, remove.
+pub fn change(headers: &mut HeaderMap, changes: &HeaderChanges) {
+    for (name, value) in &changes.set {
+        if let Some((name, value)) = field(name, value) {
+            headers.insert(name, value);
+        }
+    }
+    for (name, value) in &changes.add {
+        if let Some((name, value)) = field(name, value) {
+            headers.append(name, value);
+        }
+    }
+    for name in &changes.remove {
+        headers.remove(&**name);
+    }
+}
+
+/// Sets what a cross-origin answer carries, instead of what the backend said of it.
+pub fn share(headers: &mut HeaderMap, shared: AnswerHeaders) {
+    for (name, value) in shared {
+        if let Some((name, value)) = field(name, &value) {
+            match name == http::header::VARY {
+                true => headers.append(name, value),
+                false => headers.insert(name, value).is_some(),
+            };
+        }
+    }
+}
+
+/// None: it is no field (what routes are made of has been checked before).
+fn field(name: &str, value: &str) -> Option<(HeaderName, HeaderValue)> {
+    let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+    Some((name, HeaderValue::from_str(value).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        let fields = fields.iter().map(|(name, value)| {
+            let name = HeaderName::from_static(name);
+            (name, HeaderValue::from_static(value))
+        });
+        let mut map = HeaderMap::new();
+        for (name, value) in fields {
+            map.append(name, value);
+        }
+        map
+    }
+
+    #[test]
+    fn what_belongs_to_the_connection_ends_here() {
+        let mut headers = map(&[
+            ("connection", "close, X-Mine , te, host"),
+            ("connection", "keep-alive"),
+            ("x-mine", "1"),
+            ("host", "a"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+            ("upgrade", "h2c"),
+            ("te", "gzip, trailers;q=1"),
+            ("x-other", "2"),
+        ]);
+        end_connection(&mut headers);
+        let left = map(&[("host", "a"), ("x-other", "2"), ("te", "trailers")]);
+        assert_eq!(headers, left);
+        let mut headers = map(&[("te", "gzip")]);
+        end_connection(&mut headers);
+        assert!(headers.is_empty());
+    }
+
+    #[test]
+    fn the_client_is_added_behind_those_before_it() {
+        let mut headers = map(&[
+            ("x-forwarded-for", "1.1.1.1"),
+            ("x-forwarded-for", "2.2.2.2"),
+            ("x-forwarded-proto", "https"),
+            ("host", "shop"),
+        ]);
+        tell_of_client(&mut headers, &HeaderValue::from_static("3.3.3.3"));
+        let told = |name| headers.get(name).unwrap().to_str().unwrap();
+        assert_eq!(told("x-forwarded-for"), "1.1.1.1, 2.2.2.2, 3.3.3.3");
+        assert_eq!(headers.get_all("x-forwarded-for").iter().count(), 1);
+        assert_eq!(told("x-forwarded-proto"), "https");
+        assert_eq!(told("x-forwarded-host"), "shop");
+    }
+
+    #[test]
+    fn a_trace_is_kept_when_it_is_one_and_made_otherwise() {
+        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
+        for (text, kept) in [
+            (good, true),
+            (
+                "cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00-x",
+                true,
+            ),
+            (
+                "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00-x",
+                false,
+            ),
+            (
+                "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00",
+                false,
+            ),
+            (
+                "00-00000000000000000000000000000000-00f067aa0ba902b7-00",
+                false,
+            ),
+            (
+                "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-00",
+                false,
+            ),
+            ("garbage", false),
+        ] {
+            let mut headers = map(&[("traceparent", text)]);
+            name_request(&mut headers, &|| 0x0123_4567_89ab_cdef);
+            let now = headers.get("traceparent").unwrap().as_bytes();
+            assert_eq!(now == text.as_bytes(), kept, "{text}");
+            assert!(is_traceparent(now));
+        }
+    }
+
+    #[test]
+    fn a_request_id_is_kept_or_made() {
+        let mut headers = map(&[("x-request-id", "mine")]);
+        assert_eq!(name_request(&mut headers, &|| 7), "mine");
+        let mut headers = HeaderMap::new();
+        let id = name_request(&mut headers, &|| 0x0123_4567_89ab_cdef);
+        assert_eq!(id, "01234567-89ab-4def-8123-456789abcdef");
+    }
+}

@@ -1,0 +1,425 @@
+//! The tries of one request: which endpoint, which connection, what its end means, and whether
+//! there is another.
+//!
+//! Three ways lead to another try. A connection that was kept and closed before it answered is
+//! replaced once. An endpoint that surely has not seen the request (not connected, refused) is left
+//! for another one. Everything else is the route's to say, and its budget's.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::future::{Either, select};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use hyper::body::Incoming;
+use mesh::route::retry::Ended;
+use mesh::service::AppProtocol;
+use tokio::sync::oneshot;
+
+use super::answer::Own;
+use super::exchange::{Exchange, is_bare};
+use super::grpc;
+use super::guarded::Interim;
+use super::headers::expects_continue;
+use super::limits::MOVES_MAX;
+use super::pending::Pending;
+use super::sent::{Gate, SentBody};
+use super::site::{Choose, ChooseError, Chosen, ConnectError, Reason, Upstream};
+use super::upstream::{Lease, Speak, Taken, Unanswered};
+
+/// The head of an answer, and what its body needs.
+pub(super) struct Answered {
+    pub(super) answer: Response<Incoming>,
+    pub(super) lease: Lease,
+    /// The connection, if its protocol changes.
+    pub(super) taken: Option<oneshot::Receiver<Taken>>,
+    /// When the body must have come.
+    pub(super) deadline: Option<Instant>,
+}
+
+/// How a try failed.
+enum Failed {
+    NotConnected(ConnectError),
+    /// Too many requests wait for connections.
+    Overflow,
+    Unanswered(Unanswered, /* on a kept connection */ bool),
+    /// The try's own time is over.
+    TimedOut,
+    /// The whole request's time is over.
+    Late,
+}
+
+/// What is done after a try.
+enum After {
+    Answer(Box<Answered>),
+    Again,
+    Give(Own),
+}
+
+/// What the tries of a request have come to.
+#[derive(Default)]
+pub(super) struct Tries {
+    tried: Vec<Rc<Upstream>>,
+    /// Tries that count, by the route's reckoning.
+    count: u32,
+    moves: usize,
+    fresh: bool,
+}
+
+impl Tries {
+    /// Tries until there is an answer, or none any more.
+    pub(super) async fn run(exchange: &mut Exchange) -> Result<Answered, Own> {
+        let mut tries = Self::default();
+        if exchange.plan.retry().is_some() {
+            let now = exchange.client.proxy.since_start();
+            exchange.client.budget.borrow_mut().on_request(now);
+        }
+        loop {
+            let chosen = tries.choose(exchange)?;
+            exchange.log.load = Some(chosen.upstream.enter());
+            exchange.log.tries += 1;
+            let outcome = attempt(exchange, &chosen, tries.fresh).await;
+            match tries.after(exchange, &chosen.upstream, outcome).await {
+                After::Answer(answered) => {
+                    if let Some(source) = &exchange.source {
+                        source.borrow_mut().commit();
+                    }
+                    return Ok(*answered);
+                }
+                After::Again => {}
+                After::Give(own) => return Err(own),
+            }
+        }
+    }
+
+    fn choose(&self, exchange: &Exchange) -> Result<Chosen, Own> {
+        let choose = Choose {
+            backend: exchange.plan.backend(),
+            tried: &self.tried,
+            prefer: exchange.session.map(|session| session.endpoint),
+        };
+        let chosen = exchange
+            .client
+            .site()
+            .choose(&exchange.client.asked, choose);
+        chosen.map_err(|error| {
+            let status = match error {
+                ChooseError::Unknown(_) => StatusCode::INTERNAL_SERVER_ERROR,
+                ChooseError::NoEndpoint(_) => StatusCode::SERVICE_UNAVAILABLE,
+            };
+            Own::error(status, Reason::NoEndpoint, error.to_string())
+        })
+    }
+
+    async fn after(
+        &mut self,
+        exchange: &Exchange,
+        upstream: &Rc<Upstream>,
+        outcome: Result<Answered, Failed>,
+    ) -> After {
+        let failed = match outcome {
+            Ok(answered) => {
+                let ended = ended(exchange, &answered.answer);
+                return match self.again(exchange, ended).await {
+                    Ok(()) => After::Again,
+                    Err(own) => own.map_or(After::Answer(Box::new(answered)), After::Give),
+                };
+            }
+            Err(failed) => failed,
+        };
+        if self.moves(exchange, upstream, &failed) {
+            return After::Again;
+        }
+        let ended = match &failed {
+            Failed::NotConnected(error) if error.moves_on => Some(Ended::NotConnected),
+            Failed::Unanswered(unanswered, _) if is_refused(unanswered) => Some(Ended::Refused),
+            Failed::Unanswered(..) => Some(Ended::Broken),
+            Failed::TimedOut => Some(Ended::TimedOut),
+            Failed::NotConnected(_) | Failed::Overflow | Failed::Late => None,
+        };
+        match self.again(exchange, ended).await {
+            Ok(()) => {
+                self.tried.push(upstream.clone());
+                After::Again
+            }
+            Err(Some(own)) => After::Give(own),
+            Err(None) => After::Give(failed.into_own(exchange)),
+        }
+    }
+
+    /// Whether the request simply goes another way, since no byte of it was worked on.
+    fn moves(&mut self, exchange: &Exchange, upstream: &Rc<Upstream>, failed: &Failed) -> bool {
+        if !is_replayable(exchange) {
+            return false;
+        }
+        let method = &exchange.head.method;
+        if let Failed::Unanswered(unanswered, true) = failed
+            && !self.fresh
+            && (unanswered.is_unsent || method.is_idempotent())
+            && !is_refused(unanswered)
+        {
+            self.fresh = true;
+            return true;
+        }
+        let is_untouched = match failed {
+            Failed::NotConnected(error) => error.moves_on,
+            Failed::Unanswered(unanswered, _) => unanswered.is_unsent || is_refused(unanswered),
+            _ => false,
+        };
+        let is_new = !self.tried.iter().any(|one| Rc::ptr_eq(one, upstream));
+        if !is_untouched || !is_new || self.moves >= MOVES_MAX {
+            return false;
+        }
+        self.tried.push(upstream.clone());
+        self.moves += 1;
+        // There must be another: the same one is the route's retry.
+        let next = self.choose(exchange);
+        next.is_ok_and(|next| !self.tried.iter().any(|one| Rc::ptr_eq(one, &next.upstream)))
+    }
+
+    /// Waits for the route's next try. `Err(None)`: there is none.
+    async fn again(
+        &mut self,
+        exchange: &Exchange,
+        ended: Option<Ended>,
+    ) -> Result<(), Option<Own>> {
+        self.count += 1;
+        let (Some(retry), Some(ended)) = (exchange.plan.retry(), ended) else {
+            return Err(None);
+        };
+        let client = &exchange.client;
+        let is_due = retry.is_due(self.count, ended, exchange.head.method.as_str());
+        if !is_due || !is_replayable(exchange) || exchange.upgrade.is_some() {
+            return Err(None);
+        }
+        let now = client.proxy.since_start();
+        if !client.budget.borrow_mut().take(now) {
+            return Err(None);
+        }
+        let pause = retry.pause(self.count, client.site().random());
+        let site = client.site();
+        let until = site.now() + pause;
+        if let Some(deadline) = exchange.deadline.filter(|deadline| *deadline <= until) {
+            site.sleep_until(deadline).await;
+            return Err(Some(late()));
+        }
+        site.sleep_until(until).await;
+        Ok(())
+    }
+}
+
+/// How an answer ends a try, when it may be a failure.
+fn ended(exchange: &Exchange, answer: &Response<Incoming>) -> Option<Ended> {
+    exchange.plan.retry()?;
+    let grpc = grpc::status(answer.headers()).filter(|_| exchange.log.is_grpc);
+    match grpc {
+        Some(0) => None,
+        Some(status) => Some(Ended::Grpc(status)),
+        None => Some(Ended::Status(answer.status().as_u16())),
+    }
+}
+
+fn is_replayable(exchange: &Exchange) -> bool {
+    let source = exchange.source.as_ref();
+    source.is_none_or(|source| source.borrow().is_replayable())
+}
+
+/// Whether the endpoint said that it has not worked on it (RFC 9113 8.7).
+fn is_refused(unanswered: &Unanswered) -> bool {
+    let mut error: Option<&(dyn std::error::Error + 'static)> = Some(&unanswered.error);
+    while let Some(one) = error {
+        if let Some(h2) = one.downcast_ref::<h2::Error>() {
+            let reason = h2.reason();
+            return reason == Some(h2::Reason::REFUSED_STREAM)
+                || (h2.is_go_away() && reason == Some(h2::Reason::NO_ERROR));
+        }
+        error = one.source();
+    }
+    false
+}
+
+fn late() -> Own {
+    let why = "the request's time is over";
+    Own::error(StatusCode::GATEWAY_TIMEOUT, Reason::TimedOut, why)
+}
+
+impl Failed {
+    fn into_own(self, exchange: &Exchange) -> Own {
+        let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+        match self {
+            Self::NotConnected(error) => {
+                let why = format!("no connection to the endpoint: {error}");
+                Own::error(unavailable, Reason::NotConnected, why)
+            }
+            Self::Overflow => {
+                let why = "too many requests wait for an endpoint";
+                Own::error(unavailable, Reason::Overflow, why)
+            }
+            Self::TimedOut => {
+                let why = "the endpoint did not answer in time";
+                Own::error(StatusCode::GATEWAY_TIMEOUT, Reason::TimedOut, why)
+            }
+            Self::Late => late(),
+            Self::Unanswered(unanswered, _) => {
+                let source = exchange.source.as_ref();
+                if source.is_some_and(|source| source.borrow().is_broken()) {
+                    let why = "the body of the request broke off";
+                    return Own::error(StatusCode::BAD_REQUEST, Reason::BadRequest, why);
+                }
+                tracing::debug!(error = %unanswered.error, "an endpoint broke off");
+                let why = "the endpoint broke off before it answered";
+                Own::error(StatusCode::BAD_GATEWAY, Reason::Broken, why)
+            }
+        }
+    }
+}
+
+/// One try, within its time.
+async fn attempt(
+    exchange: &mut Exchange,
+    chosen: &Chosen,
+    fresh: bool,
+) -> Result<Answered, Failed> {
+    let site = exchange.client.site().clone();
+    let own = exchange.plan.timeouts().backend_request;
+    let own = own.and_then(|own: Duration| site.now().checked_add(own));
+    let deadline = [own, exchange.deadline].into_iter().flatten().min();
+    let is_late = exchange.deadline.is_some() && exchange.deadline == deadline;
+    let Some(at) = deadline else {
+        return send(exchange, chosen, fresh).await;
+    };
+    let sent = std::pin::pin!(send(exchange, chosen, fresh));
+    match select(sent, site.sleep_until(at)).await {
+        Either::Left((outcome, _)) => outcome.map(|answered| Answered {
+            deadline: Some(at),
+            ..answered
+        }),
+        Either::Right(_) if is_late => Err(Failed::Late),
+        Either::Right(_) => Err(Failed::TimedOut),
+    }
+}
+
+async fn send(exchange: &Exchange, chosen: &Chosen, fresh: bool) -> Result<Answered, Failed> {
+    let client = &exchange.client;
+    let (site, asked, upstream) = (client.site(), &client.asked, &chosen.upstream);
+    let waiting = Pending::new(&client.proxy).ok_or(Failed::Overflow)?;
+    let (leased, taken) = match exchange.upgrade {
+        Some(_) => {
+            let leased = upstream.lease_for_upgrade(site, asked).await;
+            let (lease, taken) = leased.map_err(Failed::NotConnected)?;
+            (Ok(lease), Some(taken))
+        }
+        None => {
+            let speak = speak(chosen.protocol, exchange);
+            (upstream.lease(site, asked, speak, fresh).await, None)
+        }
+    };
+    drop(waiting);
+    let mut lease = leased.map_err(Failed::NotConnected)?;
+    let is_reused = lease.is_reused;
+    let request = request(exchange, lease.is_http2());
+    let answer = lease.send(request).await;
+    Ok(Answered {
+        answer: answer.map_err(|unanswered| Failed::Unanswered(unanswered, is_reused))?,
+        lease,
+        taken,
+        deadline: None,
+    })
+}
+
+/// What is spoken with an endpoint: what its service says, else what the client speaks.
+fn speak(protocol: AppProtocol, exchange: &Exchange) -> Speak {
+    let is_http2 = match protocol {
+        _ if exchange.log.is_grpc => true,
+        AppProtocol::Http2 | AppProtocol::Grpc => true,
+        AppProtocol::Http11 => false,
+        _ => exchange.log.version() == Version::HTTP_2,
+    };
+    if is_http2 { Speak::Http2 } else { Speak::Http1 }
+}
+
+/// The request of one try.
+fn request(exchange: &Exchange, is_http2: bool) -> Request<SentBody> {
+    let head = &exchange.head;
+    let mut body = match &exchange.source {
+        Some(source) => SentBody::of(source),
+        None => SentBody::empty(),
+    };
+    let mut headers = head.headers.clone();
+    let uri = match is_http2 {
+        true => absolute(&head.uri, headers.remove(HOST)),
+        false => relative(&head.method, &head.uri),
+    };
+    let has_length = headers.contains_key(CONTENT_LENGTH);
+    if !is_http2 && exchange.source.is_some() && !has_length && !is_bare(&head.method) {
+        // Of its own, hyper leaves out the body of a GET whose length is not known.
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    let mut gate = None;
+    if expects_continue(&headers) {
+        if is_http2 {
+            // hyper tells of no 100 there: the client gets ours, when the body is read.
+            headers.remove(EXPECT);
+        } else {
+            let opened = Arc::new(Gate::default());
+            let site = exchange.client.site();
+            let late = site.sleep_until(site.now() + site.limits().continue_timeout);
+            body = body.behind(opened.clone(), late);
+            gate = Some(opened);
+        }
+    }
+    let mut request = Request::new(body);
+    *request.method_mut() = head.method.clone();
+    *request.uri_mut() = uri;
+    *request.headers_mut() = headers;
+    if is_http2 {
+        *request.version_mut() = Version::HTTP_2;
+    } else {
+        let takes_interim = exchange.log.version() == Version::HTTP_11;
+        let interim = exchange.client.interim.clone();
+        listen(&mut request, gate, interim.filter(|_| takes_interim));
+    }
+    request
+}
+
+/// Passes interim answers on: 100 opens the gate, the others go to the client (RFC 9110 15.2).
+fn listen(request: &mut Request<SentBody>, gate: Option<Arc<Gate>>, interim: Option<Arc<Interim>>) {
+    if gate.is_none() && interim.is_none() {
+        return;
+    }
+    hyper::ext::on_informational(request, move |answer| {
+        match (answer.status(), &gate, &interim) {
+            (StatusCode::CONTINUE, Some(gate), _) => gate.open(),
+            (StatusCode::CONTINUE | StatusCode::SWITCHING_PROTOCOLS, ..) => {}
+            (status, _, Some(interim)) => interim.answer(status, answer.headers()),
+            _ => {}
+        }
+    });
+}
+
+pub(super) fn absolute(uri: &Uri, host: Option<HeaderValue>) -> Uri {
+    let path = uri.path_and_query().cloned();
+    let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let Some(authority) = authority else {
+        return path.into();
+    };
+    let mut parts = http::uri::Parts::default();
+    parts.scheme = Some(Scheme::HTTP);
+    parts.authority = Some(authority);
+    parts.path_and_query = Some(path);
+    Uri::from_parts(parts).unwrap_or_default()
+}
+
+pub(super) fn relative(method: &Method, uri: &Uri) -> Uri {
+    if *method == Method::CONNECT {
+        return uri.clone();
+    }
+    match uri.path_and_query() {
+        Some(path) if uri.authority().is_some() => path.clone().into(),
+        Some(_) => uri.clone(),
+        None => Uri::from_static("/"),
+    }
+}

@@ -1,0 +1,11 @@
+//! HTTP through the proxy, in memory: endpoints, clients and the clock are the test's own.
+
+mod bodies;
+mod grpc;
+mod plain;
+mod refused;
+mod retries;
+mod routes;
+mod times;
+mod upgrades;
+mod world;
