@@ -34,8 +34,8 @@ use tokio::time::Instant;
 
 use crate::steering::BpfError;
 use crate::steering::hook::Hook;
-use crate::zds::Zds;
 use crate::waypoint::{self, Waypoints};
+use crate::zds::Zds;
 use call::Calls;
 use control::Control;
 use metrics::Metrics;
@@ -69,9 +69,9 @@ pub struct Settings {
     pub verify_interval: Duration,
     /// Serve a ztunnel that shares its cgroup: who else is there can escape outbound capture.
     pub allow_shared_cgroup: bool,
-}
     /// How to run waypoints; None: this node runs none.
     pub waypoints: Option<waypoint::Settings>,
+}
 
 /// Why the agent cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -137,16 +137,16 @@ pub async fn start(
         .map_err(|error| StartError::Io("the own network namespace", error.into()))?;
     let hooked = is_below(&settings.cgroup_root);
     let (reporter, requests) = Reporter::new();
-    let agent = Arc::new(Agent {
     let waypoints = settings.waypoints.clone().map(Waypoints::open).transpose();
     let waypoints = waypoints.map_err(|e| StartError::Io("the records of waypoints", e))?;
     let control: Arc<dyn Control> = control.into();
+    let agent = Arc::new(Agent {
         settings,
         hook,
         zds,
         control,
-        table: Table::default(),
         waypoints,
+        table: Table::default(),
         calls: Calls::default(),
         state,
         reporter,
@@ -176,6 +176,9 @@ pub async fn start(
         "verification",
         verify::run(agent.clone(), interval, stop.clone()),
     );
+    if let Some(waypoints) = &agent.waypoints {
+        waypoints.start(agent.control.clone(), agent.reporter.clone(), tasks);
+    }
     tasks.spawn("sweep", release::sweep(agent.clone(), stop.clone()));
     tasks.spawn("ztunnel metric", count_ztunnels(agent.clone()));
     tasks.spawn("calls", server::run(agent, cni_listener));
