@@ -10,7 +10,7 @@ mod connections;
 mod fairness;
 mod growth;
 pub(crate) mod memory;
-mod requests;
+pub(crate) mod requests;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -28,7 +28,7 @@ use crate::usage::{self, Usage};
 use growth::Held;
 
 /// Longer than any start-up and tear-down of a load program.
-const SLACK: Duration = Duration::from_secs(30);
+pub(crate) const SLACK: Duration = Duration::from_secs(30);
 
 /// Growth is no figure to reach, and long.
 const GROWTH_ROUNDS: usize = 2;
@@ -181,7 +181,7 @@ impl Case {
 
 /// Runs a load and measures what was used meanwhile; on a path of culvert at least `at_least`
 /// connections must have gone through tunnels, on both nodes, or it is an error.
-fn measured<T>(
+pub(crate) fn measured<T>(
     path: &Path,
     at_least: impl FnOnce(&T) -> u64,
     load: impl FnOnce() -> anyhow::Result<T>,
@@ -217,7 +217,7 @@ fn load_at_peer(
 }
 
 /// Figures by name.
-fn figures<const N: usize>(pairs: [(&str, f64); N]) -> Figures {
+pub(crate) fn figures<const N: usize>(pairs: [(&str, f64); N]) -> Figures {
     let pairs = pairs.into_iter();
     pairs
         .map(|(name, value)| (name.to_owned(), value))
@@ -230,7 +230,7 @@ fn latencies(summary: &Summary) -> Figures {
 }
 
 /// CPU-µs per unit of work, of proxies and machine.
-fn cpu_us_per(work: f64, used: Usage) -> Figures {
+pub(crate) fn cpu_us_per(work: f64, used: Usage) -> Figures {
     figures([
         ("proxy_cpu_us_each", used.proxies.as_secs_f64() * 1e6 / work),
         (

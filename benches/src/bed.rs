@@ -15,8 +15,9 @@ use anyhow::Context;
 use world::{Place, Process, World};
 
 use culvert::Culvert;
-pub(crate) use culvert::ztunnels;
-use pair::{Pair, nodes};
+pub(crate) use culvert::{back_ends, ztunnels};
+use pair::Pair;
+pub(crate) use pair::{answers, nodes, pod};
 
 use crate::tools::Target;
 
@@ -56,6 +57,20 @@ impl Path {
         Path {
             counted_by: Vec::new(),
             ..self.clone()
+        }
+    }
+
+    /// The way to a service of a mesh; places: where loads run, where nothing is captured.
+    pub(crate) fn to_service(name: &str, [client, outside]: [&Place; 2], service: IpAddr) -> Path {
+        Path {
+            name: name.to_owned(),
+            client: client.clone(),
+            server: service,
+            near: None,
+            proxies: Vec::new(),
+            outside: outside.clone(),
+            tunnels: None,
+            counted_by: Vec::new(),
         }
     }
 

@@ -21,7 +21,13 @@ pub fn write(report: &Report, file: &Path) -> anyhow::Result<()> {
     let image = file.with_extension("svg");
     std::fs::write(&image, plot::svg(report))?;
     let image = image.file_name().unwrap_or_default().to_string_lossy();
-    Ok(std::fs::write(file, document(report, &image))?)
+    let mut text = document(report, &image);
+    // The waypoint's section is of another run.
+    let old = std::fs::read_to_string(file).unwrap_or_default();
+    if let Some(section) = crate::waypoint::kept(&old) {
+        let _ = write!(text, "\n{section}");
+    }
+    Ok(std::fs::write(file, text)?)
 }
 
 fn document(report: &Report, image: &str) -> String {

@@ -15,6 +15,7 @@ mod report;
 mod run;
 pub mod tools;
 mod usage;
+pub mod waypoint;
 
 pub use bed::Options;
 pub use document::write as write_document;

@@ -1,5 +1,7 @@
 //! The command line of the bench: `cargo run --release -p benches`.
 
+mod waypoint_command;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -92,6 +94,11 @@ enum Part {
     /// A load program.
     #[command(subcommand, hide = true)]
     Load(tools::Load),
+    /// Our waypoint beside Envoy as one, the same ztunnels before and behind both.
+    Waypoint(waypoint_command::Run),
+    /// A load program of the waypoint's bench.
+    #[command(subcommand, hide = true)]
+    WaypointLoad(benches::waypoint::Load),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -119,6 +126,8 @@ fn main() -> anyhow::Result<()> {
             Ok(())
         }
         Some(Part::Load(load)) => load.run(),
+        Some(Part::Waypoint(run)) => run.run(),
+        Some(Part::WaypointLoad(load)) => load.run(),
     }
 }
 

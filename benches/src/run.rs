@@ -23,7 +23,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    fn wants(&self, axis: &str) -> bool {
+    pub(crate) fn wants(&self, axis: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|one| one == axis)
     }
 }
@@ -71,14 +71,14 @@ pub fn run(options: &Options, plan: &Plan) -> anyhow::Result<Report> {
 
 /// The runs of one case on all paths.
 #[derive(Default)]
-struct Runs {
+pub(crate) struct Runs {
     figures: BTreeMap<String, Vec<Figures>>,
     /// A path that fails in one round is left out of the following ones.
-    failed: BTreeMap<String, String>,
+    pub(crate) failed: BTreeMap<String, String>,
 }
 
 impl Runs {
-    fn add(&mut self, path: &str, result: anyhow::Result<Figures>) {
+    pub(crate) fn add(&mut self, path: &str, result: anyhow::Result<Figures>) {
         match result {
             Ok(figures) => self
                 .figures
@@ -93,7 +93,7 @@ impl Runs {
     }
 
     /// One row a path, in the order of the names.
-    fn rows<'a>(
+    pub(crate) fn rows<'a>(
         &self,
         (axis, case): (&str, &str),
         paths: impl Iterator<Item = &'a str>,

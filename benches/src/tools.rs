@@ -4,10 +4,10 @@
 //! know which path carries them.
 
 mod echo;
-mod feeder;
+pub(crate) mod feeder;
 mod fresh;
 mod hold;
-mod http_client;
+pub(crate) mod http_client;
 mod paced;
 mod ping_pong;
 mod samples;

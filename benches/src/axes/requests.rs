@@ -1,5 +1,6 @@
 //! Requests on connections that stay open: wrk as fast as it goes, and our own at a constant rate.
 
+use std::path::Path as FilePath;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -17,10 +18,19 @@ pub(super) fn closed_loop(
     connections: u32,
     length: Duration,
 ) -> anyhow::Result<Figures> {
+    scripted(path, (connections, None), length)
+}
+
+/// As fast as it goes, with that many connections; a script of wrk makes the requests.
+pub(crate) fn scripted(
+    path: &Path,
+    (connections, script): (u32, Option<&FilePath>),
+    length: Duration,
+) -> anyhow::Result<Figures> {
     let (asked, used) = measured(
         path,
         |_| u64::from(connections),
-        || wrk(path, connections, length),
+        || wrk(path, (connections, script), length),
     )?;
     let mut all = figures([
         ("requests_s", asked.rate),
@@ -32,12 +42,12 @@ pub(super) fn closed_loop(
 }
 
 /// The rate of a path, as fast as it goes.
-pub(super) fn rate(path: &Path, connections: u32, length: Duration) -> anyhow::Result<f64> {
-    Ok(wrk(path, connections, length)?.rate)
+pub(crate) fn rate(path: &Path, connections: u32, length: Duration) -> anyhow::Result<f64> {
+    Ok(wrk(path, (connections, None), length)?.rate)
 }
 
 /// At a share of the rate `direct` of the direct path.
-pub(super) fn paced(
+pub(crate) fn paced(
     path: &Path,
     direct: f64,
     connections: u32,
@@ -75,11 +85,19 @@ struct Asked {
     requests: f64,
 }
 
-fn wrk(path: &Path, connections: u32, length: Duration) -> anyhow::Result<Asked> {
+fn wrk(
+    path: &Path,
+    (connections, script): (u32, Option<&FilePath>),
+    length: Duration,
+) -> anyhow::Result<Asked> {
+    let script = script
+        .into_iter()
+        .flat_map(|file| ["--script".as_ref(), file.as_os_str()]);
     let program = Program::new("wrk")
         .args(["--latency", "--threads", "1", "--timeout", "10s"])
         .args(["--duration", &length.as_secs().max(1).to_string()])
         .args(["--connections", &connections.to_string()])
+        .args(script)
         .arg(format!("http://{}/", path.address(HTTP_PORT)))
         .limit(length + SLACK);
     let output = path.client.text(&program)?;

@@ -31,7 +31,7 @@ pub(crate) struct Pair {
 }
 
 /// The two nodes of a world.
-pub(super) fn nodes(world: &mut World) -> anyhow::Result<[Node; 2]> {
+pub(crate) fn nodes(world: &mut World) -> anyhow::Result<[Node; 2]> {
     Ok([world.node("node-1")?, world.node("node-2")?])
 }
 
@@ -104,7 +104,7 @@ impl Pair {
 }
 
 /// Waits until an HTTP server answers a client there; fails when `process` ends.
-pub(super) fn answers(client: &Place, process: &Process, server: SocketAddr) -> anyhow::Result<()> {
+pub(crate) fn answers(client: &Place, process: &Process, server: SocketAddr) -> anyhow::Result<()> {
     let asked =
         Program::line("curl -sS -o /dev/null -f --max-time 2").arg(format!("http://{server}/"));
     let what = format!("{server} to answer");
@@ -115,7 +115,7 @@ pub(super) fn answers(client: &Place, process: &Process, server: SocketAddr) -> 
 }
 
 /// A pod all of whose connections use [`CONGESTION_CONTROL`].
-fn pod(node: &Node, name: &str) -> anyhow::Result<Pod> {
+pub(crate) fn pod(node: &Node, name: &str) -> anyhow::Result<Pod> {
     let pod = node.pod(name)?;
     let program = Program::new("sh").args(["-euc", ROUTES, "sh", CONGESTION_CONTROL]);
     pod.run(&program)?.success()?;

@@ -137,7 +137,7 @@ pub(crate) fn far(
     json!({"static_resources": {"listeners": [listener(listen, &chains)], "clusters": clusters}})
 }
 
-fn kind(name: &str) -> String {
+pub(crate) fn kind(name: &str) -> String {
     format!("type.googleapis.com/envoy.extensions.{name}")
 }
 
@@ -147,7 +147,7 @@ fn address(address: SocketAddr) -> Value {
     }})
 }
 
-fn listener(listen: SocketAddr, chains: &Value) -> Value {
+pub(crate) fn listener(listen: SocketAddr, chains: &Value) -> Value {
     json!({
         "name": listen.to_string(),
         "address": address(listen),
@@ -156,16 +156,12 @@ fn listener(listen: SocketAddr, chains: &Value) -> Value {
     })
 }
 
-fn cluster(name: &str, to: SocketAddr) -> Value {
-    // Envoy's breakers open at 1,024 connections, the memory axis has 5,000.
-    let most = 100_000;
+pub(crate) fn cluster(name: &str, to: SocketAddr) -> Value {
     json!({
         "name": name,
         "type": "STATIC",
         "connect_timeout": "5s",
-        "circuit_breakers": {"thresholds": [{
-            "max_connections": most, "max_pending_requests": most, "max_requests": most,
-        }]},
+        "circuit_breakers": circuit_breakers(),
         "load_assignment": {
             "cluster_name": name,
             "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(to)}}]}],
@@ -173,7 +169,15 @@ fn cluster(name: &str, to: SocketAddr) -> Value {
     })
 }
 
-fn http2() -> Value {
+/// Envoy's breakers open at 1,024 connections, the memory axis has 5,000.
+pub(crate) fn circuit_breakers() -> Value {
+    let most = 100_000;
+    json!({"thresholds": [{
+        "max_connections": most, "max_pending_requests": most, "max_requests": most,
+    }]})
+}
+
+pub(crate) fn http2() -> Value {
     json!({
         "allow_connect": true,
         "initial_stream_window_size": STREAM_WINDOW_BYTES,
@@ -182,7 +186,7 @@ fn http2() -> Value {
     })
 }
 
-fn common_tls(certificates: &Certificates) -> Value {
+pub(crate) fn common_tls(certificates: &Certificates) -> Value {
     json!({
         "alpn_protocols": ["h2"],
         // Its upstream TLS is 1.2 at most unless told.

@@ -3,7 +3,7 @@
 //! An acknowledgement means "in use" (it is sent after the snapshot was published), so that the
 //! time until it comes is the time to apply.
 
-mod stream;
+pub(crate) mod stream;
 mod workloads;
 
 use std::fs::{self, File, OpenOptions};

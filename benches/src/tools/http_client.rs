@@ -26,7 +26,7 @@ pub(super) async fn ask_and_close(
 }
 
 /// Bytes of head and body; None while the head is incomplete.
-pub(super) fn whole_length(answer: &[u8]) -> anyhow::Result<Option<usize>> {
+pub(crate) fn whole_length(answer: &[u8]) -> anyhow::Result<Option<usize>> {
     let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") else {
         return Ok(None);
     };
@@ -34,9 +34,10 @@ pub(super) fn whole_length(answer: &[u8]) -> anyhow::Result<Option<usize>> {
     anyhow::ensure!(head.starts_with("HTTP/1.1 200 "), "{head}");
     let length = head
         .lines()
-        .find_map(|line| line.strip_prefix("Content-Length: "))
+        .filter_map(|line| line.split_once(':'))
+        .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
         .context("no Content-Length")?;
-    Ok(Some(end + 4 + length.trim().parse::<usize>()?))
+    Ok(Some(end + 4 + length.1.trim().parse::<usize>()?))
 }
 
 #[cfg(test)]

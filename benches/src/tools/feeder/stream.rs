@@ -24,13 +24,13 @@ const QUEUE: usize = 4;
 type Answer = Result<DeltaDiscoveryResponse, Status>;
 
 /// Serves until it is dropped with its runtime.
-pub(super) struct Server {
+pub(crate) struct Server {
     streams: mpsc::Receiver<Conversation>,
     _tasks: TaskTracker,
 }
 
 impl Server {
-    pub(super) fn start(listen: SocketAddr, certificates: &Certificates) -> anyhow::Result<Self> {
+    pub(crate) fn start(listen: SocketAddr, certificates: &Certificates) -> anyhow::Result<Self> {
         let (streams_in, streams) = mpsc::channel(QUEUE);
         let pem = |path| std::fs::read(path).context("a certificate of the feeder");
         let identity = Identity::from_pem(pem(certificates.leaf())?, pem(certificates.key())?);
@@ -46,7 +46,7 @@ impl Server {
     }
 
     /// The next stream that a client opens.
-    pub(super) async fn conversation(&mut self) -> anyhow::Result<Conversation> {
+    pub(crate) async fn conversation(&mut self) -> anyhow::Result<Conversation> {
         self.streams.recv().await.context("the server has ended")
     }
 }
@@ -74,7 +74,7 @@ impl AggregatedDiscoveryService for Service {
 }
 
 /// One stream.
-pub(super) struct Conversation {
+pub(crate) struct Conversation {
     requests: Streaming<DeltaDiscoveryRequest>,
     answers: mpsc::Sender<Answer>,
     nonce: u64,
@@ -83,14 +83,20 @@ pub(super) struct Conversation {
 impl Conversation {
     /// Answers both first requests with nothing: an empty mesh.
     pub(super) async fn begin(&mut self) -> anyhow::Result<()> {
+        self.begin_with(&[AUTHORIZATION_TYPE_URL, ADDRESS_TYPE_URL])
+            .await
+    }
+
+    /// Answers the first request of each of these types with nothing.
+    pub(crate) async fn begin_with(&mut self, kinds: &[&str]) -> anyhow::Result<()> {
         let mut asked = Vec::new();
-        while asked.len() < 2 {
+        while asked.len() < kinds.len() {
             let request = self.next().await?;
             if request.response_nonce.is_empty() && !asked.contains(&request.type_url) {
                 asked.push(request.type_url);
             }
         }
-        for kind in [AUTHORIZATION_TYPE_URL, ADDRESS_TYPE_URL] {
+        for kind in kinds {
             self.send(kind, Vec::new()).await?;
         }
         Ok(())
@@ -101,7 +107,12 @@ impl Conversation {
         self.send(ADDRESS_TYPE_URL, resources).await
     }
 
-    async fn send(&mut self, kind: &str, resources: Vec<Resource>) -> anyhow::Result<()> {
+    /// Sends resources of a type and waits for their acknowledgement.
+    pub(crate) async fn send(
+        &mut self,
+        kind: &str,
+        resources: Vec<Resource>,
+    ) -> anyhow::Result<()> {
         self.nonce += 1;
         let nonce = self.nonce.to_string();
         let answer = DeltaDiscoveryResponse {
