@@ -4,6 +4,21 @@
 //! It must not know how traffic is steered to it, nor what Kubernetes is; what a connection may
 //! ask for is decided in `mesh::decide`, which route takes a request in `mesh::route`.
 
+pub mod app;
+pub mod config;
+pub mod connection;
+pub mod dump;
+pub mod endpoints;
 pub mod http;
+pub mod inbound;
+pub mod metrics;
+pub mod opening;
+pub mod pass;
+pub mod proxy;
+pub mod record;
 pub mod runtime;
+pub mod serving;
+pub mod site;
+pub mod upstream;
 pub mod wire;
+pub mod worker;

@@ -65,6 +65,33 @@ impl Wire {
         &self.end
     }
 
+    /// What came and was not given out.
+    #[must_use]
+    pub fn held(&self) -> &[u8] {
+        &self.held[self.at..]
+    }
+
+    /// Waits for bytes behind those that are held; false after the last one. A bound on what is
+    /// held is the caller's, and the window's.
+    ///
+    /// # Errors
+    /// The end is broken.
+    pub fn poll_more(&mut self, cx: &Context<'_>) -> Poll<io::Result<bool>> {
+        let more = match &self.end {
+            End::Stream(stream) => fill_from_stream(stream, cx),
+            End::Tcp(socket) => fill_from_socket(socket, cx, &mut self.size, &self.buffers),
+        };
+        let Some(data) = ready!(more)? else {
+            return Poll::Ready(Ok(false));
+        };
+        if self.held().is_empty() {
+            (self.held, self.at) = (data, 0);
+        } else {
+            self.held.extend_from_slice(&data);
+        }
+        Poll::Ready(Ok(true))
+    }
+
     /// Waits for bytes; false after the last one.
     fn poll_fill(&mut self, cx: &Context<'_>) -> Poll<io::Result<bool>> {
         while self.at == self.held.len() {

@@ -1,7 +1,7 @@
 //! One stream of a tunnel, as the relay uses it: bytes in, bytes out, window credit, half-close,
 //! reset. Knows neither TLS nor frames.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
@@ -20,14 +20,15 @@ pub struct State {
     read: Signal,
     /// For the one that writes.
     write: Signal,
-    response: RefCell<Option<ConnectResponse>>,
+    /// Boxed: it is there for a moment only.
+    response: Cell<Option<Box<ConnectResponse>>>,
     finished: Cell<bool>,
     reset: Cell<Option<ErrorCode>>,
 }
 
 impl State {
     pub(super) fn answered(&self, response: ConnectResponse) {
-        *self.response.borrow_mut() = Some(response);
+        self.response.set(Some(Box::new(response)));
         self.wake();
     }
 
@@ -94,10 +95,10 @@ impl TunnelStream {
     pub async fn response(&self) -> Result<ConnectResponse, StreamError> {
         let answer = async {
             loop {
-                if let Some(response) = self.state.response.borrow_mut().take() {
+                if let Some(response) = self.state.response.take() {
                     // What came with it was told by the same signal.
                     self.state.read.set();
-                    return Ok(response);
+                    return Ok(*response);
                 }
                 self.alive()?;
                 self.state.read.wait().await;
@@ -177,6 +178,12 @@ impl TunnelStream {
     /// Waits until [`Self::take`] is worth a call.
     pub fn poll_ready(&self, cx: &Context<'_>) -> Poll<()> {
         self.state.read.poll(cx)
+    }
+
+    /// Makes the next [`Self::poll_ready`] return at once: for whoever waited for it and leaves what
+    /// it announced to somebody else.
+    pub fn look_again(&self) {
+        self.state.read.set();
     }
 
     /// All bytes that have come; None when there are none now, or never again

@@ -1,0 +1,248 @@
+//! The flags of the program and what they mean. Knows no socket.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use carrier::limits::{self, Limits};
+use clap::Parser;
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use mesh::Identity;
+use mesh::identity::{DEFAULT_TRUST_DOMAIN, IdentityError};
+use mesh::route::GatewayKey;
+use mesh::workload::WorkloadUid;
+use netio::Choice;
+use process::config::ConfigError;
+use process::telemetry::Format;
+use serde::{Serialize, Serializer};
+
+/// The L7 proxy of Culvert: applies routes to what is bound to one Gateway.
+#[derive(Clone, Debug, Parser, Serialize)]
+#[command(name = "waypoint", version)]
+pub struct Config {
+    /// The Gateway whose waypoint this is, `NAMESPACE/NAME`.
+    #[arg(long, env = "GATEWAY", value_parser = gateway)]
+    #[serde(serialize_with = "as_text")]
+    pub gateway: GatewayKey,
+    /// Name of the waypoint's own pod, as discovery knows it.
+    #[arg(long, env = "POD_NAME")]
+    pub pod_name: String,
+    /// Namespace of the waypoint's own pod.
+    #[arg(long, env = "POD_NAMESPACE")]
+    pub pod_namespace: String,
+    /// UID of the waypoint's own pod; shown in dumps alone.
+    #[arg(long, env = "POD_UID", default_value = "")]
+    pub pod_uid: String,
+    /// Service account of the waypoint's own pod: the last part of its identity.
+    #[arg(long, env = "SERVICE_ACCOUNT")]
+    pub service_account: String,
+    /// Name of this node, as the control plane knows it.
+    #[arg(long, env = "NODE_NAME")]
+    pub node_name: String,
+    /// Where discovery is served, `https://host:port`.
+    #[arg(long, env = "XDS_ADDRESS")]
+    pub xds_address: String,
+    /// Where certificates are signed, `https://host:port`.
+    #[arg(long, env = "CA_ADDRESS")]
+    pub ca_address: String,
+    /// PEM file with the roots that the control plane's certificate is checked against.
+    #[arg(long, env = "XDS_ROOT_CA")]
+    pub root_cert: PathBuf,
+    /// File with this node's token; read again for each connection.
+    #[arg(long)]
+    pub token_file: PathBuf,
+    /// Where clients' proxies reach it.
+    #[arg(long, default_value = "[::]:15008")]
+    pub listen_addr: SocketAddr,
+    /// I/O back end: auto, io_uring or epoll.
+    #[arg(long, default_value_t = Choice::Auto)]
+    #[serde(serialize_with = "as_text")]
+    pub io: Choice,
+    /// Worker threads; as many as cores when not given.
+    #[arg(
+        long,
+        env = "WAYPOINT_WORKER_THREADS",
+        value_parser = clap::value_parser!(u16).range(1..=256)
+    )]
+    pub workers: Option<u16>,
+    /// Where `/config_dump` and `/logging` are served. It shows no keys, but who talks to whom.
+    #[arg(long, default_value = "127.0.0.1:15000")]
+    pub admin_addr: SocketAddr,
+    /// Where `/metrics` is served.
+    #[arg(long, default_value = "[::]:15020")]
+    pub metrics_addr: SocketAddr,
+    /// Where `/healthz/ready` is served.
+    #[arg(long, default_value = "[::]:15021")]
+    pub ready_addr: SocketAddr,
+    /// Trust domain of the identities of this mesh.
+    #[arg(long, env = "TRUST_DOMAIN", default_value = DEFAULT_TRUST_DOMAIN)]
+    pub trust_domain: String,
+    /// Name of this cluster.
+    #[arg(long, env = "ISTIO_META_CLUSTER_ID", default_value = "Kubernetes")]
+    pub cluster_id: String,
+    /// How long open connections may go on after SIGTERM; a few seconds less than who sends it
+    /// waits before it kills.
+    #[arg(
+        long,
+        env = "DRAIN_DEADLINE",
+        default_value = "45s",
+        value_parser = process::config::duration
+    )]
+    pub drain_deadline: Duration,
+    /// How long a tunnel of ours is kept without connections; one of a peer is kept for twice as
+    /// long.
+    #[arg(
+        long,
+        env = "TUNNEL_IDLE",
+        default_value = "300s",
+        value_parser = process::config::duration
+    )]
+    pub tunnel_idle: Duration,
+    /// YAML file with limits that differ from the defaults; `ztunnel limits` prints a whole one.
+    #[arg(
+        long,
+        env = "WAYPOINT_LIMITS",
+        value_name = "FILE",
+        value_parser = OsStringValueParser::new().map(PathBuf::from)
+    )]
+    pub limits: Option<PathBuf>,
+    /// Log level, or a list of `target=level`; `access=warn` leaves out the lines of requests that
+    /// went well.
+    #[arg(long, env = "RUST_LOG", default_value = "info")]
+    pub log: String,
+    /// How log lines are written.
+    #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t)]
+    #[serde(skip)]
+    pub log_format: Format,
+}
+
+fn gateway(text: &str) -> Result<GatewayKey, String> {
+    match text.split_once('/') {
+        Some((namespace, name))
+            if !namespace.is_empty() && !name.is_empty() && !name.contains('/') =>
+        {
+            Ok(GatewayKey {
+                namespace: namespace.into(),
+                name: name.into(),
+            })
+        }
+        _ => Err(format!("`{text}` is not NAMESPACE/NAME")),
+    }
+}
+
+fn as_text<T: ToString, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&value.to_string())
+}
+
+impl Config {
+    /// The limits: those of the file, or the defaults.
+    ///
+    /// # Errors
+    /// All mistakes of the file.
+    pub fn read_limits(&self) -> Result<Limits, ConfigError> {
+        self.limits
+            .as_deref()
+            .map_or_else(|| Ok(Limits::default()), limits::load)
+    }
+
+    /// What the workers need of it.
+    ///
+    /// # Errors
+    /// Trust domain, namespace and service account make no identity.
+    pub fn data_path(&self, limits: Limits) -> Result<DataPath, IdentityError> {
+        let (domain, namespace) = (&self.trust_domain, &self.pod_namespace);
+        let identity = Identity::new(domain, namespace, &self.service_account)?;
+        let uid = format!("{}//Pod/{namespace}/{}", self.cluster_id, self.pod_name);
+        Ok(DataPath {
+            gateway: self.gateway.clone(),
+            workload: WorkloadUid(uid.into()),
+            identity,
+            drain_deadline: self.drain_deadline,
+            tunnel_idle: self.tunnel_idle,
+            limits,
+        })
+    }
+}
+
+/// The part of the configuration that the data path needs.
+#[derive(Clone, Debug)]
+pub struct DataPath {
+    /// Whose waypoint it is.
+    pub gateway: GatewayKey,
+    /// The waypoint's own name in discovery.
+    pub workload: WorkloadUid,
+    /// Who it is, towards clients and endpoints.
+    pub identity: Identity,
+    /// How long open connections may go on at shutdown.
+    pub drain_deadline: Duration,
+    /// How long a tunnel of ours is kept without connections.
+    pub tunnel_idle: Duration,
+    /// What it may take up.
+    pub limits: Limits,
+}
+
+impl DataPath {
+    /// Trust domain of this mesh; peers of another one are refused.
+    pub fn trust_domain(&self) -> Arc<str> {
+        self.identity.trust_domain().into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEEDED: [&str; 19] = [
+        "waypoint",
+        "--gateway",
+        "shop/waypoint",
+        "--pod-name",
+        "waypoint-0",
+        "--pod-namespace",
+        "shop",
+        "--service-account",
+        "waypoint",
+        "--node-name",
+        "n1",
+        "--xds-address",
+        "https://127.0.0.1:15012",
+        "--ca-address",
+        "https://127.0.0.1:15012",
+        "--root-cert",
+        "/root.pem",
+        "--token-file",
+        "/token",
+    ];
+
+    #[test]
+    fn it_knows_who_it_is() {
+        let config = Config::try_parse_from(NEEDED).unwrap();
+        assert_eq!(config.listen_addr.to_string(), "[::]:15008");
+        let path = config.data_path(Limits::default()).unwrap();
+        assert_eq!(
+            path.identity.to_string(),
+            "spiffe://cluster.local/ns/shop/sa/waypoint"
+        );
+        assert_eq!(&*path.workload.0, "Kubernetes//Pod/shop/waypoint-0");
+        assert_eq!(path.gateway.to_string(), "shop/waypoint");
+    }
+
+    #[test]
+    fn a_gateway_is_a_namespace_and_a_name() {
+        for text in ["waypoint", "/waypoint", "shop/", "a/b/c", ""] {
+            let mut words = NEEDED;
+            words[2] = text;
+            let error = Config::try_parse_from(words).unwrap_err().to_string();
+            assert!(error.contains("NAMESPACE/NAME"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_impossible_identity_is_refused() {
+        let mut words = NEEDED;
+        words[8] = "a/b";
+        let config = Config::try_parse_from(words).unwrap();
+        assert!(config.data_path(Limits::default()).is_err());
+    }
+}

@@ -1,0 +1,174 @@
+//! A connection that was taken: is it HTTP, or bytes to pass on? By what its port says, the routes
+//! that are attached to it, and, if neither says, its first bytes.
+
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use mesh::decide::waypoint::Bound;
+use mesh::route::book::{Addressed, Level};
+use mesh::route::{Book, GatewayKey, ServicePort};
+use mesh::service::AppProtocol;
+use netio::time::timeout;
+
+use crate::connection::Admission;
+use crate::http::site::Asked;
+use crate::opening::{self, OPENING_BYTES, Opening};
+use crate::pass::{self, First};
+use crate::wire::Wire;
+use crate::worker::Worker;
+use crate::worker::live::Listed;
+
+/// How long a client of unknown protocol may be silent before the endpoint is connected, so that a
+/// server that speaks first is heard. HTTP clients speak at once.
+const SILENCE: Duration = Duration::from_millis(50);
+
+/// How long the first bytes may take to become clear once they have begun, and how long a TLS
+/// client may take to name its server where routes ask for it.
+const OPENING_WAIT: Duration = Duration::from_secs(10);
+
+/// A connection that was taken and answered.
+pub struct Arrived {
+    /// In the worker's list.
+    pub connection: Listed,
+    /// The client's end.
+    pub wire: Wire,
+    /// What it leads to.
+    pub bound: Bound,
+    /// The same, for HTTP.
+    pub asked: Rc<Asked>,
+}
+
+/// How a connection is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Http,
+    /// Passed on; whether the name of a TLS server must be known.
+    Stream {
+        needs_name: bool,
+    },
+    /// Its first bytes say.
+    Look,
+}
+
+/// Serves it to its end.
+pub async fn serve(worker: Rc<Worker>, arrived: Arrived) {
+    let book = worker.book();
+    let admission = arrived.connection.admission.get();
+    let kind = kind(&book, &worker.config.gateway, (admission, &arrived.asked));
+    drop(book);
+    match kind {
+        Kind::Http => http(&worker, arrived).await,
+        Kind::Stream { needs_name: false } => {
+            pass::serve(&worker, arrived, First::Unknown).await;
+        }
+        Kind::Stream { needs_name: true } => {
+            let mut arrived = arrived;
+            let opening = timeout(OPENING_WAIT, read_opening(&mut arrived.wire)).await;
+            let first = match opening {
+                Ok(Ok(Opening::Tls(name))) => First::Tls(name),
+                _ => First::Unknown,
+            };
+            pass::serve(&worker, arrived, first).await;
+        }
+        Kind::Look => look(&worker, arrived).await,
+    }
+}
+
+async fn look(worker: &Rc<Worker>, mut arrived: Arrived) {
+    let spoken = poll_fn(|cx| arrived.wire.poll_more(cx));
+    match timeout(SILENCE, spoken).await {
+        Ok(_) => go_by_opening(worker, arrived).await,
+        // Nobody knows who speaks first: if it is the client, it may still be HTTP.
+        Err(_) => {
+            if let Some(arrived) = pass::listen(worker, arrived).await {
+                go_by_opening(worker, arrived).await;
+            }
+        }
+    }
+}
+
+/// The client has begun.
+async fn go_by_opening(worker: &Rc<Worker>, mut arrived: Arrived) {
+    let opening = timeout(OPENING_WAIT, read_opening(&mut arrived.wire)).await;
+    match opening {
+        Ok(Ok(Opening::Http)) => http(worker, arrived).await,
+        Ok(Ok(Opening::Tls(name))) => pass::serve(worker, arrived, First::Tls(name)).await,
+        // What is broken breaks there, too.
+        _ => pass::serve(worker, arrived, First::Unknown).await,
+    }
+}
+
+/// What the first bytes say, at their end or after [`OPENING_BYTES`] at the latest.
+async fn read_opening(wire: &mut Wire) -> io::Result<Opening> {
+    loop {
+        match opening::look(wire.held()) {
+            Opening::Unclear if wire.held().len() < OPENING_BYTES => {}
+            Opening::Unclear => return Ok(Opening::Other),
+            clear => return Ok(clear),
+        }
+        if !poll_fn(|cx| wire.poll_more(cx)).await? {
+            return Ok(Opening::Other);
+        }
+    }
+}
+
+async fn http(worker: &Rc<Worker>, arrived: Arrived) {
+    let Arrived {
+        connection,
+        wire,
+        asked,
+        ..
+    } = arrived;
+    worker.proxy().serve(wire, asked).await;
+    drop(connection);
+}
+
+/// The parts of the question that routes are looked up by.
+pub fn addressed<'a>(
+    service: Option<&'a ServicePort>,
+    asked: &'a Asked,
+    gateway: &'a GatewayKey,
+) -> Addressed<'a> {
+    let client = asked.client_identity.as_ref();
+    Addressed {
+        service,
+        client_namespace: client.map(mesh::Identity::namespace),
+        gateway: Some(gateway),
+    }
+}
+
+fn kind(
+    book: &Book,
+    gateway: &GatewayKey,
+    (admission, asked): (Option<&Admission>, &Asked),
+) -> Kind {
+    let service = admission.and_then(|admission| admission.service.as_ref());
+    let addressed = addressed(service, asked, gateway);
+    let http = book.for_request(&addressed).map(|(level, _)| level);
+    let streams = book.for_stream(&addressed);
+    let needs_name = streams.is_some_and(|(_, streams)| streams.needs_server_name());
+    let stream = Kind::Stream { needs_name };
+    // What is attached to a port says what it carries, whatever the port says itself.
+    let is_stream = match (streams.map(|(level, _)| level), http) {
+        (None, _) => false,
+        (Some(_), None) => true,
+        (Some(stream), Some(http)) => distance(stream) < distance(http),
+    };
+    match asked.protocol {
+        _ if is_stream => stream,
+        AppProtocol::Http11 | AppProtocol::Http2 | AppProtocol::Grpc => Kind::Http,
+        AppProtocol::Tcp | AppProtocol::Tls => stream,
+        AppProtocol::Unknown => Kind::Look,
+    }
+}
+
+/// The nearest routes count.
+fn distance(level: Level) -> u8 {
+    match level {
+        Level::Consumer => 0,
+        Level::Producer => 1,
+        Level::Gateway => 2,
+    }
+}

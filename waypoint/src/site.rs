@@ -1,0 +1,237 @@
+//! What HTTP is given by the worker that it runs on: routes, endpoints, connections, time, records.
+//! It must not know HTTP's own rules.
+
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Instant;
+
+use carrier::headers::shortened;
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
+use http::Version;
+use mesh::decide::waypoint::Bound;
+use mesh::route::{ServicePort, Table};
+use mesh::service::{AppProtocol, Service};
+use tracing::Level;
+
+use crate::connection::Party;
+use crate::endpoints::{Ground, Wanted};
+use crate::http::site::{
+    Asked, Choose, ChooseError, Chosen, ConnectError, Io, Limits, RequestRecord as Ended, Site,
+    Upstream,
+};
+use crate::record::{Record, RequestRecord, Said};
+use crate::serving::addressed;
+use crate::upstream::{self, OnBehalf};
+use crate::wire::Wire;
+use crate::worker::Worker;
+
+/// The site of one worker, which owns what owns this.
+pub struct WorkerSite {
+    worker: Weak<Worker>,
+    limits: Limits,
+}
+
+/// The worker is gone: its tasks are being dropped.
+const GONE: &str = "the waypoint shuts down";
+
+impl WorkerSite {
+    /// Of that worker.
+    pub fn new(worker: &Rc<Worker>) -> Self {
+        Self {
+            worker: Rc::downgrade(worker),
+            limits: worker.http_limits.clone(),
+        }
+    }
+}
+
+fn service_port(asked: &Asked) -> Option<ServicePort> {
+    asked.service.as_ref().map(|service| ServicePort {
+        service: service.clone(),
+        port: asked.port,
+    })
+}
+
+fn protocol(service: &Service, port: u16) -> Option<AppProtocol> {
+    let mut ports = service.ports.iter();
+    let of_port = ports.find(|mapping| mapping.service_port == port);
+    of_port.map(|mapping| mapping.protocol)
+}
+
+impl Site for WorkerSite {
+    fn routes(&self, asked: &Asked) -> Option<Arc<Table>> {
+        let worker = self.worker.upgrade()?;
+        let service = service_port(asked);
+        let addressed = addressed(service.as_ref(), asked, &worker.config.gateway);
+        let book = worker.book();
+        let found = book.for_request(&addressed);
+        found.map(|(_, table)| Arc::clone(table))
+    }
+
+    fn choose(&self, asked: &Asked, choose: Choose<'_>) -> Result<Chosen, ChooseError> {
+        let none = |why: &str| ChooseError::NoEndpoint(why.into());
+        let worker = self.worker.upgrade().ok_or_else(|| none(GONE))?;
+        let snapshot = worker.snapshot();
+        let own = snapshot.workload(&worker.config.workload);
+        let own = own.ok_or_else(|| none("the waypoint's own workload is not known"))?;
+        let wanted = choose.backend;
+        let wanted = wanted.or_else(|| asked.service.as_ref().map(|key| (key, asked.port)));
+        let (bound, protocol) = match (wanted, &asked.workload) {
+            (Some((key, port)), _) => {
+                let unknown = || ChooseError::Unknown(format!("service {key}").into());
+                let service = snapshot.service(key).ok_or_else(unknown)?;
+                let spoken = protocol(service, port);
+                let unknown = || ChooseError::Unknown(format!("port {port} of {key}").into());
+                let bound = Bound::Service {
+                    service: Arc::clone(service),
+                    port,
+                    address: None,
+                };
+                (bound, spoken.ok_or_else(unknown)?)
+            }
+            (None, Some(workload)) => {
+                let first = workload.addresses.first();
+                let ip = first.ok_or_else(|| none("the workload has no address"))?;
+                let bound = Bound::Workload {
+                    workload: Arc::clone(workload),
+                    address: SocketAddr::new(*ip, asked.port),
+                };
+                (bound, asked.protocol)
+            }
+            (None, None) => return Err(none("nothing was addressed")),
+        };
+        let ground = Ground {
+            snapshot: &snapshot,
+            own,
+        };
+        let wanted = Wanted {
+            bound: &bound,
+            tried: &|one| choose.tried.iter().any(|it| Rc::ptr_eq(it, &one.upstream)),
+            prefer: choose.prefer,
+        };
+        let chosen = worker
+            .endpoints
+            .choose(ground, wanted, &mut || worker.random());
+        let endpoint = chosen.map_err(|why| none(&why.to_string()))?;
+        Ok(Chosen {
+            upstream: Rc::clone(&endpoint.upstream),
+            protocol,
+        })
+    }
+
+    fn open(
+        &self,
+        asked: &Rc<Asked>,
+        upstream: &Rc<Upstream>,
+    ) -> LocalBoxFuture<'static, Result<Box<dyn Io>, ConnectError>> {
+        let worker = self.worker.upgrade();
+        let behalf = OnBehalf {
+            client: asked.client,
+            host: asked.service.as_ref().map(|key| Arc::clone(&key.hostname)),
+        };
+        let upstream = Rc::clone(upstream);
+        async move {
+            let cannot = |moves_on, why: &str| ConnectError {
+                moves_on,
+                why: why.into(),
+            };
+            let worker = worker.ok_or_else(|| cannot(false, GONE))?;
+            let endpoint = worker.endpoints.with(&upstream);
+            let endpoint = endpoint.ok_or_else(|| cannot(true, "the endpoint is gone"))?;
+            match upstream::connect(&worker, &endpoint, &behalf).await {
+                Ok(end) => {
+                    let wire = Wire::new(end, Rc::clone(&worker.buffers));
+                    Ok(Box::new(wire) as Box<dyn Io>)
+                }
+                Err(error) => Err(cannot(error.tries_elsewhere(), &error.to_string())),
+            }
+        }
+        .boxed_local()
+    }
+
+    fn record(&self, ended: &Ended<'_>) {
+        let Some(worker) = self.worker.upgrade() else {
+            return;
+        };
+        let asked = ended.asked;
+        let workload = ended.endpoint.cloned();
+        let backend = ended.backend.map(|(key, _)| key.clone());
+        let record = RequestRecord {
+            source: Party {
+                workload: asked.client_workload.clone(),
+                identity: asked.client_identity.clone(),
+            },
+            destination: Party {
+                identity: None,
+                workload,
+            },
+            service: backend.or_else(|| asked.service.clone()),
+            is_grpc: ended.is_grpc,
+            status: ended.status.map(|status| status.as_u16()),
+            grpc_status: ended.grpc_status,
+            reason: ended.reason,
+            duration: ended.duration,
+            bytes: ended.bytes,
+            said: said(ended),
+        };
+        worker.recorder.put(Record::from(record));
+    }
+
+    fn spawn(&self, task: LocalBoxFuture<'static, ()>) {
+        if let Some(worker) = self.worker.upgrade() {
+            worker.spawn(task);
+        }
+    }
+
+    fn sleep_until(&self, at: Instant) -> LocalBoxFuture<'static, ()> {
+        netio::time::sleep_until(at).boxed_local()
+    }
+
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn random(&self) -> u64 {
+        // A worker that is gone serves no request that could tell.
+        self.worker.upgrade().map_or(0, |worker| worker.random())
+    }
+
+    fn draining(&self) -> LocalBoxFuture<'static, ()> {
+        match self.worker.upgrade() {
+            Some(worker) => worker.draining.clone().cancelled_owned().boxed_local(),
+            None => std::future::ready(()).boxed_local(),
+        }
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.limits
+    }
+}
+
+/// The texts of the access log, if it is written.
+fn said(ended: &Ended<'_>) -> Option<Said> {
+    let is_failure = ended.reason.is_some();
+    let wanted = tracing::enabled!(target: "access", Level::INFO)
+        || is_failure && tracing::enabled!(target: "access", Level::ERROR);
+    wanted.then(|| Said {
+        method: shortened(ended.method.as_str()),
+        target: shortened(&ended.uri.to_string()),
+        authority: shortened(ended.authority),
+        version: version(ended.version),
+        request_id: shortened(ended.request_id),
+        client: ended.asked.client,
+        route: ended.route.map(|(key, rule)| (key.clone(), rule)),
+        endpoint: None,
+        tries: ended.tries,
+    })
+}
+
+fn version(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_11 => "HTTP/1.1",
+        Version::HTTP_2 => "HTTP/2",
+        _ => "HTTP",
+    }
+}

@@ -1,0 +1,231 @@
+//! One worker: a thread with its own executor, tunnels, buffers and connections.
+//!
+//! Nothing in it is shared with another thread. Snapshots, routes and certificates come to it as
+//! immutable values, orders by a bounded queue, and its records leave by one that never makes it
+//! wait.
+
+pub mod accept;
+pub mod command;
+mod drain;
+pub mod live;
+mod run;
+mod wait;
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use carrier::budget::{Budget, Pressure};
+use carrier::certificate::{Book as Certified, Certificates};
+use carrier::clock::Clock;
+use carrier::guests::Guests;
+use carrier::handshakes::Handshakes;
+use carrier::limits::{Limit, Reached};
+use carrier::relay::buffer::Buffers;
+use carrier::tunnel::key::PodUid;
+use carrier::tunnel::pool::Pool;
+use carrier::tunnel::{Setting, Tunnel};
+use mesh::Workload;
+use mesh::route::Book;
+use mesh::snapshot::Snapshot;
+use netio::executor::{Scope, Spawner};
+use netio::netns::Netns;
+use rand::rngs::SmallRng;
+use rand::{RngCore, SeedableRng};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::DataPath;
+use crate::endpoints::Endpoints;
+use crate::http;
+use crate::metrics::Metrics;
+use crate::record::Recorder;
+use crate::site::WorkerSite;
+use live::Live;
+pub use run::{Inputs, run};
+
+/// The state of one worker, shared by its tasks.
+pub struct Worker {
+    /// What the operator chose.
+    pub config: DataPath,
+    /// Bounds of HTTP.
+    pub http_limits: http::site::Limits,
+    /// Time for the tunnels.
+    pub clock: Clock,
+    /// Limits and waits of the tunnels.
+    pub tunnel_config: hbone::Config,
+    /// Read buffers.
+    pub buffers: Rc<Buffers>,
+    /// Tunnels to endpoints.
+    pub pool: Pool,
+    /// Tunnels of clients' proxies, for the drain.
+    pub tunnels: Tunnels,
+    /// Tunnels to endpoints, for the drain.
+    pub upstream_tunnels: Tunnels,
+    /// Those that peers made, once both sides are authenticated.
+    pub guests: Guests<Tunnel>,
+    /// Peers that are not authenticated yet.
+    pub handshakes: Rc<Handshakes>,
+    /// Bytes that the tunnels hold.
+    pub budget: Rc<Budget>,
+    /// Connections.
+    pub live: Live,
+    /// Endpoints in use and what they carry.
+    pub endpoints: Endpoints,
+    /// Where records go.
+    pub recorder: Recorder,
+    /// Where sockets are made.
+    pub netns: Netns,
+    /// The one pod that tunnels and limits know of: the waypoint itself.
+    pub pod: PodUid,
+    /// Nothing new is taken from its cancellation on.
+    pub draining: CancellationToken,
+    metrics: Metrics,
+    /// Owner of all tasks.
+    scope: Scope,
+    snapshot: RefCell<Arc<Snapshot>>,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    book: RefCell<Arc<Book>>,
+    certificates: Arc<Certificates>,
+    certified: watch::Receiver<Certified>,
+    random: RefCell<SmallRng>,
+    is_draining: Cell<bool>,
+    /// HTTP on this worker. It knows the worker weakly.
+    proxy: OnceCell<Rc<http::Proxy>>,
+}
+
+impl Worker {
+    fn new(inputs: &Inputs, netns: Netns) -> Rc<Self> {
+        let snapshot = inputs.snapshots.borrow().clone();
+        let book = inputs.books.borrow().clone();
+        let limits = &inputs.config.limits;
+        Rc::new(Self {
+            config: inputs.config.clone(),
+            http_limits: http::site::Limits::default(),
+            clock: Clock::start(),
+            tunnel_config: limits.tunnel(),
+            buffers: Rc::default(),
+            pool: Pool::new(limits),
+            tunnels: Tunnels::default(),
+            upstream_tunnels: Tunnels::default(),
+            guests: Guests::new(limits),
+            handshakes: Handshakes::new(limits),
+            budget: Rc::new(Budget::new(limits.buffered_per_worker)),
+            live: Live::default(),
+            endpoints: Endpoints::default(),
+            recorder: inputs.recorder.clone(),
+            netns,
+            pod: PodUid(Arc::clone(&inputs.config.workload.0)),
+            draining: CancellationToken::new(),
+            metrics: inputs.metrics.clone(),
+            scope: Scope::new(limits.tasks_per_worker() + 2 * limits.connections_per_worker),
+            snapshot: RefCell::new(snapshot),
+            snapshots: inputs.snapshots.clone(),
+            book: RefCell::new(book),
+            certificates: Arc::clone(&inputs.certificates),
+            certified: inputs.certificates.book(),
+            random: RefCell::new(SmallRng::from_os_rng()),
+            is_draining: Cell::new(false),
+            proxy: OnceCell::new(),
+        })
+    }
+
+    /// HTTP on this worker.
+    pub fn proxy(self: &Rc<Self>) -> Rc<http::Proxy> {
+        let site = || Rc::new(WorkerSite::new(self));
+        let proxy = self.proxy.get_or_init(|| http::Proxy::new(site()));
+        Rc::clone(proxy)
+    }
+
+    /// Starts a task. Past the bound it is dropped, which closes its sockets: the limits on
+    /// connections and tunnels come long before.
+    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        if let Err(error) = self.scope.spawn(task) {
+            tracing::error!(%error, "a connection was dropped");
+        }
+    }
+
+    /// For tasks that start tasks.
+    pub fn spawner(&self) -> Spawner {
+        self.scope.spawner()
+    }
+
+    /// What is known of the mesh now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshot.borrow())
+    }
+
+    /// The routes and targeted policies of now.
+    pub fn book(&self) -> Arc<Book> {
+        Arc::clone(&self.book.borrow())
+    }
+
+    /// The waypoint itself, as discovery knows it.
+    pub fn own(&self) -> Option<Arc<Workload>> {
+        let snapshot = self.snapshot.borrow();
+        snapshot.workload(&self.config.workload).cloned()
+    }
+
+    /// 64 random bits; not for keys.
+    pub fn random(&self) -> u64 {
+        self.random.borrow_mut().next_u64()
+    }
+
+    /// Whether a tunnel that comes about now shall take no streams.
+    pub fn is_draining(&self) -> bool {
+        self.is_draining.get()
+    }
+
+    /// What the worker gives to a tunnel that drains after so long without a stream.
+    pub fn tunnel_setting(&self, idle_limit: Duration) -> Setting {
+        Setting {
+            clock: self.clock,
+            idle_limit,
+            budget: Rc::clone(&self.budget),
+        }
+    }
+
+    /// Whether a new stream may be taken.
+    ///
+    /// # Errors
+    /// The tunnels hold far too much already.
+    pub fn has_memory(&self) -> Result<(), Reached> {
+        match self.budget.pressure() {
+            Pressure::Full => Err(Reached::refused(Limit::BufferedPerWorker)),
+            Pressure::Calm | Pressure::Over => Ok(()),
+        }
+    }
+
+    /// Counts what a limit has cost.
+    pub fn count_reached(&self, reached: Reached) {
+        self.metrics.count_reached(reached);
+    }
+}
+
+/// Tunnels of a worker, one way.
+#[derive(Default)]
+pub struct Tunnels {
+    all: RefCell<Vec<Rc<Tunnel>>>,
+}
+
+impl Tunnels {
+    /// One more.
+    pub fn insert(&self, tunnel: &Rc<Tunnel>) {
+        self.all.borrow_mut().push(Rc::clone(tunnel));
+    }
+
+    /// It is over.
+    pub fn remove(&self, tunnel: &Rc<Tunnel>) {
+        let mut all = self.all.borrow_mut();
+        if let Some(place) = all.iter().position(|kept| Rc::ptr_eq(kept, tunnel)) {
+            all.swap_remove(place);
+        }
+    }
+
+    /// All of them.
+    pub fn all(&self) -> Vec<Rc<Tunnel>> {
+        self.all.borrow().clone()
+    }
+}
