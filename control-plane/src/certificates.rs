@@ -58,7 +58,8 @@ impl Certificates {
         Ok(issued.chain)
     }
 
-    /// A node gets certificates of the pods that are bound to it and of no other.
+    /// A node gets certificates of the pods that are bound to it, of the waypoints that it was told
+    /// to run and says it runs, and of no other.
     fn check_on_node(&self, node: &str, identity: &Identity) -> Result<(), Refused> {
         if *identity.trust_domain() != *self.trust_domain {
             return Err(Refused::Node(identity.clone()));
@@ -70,7 +71,15 @@ impl Certificates {
                 && *pod.service_account == *identity.service_account()
                 && !pod.finished
         });
-        runs.then_some(())
+        // What was not planned for the node is taken out of its report (`waypoints::plan`).
+        let own = published.reports.get(node).into_iter().flatten();
+        let mut waypoints = own.filter_map(|pod| Some((pod, pod.waypoint.as_ref()?)));
+        let runs_waypoint = waypoints.any(|(pod, waypoint)| {
+            *pod.name.namespace == *identity.namespace()
+                && *waypoint.gateway == *identity.service_account()
+        });
+        (runs || runs_waypoint)
+            .then_some(())
             .ok_or_else(|| Refused::Node(identity.clone()))
     }
 }

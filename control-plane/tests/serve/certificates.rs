@@ -21,6 +21,7 @@ use tonic::{Code, Status};
 use x509_parser::prelude::*;
 
 use super::harness::{Culvertd, soon};
+use super::waypoints::{Agent, gateway};
 
 const CLIENT: &str = "spiffe://cluster.local/ns/shop/sa/client";
 const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
@@ -307,5 +308,28 @@ async fn certificates_from_before_and_after_a_rotation_verify_each_other() {
         "the old root is still trusted"
     );
     assert!(root::retire(&culvertd.state()).is_err());
+    culvertd.stop().await;
+}
+
+#[tokio::test]
+async fn a_waypoints_certificate_is_for_the_node_that_runs_it() {
+    let culvertd = Culvertd::mesh().await;
+    culvertd.write("gate.yaml", &gateway(""));
+    let identity = "spiffe://cluster.local/ns/shop/sa/gate";
+    let csr = || csr(&params(&[identity]), &KeyPair::generate().unwrap());
+    let asked = || request(csr(), identity);
+    // Nobody has said that it runs one.
+    let refused = ask(&culvertd, "node-a", asked()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    let mut owner = Agent::follow(&culvertd, "node-a").await;
+    owner.told(&[0]).await;
+    let mut other = Agent::follow(&culvertd, "node-b").await;
+    owner.report(0).await;
+    // One that says so and was not given it is not believed.
+    other.report(0).await;
+    let signed = ask(&culvertd, "node-a", asked()).await.unwrap();
+    assert_eq!(signed.cert_chain.len(), 2);
+    let refused = ask(&culvertd, "node-b", asked()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
     culvertd.stop().await;
 }

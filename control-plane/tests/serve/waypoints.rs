@@ -10,7 +10,7 @@ use tonic::{Code, Streaming};
 
 use super::harness::{Bearer, Culvertd, soon};
 
-fn gateway(annotations: &str) -> String {
+pub fn gateway(annotations: &str) -> String {
     format!(
         "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\n\
          metadata: {{name: gate, namespace: shop, annotations: {{{annotations}}}}}\n\
@@ -19,13 +19,13 @@ fn gateway(annotations: &str) -> String {
     )
 }
 
-struct Agent {
+pub struct Agent {
     client: AgentServiceClient<InterceptedService<Channel, Bearer>>,
     lists: Streaming<FollowWaypointsResponse>,
 }
 
 impl Agent {
-    async fn follow(culvertd: &Culvertd, node: &str) -> Self {
+    pub async fn follow(culvertd: &Culvertd, node: &str) -> Self {
         let mut client = AgentServiceClient::new(culvertd.as_node(node).await);
         let lists = client.follow_waypoints(FollowWaypointsRequest {}).await;
         Self {
@@ -35,7 +35,7 @@ impl Agent {
     }
 
     /// The first list with those replicas of `gate`, and its revision.
-    async fn told(&mut self, replicas: &[u32]) -> String {
+    pub async fn told(&mut self, replicas: &[u32]) -> String {
         loop {
             let list = soon("a list", self.lists.message()).await.unwrap().unwrap();
             let told: Vec<u32> = list.replicas.iter().map(|r| r.replica).collect();
@@ -48,7 +48,7 @@ impl Agent {
         }
     }
 
-    async fn report(&mut self, replica: u32) {
+    pub async fn report(&mut self, replica: u32) {
         let waypoint = WaypointReport {
             gateway: "gate".into(),
             replica,

@@ -72,7 +72,7 @@ pub fn wanted(
             && !gateway.meta.deleting
             && !served.contains(name)
             && !refused(name);
-        // A number that cannot be read is in the status; it must not end what runs by chance.
+        // A number that cannot be read refuses the Gateway; its status says so.
         let (true, Ok(replicas)) = (ours, replicas(&gateway.meta)) else {
             continue;
         };

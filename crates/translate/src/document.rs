@@ -284,6 +284,8 @@ fn object(given: &Given<'_>) -> Result<Object, Refused> {
         Kind::Gateway => given.admit(admit::gateway),
         Kind::HTTPRoute => given.admit(admit::http_route),
         Kind::GRPCRoute => given.admit(admit::grpc_route),
+        Kind::TLSRoute => given.admit(admit::tls_route),
+        Kind::TCPRoute => given.admit(admit::tcp_route),
         Kind::ReferenceGrant => given.admit(admit::reference_grant),
     };
     read.map_err(|(line, reason)| (line, reason, subject))

@@ -27,6 +27,27 @@ pub struct GrpcRouteSpec {
     pub rules: Option<Vec<GrpcRule>>,
 }
 
+/// `spec` of a TCPRoute, and of a TLSRoute, which has `hostnames`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+#[allow(missing_docs)]
+pub struct StreamRouteSpec {
+    pub parent_refs: Vec<ParentRef>,
+    pub use_default_gateways: Option<String>,
+    pub hostnames: Vec<String>,
+    pub rules: Vec<StreamRuleSpec>,
+}
+
+/// A rule of a TCPRoute or TLSRoute.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+#[allow(missing_docs)]
+pub struct StreamRuleSpec {
+    pub name: Option<String>,
+    /// Without filters.
+    pub backend_refs: Vec<HttpBackendRef>,
+}
+
 /// What a route is attached to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]

@@ -12,6 +12,7 @@ pub mod deployment;
 pub mod document;
 pub mod enrolment;
 pub mod gateway;
+mod gateways;
 mod identifier;
 pub mod object;
 mod policies;

@@ -10,7 +10,9 @@ use ipnet::IpNet;
 use mesh::service::{AppProtocol, IpFamilies};
 use serde::Serialize;
 
-use crate::gateway::{GatewaySpec, GrpcRouteSpec, HttpRouteSpec, ReferenceGrantSpec};
+use crate::gateway::{
+    GatewaySpec, GrpcRouteSpec, HttpRouteSpec, ReferenceGrantSpec, StreamRouteSpec,
+};
 use crate::security::{AuthorizationSpec, PeerMode};
 
 /// Labels or annotations of an object.
@@ -59,6 +61,8 @@ pub enum Kind {
     Gateway,
     HTTPRoute,
     GRPCRoute,
+    TLSRoute,
+    TCPRoute,
     ReferenceGrant,
 }
 
@@ -69,6 +73,11 @@ impl Kind {
         const GATEWAY: [&str; 2] = [
             "gateway.networking.k8s.io/v1",
             "gateway.networking.k8s.io/v1beta1",
+        ];
+        const STREAMS: [&str; 3] = [
+            "gateway.networking.k8s.io/v1",
+            "gateway.networking.k8s.io/v1alpha2",
+            "gateway.networking.k8s.io/v1alpha3",
         ];
         Some(match (api_version, kind) {
             ("v1", "Namespace") => Self::Namespace,
@@ -82,6 +91,8 @@ impl Kind {
             (v, "Gateway") if GATEWAY.contains(&v) => Self::Gateway,
             (v, "HTTPRoute") if GATEWAY.contains(&v) => Self::HTTPRoute,
             (v, "GRPCRoute") if GATEWAY.contains(&v) => Self::GRPCRoute,
+            (v, "TLSRoute") if STREAMS.contains(&v) => Self::TLSRoute,
+            (v, "TCPRoute") if STREAMS.contains(&v) => Self::TCPRoute,
             (v, "ReferenceGrant") if GATEWAY.contains(&v) => Self::ReferenceGrant,
             _ => return None,
         })
@@ -166,6 +177,8 @@ pub enum Object {
     Gateway(Custom<GatewaySpec>),
     HttpRoute(Custom<HttpRouteSpec>),
     GrpcRoute(Custom<GrpcRouteSpec>),
+    TlsRoute(Custom<StreamRouteSpec>),
+    TcpRoute(Custom<StreamRouteSpec>),
     ReferenceGrant(Custom<ReferenceGrantSpec>),
 }
 
@@ -195,6 +208,8 @@ impl Object {
             Self::Gateway(o) => (Kind::Gateway, &o.meta),
             Self::HttpRoute(o) => (Kind::HTTPRoute, &o.meta),
             Self::GrpcRoute(o) => (Kind::GRPCRoute, &o.meta),
+            Self::TlsRoute(o) => (Kind::TLSRoute, &o.meta),
+            Self::TcpRoute(o) => (Kind::TCPRoute, &o.meta),
             Self::ReferenceGrant(o) => (Kind::ReferenceGrant, &o.meta),
         };
         ObjectKey {
@@ -372,6 +387,8 @@ pub struct Objects {
     pub gateways: BTreeMap<Name, Arc<Custom<GatewaySpec>>>,
     pub http_routes: BTreeMap<Name, Arc<Custom<HttpRouteSpec>>>,
     pub grpc_routes: BTreeMap<Name, Arc<Custom<GrpcRouteSpec>>>,
+    pub tls_routes: BTreeMap<Name, Arc<Custom<StreamRouteSpec>>>,
+    pub tcp_routes: BTreeMap<Name, Arc<Custom<StreamRouteSpec>>>,
     pub reference_grants: BTreeMap<Name, Arc<Custom<ReferenceGrantSpec>>>,
 }
 
@@ -395,6 +412,8 @@ impl Objects {
             Object::Gateway(o) => drop(self.gateways.insert(name, Arc::new(o))),
             Object::HttpRoute(o) => drop(self.http_routes.insert(name, Arc::new(o))),
             Object::GrpcRoute(o) => drop(self.grpc_routes.insert(name, Arc::new(o))),
+            Object::TlsRoute(o) => drop(self.tls_routes.insert(name, Arc::new(o))),
+            Object::TcpRoute(o) => drop(self.tcp_routes.insert(name, Arc::new(o))),
             Object::ReferenceGrant(o) => drop(self.reference_grants.insert(name, Arc::new(o))),
         }
     }
@@ -412,6 +431,8 @@ impl Objects {
             + self.gateways.len()
             + self.http_routes.len()
             + self.grpc_routes.len()
+            + self.tls_routes.len()
+            + self.tcp_routes.len()
             + self.reference_grants.len()
     }
 

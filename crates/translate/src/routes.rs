@@ -5,6 +5,7 @@
 //! Service of another namespace is a consumer route: for clients of the route's namespace, who then
 //! have it instead of the producer's (GEP-1426).
 
+mod draft;
 mod filter;
 mod parent;
 mod reference;
@@ -15,17 +16,17 @@ use std::sync::Arc;
 
 use mesh::route::book::Attached;
 use mesh::route::stream::{StreamRoute, Streams};
-use mesh::route::{Book, HostPattern, ParentKey, Route, RouteKey, RouteKind, Rule, Table};
+use mesh::route::{Book, HostPattern, ParentKey, Route, RouteKind, Table};
 
-pub(crate) use rule::{Mistake, grpc_rule, http_rule};
+pub(crate) use rule::{Mistake, grpc_rule, http_rule, stream_rule};
 
-use crate::gateway::ParentRef;
 use crate::object::{Kind, Name};
-use crate::status::{ACCEPTED, Condition, PARTIALLY_INVALID, RESOLVED_REFS, SERVED};
+use crate::status::{Condition, SERVED};
 use crate::translation::{Input, Statuses};
 use crate::waypoints::Waypoints;
-use parent::Parents;
-use reference::{Problem, References};
+use draft::{Draft, drafts};
+use parent::{Found, Parents};
+use reference::Problem;
 
 /// Routes by parent.
 pub type Routes = BTreeMap<ParentKey, AtParent>;
@@ -52,24 +53,13 @@ pub fn book(routes: &Routes) -> Book {
     book
 }
 
-/// A route on its way to its parents.
-struct Draft<'a> {
-    kind: Kind,
-    name: &'a Name,
-    parents: &'a [ParentRef],
-    /// Host names as written; a parent decides whether they count.
-    hostnames: Vec<HostPattern>,
-    created: Option<u64>,
-    rules: Vec<Rule>,
-    /// Rules that are not served, with their numbers.
-    dropped: Vec<String>,
-    /// The first reference that leads nowhere.
-    unresolved: Option<Problem>,
-}
+/// How many routes are attached to each listener of each Gateway.
+pub(crate) type AttachedRoutes = BTreeMap<(Name, String), usize>;
 
 /// A draft at one parent.
 struct Attachment<'a> {
     draft: &'a Draft<'a>,
+    /// The parent in words, for the route's conditions.
     parent: String,
     hostnames: Vec<HostPattern>,
 }
@@ -89,50 +79,49 @@ impl Attachment<'_> {
     }
 }
 
+/// What is said of a route at a parent: served, or why not.
+type Verdicts<'a> = BTreeMap<(Kind, &'a Name, String), Option<Problem>>;
+
 pub(crate) fn routes(
     input: &Input<'_>,
     waypoints: &Waypoints<'_>,
     statuses: &mut Statuses,
-) -> Routes {
+) -> (Routes, AttachedRoutes) {
     let drafts = drafts(input);
     let parents = Parents::new(input, waypoints);
-    let mut attached: BTreeMap<ParentKey, Vec<Attachment<'_>>> = BTreeMap::new();
+    let mut at_parents: BTreeMap<ParentKey, Vec<Attachment<'_>>> = BTreeMap::new();
+    let mut counts = AttachedRoutes::new();
     let mut verdicts = Verdicts::new();
     for draft in &drafts {
         for reference in draft.parents {
-            let Some(found) = parents.find(draft, reference) else {
+            let Some(parent) = parents.find(draft.name, reference) else {
                 // Of another controller.
                 continue;
             };
-            let parent = parent::describe(draft.name, reference);
-            let valid = found.and_then(|found| match draft.rules.is_empty() {
-                true => Err(("UnsupportedValue", draft.dropped.join("; "))),
-                false => Ok(found),
-            });
-            let (keys, hostnames) = match valid {
+            let verdict = (draft.kind, draft.name, parent.text.clone());
+            let Found { keys, hostnames } = match parents.attach(draft, &parent) {
                 Ok(found) => found,
                 Err(problem) => {
-                    verdicts.insert((draft.kind, draft.name, parent), Some(problem));
+                    verdicts.insert(verdict, Some(problem));
                     continue;
                 }
             };
-            verdicts.insert((draft.kind, draft.name, parent.clone()), None);
-            if !parents.is_served(draft.name, reference) {
-                let message = "no waypoint carries the traffic of the Service, so the route \
-                               changes nothing: label it istio.io/use-waypoint";
-                let condition = Condition::fails(SERVED, "NoWaypoint", message);
-                statuses.add(draft.kind, draft.name, condition.of_parent(&parent));
+            verdicts.insert(verdict, None);
+            parents.count(draft, &parent, &mut counts);
+            if let Some(why) = parents.unserved(&parent) {
+                let condition = Condition::fails(SERVED, "NoWaypoint", why);
+                statuses.add(draft.kind, draft.name, condition.of_parent(&parent.text));
             }
             for key in keys {
-                attached.entry(key).or_default().push(Attachment {
+                at_parents.entry(key).or_default().push(Attachment {
                     draft,
-                    parent: parent.clone(),
+                    parent: parent.text.clone(),
                     hostnames: hostnames.clone(),
                 });
             }
         }
     }
-    let made = attached.into_iter().map(|(key, attachments)| {
+    let made = at_parents.into_iter().map(|(key, attachments)| {
         let routes = accepted(&key, attachments, &mut verdicts);
         (key, routes)
     });
@@ -144,181 +133,101 @@ pub(crate) fn routes(
             draft.describe(parent, problem.as_ref(), statuses);
         }
     }
-    made
+    (made, counts)
 }
 
-/// What is said of a route at a parent: served, or why not.
-type Verdicts<'a> = BTreeMap<(Kind, &'a Name, String), Option<Problem>>;
-
-/// Those of the routes at one parent that are served there: one kind only, where hosts meet.
+/// Those of the routes at one parent that are served there.
 fn accepted<'a>(
     key: &ParentKey,
     mut attachments: Vec<Attachment<'a>>,
     verdicts: &mut Verdicts<'a>,
 ) -> AtParent {
-    attachments.sort_by_key(|one| {
+    attachments.sort_by_cached_key(|one| {
         let draft = one.draft;
         // At a Service the more specific kind wins, at a Gateway the older route.
         let kind = match key {
             ParentKey::Gateway(_) => RouteKind::Grpc,
-            _ => route_kind(draft.kind),
+            _ => draft.route_kind(),
         };
-        (
-            kind,
-            draft.created.unwrap_or(u64::MAX),
-            draft.name.to_string(),
-        )
+        let created = draft.created.unwrap_or(u64::MAX);
+        (kind, created, draft.name.to_string())
     });
-    let mut taken: Vec<Attachment<'_>> = Vec::new();
+    let mut taken = Taken::default();
     for one in attachments {
-        // By two listeners, or as a port and by its name.
-        let of_same = |known: &&mut Attachment<'_>| std::ptr::eq(known.draft, one.draft);
-        if let Some(known) = taken.iter_mut().find(of_same) {
-            known.widen(one.hostnames);
-            continue;
-        }
-        let is_rival = |other: &&Attachment<'_>| {
-            other.draft.kind != one.draft.kind && parent::meet(&other.hostnames, &one.hostnames)
-        };
-        let Some(rival) = taken.iter().find(is_rival) else {
-            taken.push(one);
-            continue;
-        };
-        let Draft { kind, name, .. } = rival.draft;
-        let at = match key {
-            ParentKey::Producer(to) | ParentKey::Consumer(_, to) => format!("port {}", to.port),
-            ParentKey::Gateway(_) => "some hosts".to_owned(),
-        };
-        let message = format!("{kind} {name} is served at {at}, and kinds are not mixed");
-        let of = (one.draft.kind, one.draft.name, one.parent);
-        verdicts.insert(of, Some(("Conflicted", message)));
-    }
-    let routes = taken.into_iter();
-    AtParent {
-        http: routes
-            .map(|one| Arc::new(one.draft.route(one.hostnames)))
-            .collect(),
-        streams: Vec::new(),
-    }
-}
-
-fn route_kind(kind: Kind) -> RouteKind {
-    match kind {
-        Kind::GRPCRoute => RouteKind::Grpc,
-        _ => RouteKind::Http,
-    }
-}
-
-fn drafts<'a>(input: &Input<'a>) -> Vec<Draft<'a>> {
-    let references = References::new(input);
-    let http = input.objects.http_routes.iter().map(|(name, route)| {
-        let draft = Draft {
-            kind: Kind::HTTPRoute,
-            name,
-            parents: &route.spec.parent_refs,
-            hostnames: hosts(&route.spec.hostnames),
-            created: route.created,
-            rules: Vec::new(),
-            dropped: Vec::new(),
-            unresolved: None,
-        };
-        draft.with_rules(route.spec.rules.as_deref(), &references, http_rule)
-    });
-    let grpc = input.objects.grpc_routes.iter().map(|(name, route)| {
-        let draft = Draft {
-            kind: Kind::GRPCRoute,
-            name,
-            parents: &route.spec.parent_refs,
-            hostnames: hosts(&route.spec.hostnames),
-            created: route.created,
-            rules: Vec::new(),
-            dropped: Vec::new(),
-            unresolved: None,
-        };
-        draft.with_rules(route.spec.rules.as_deref(), &references, grpc_rule)
-    });
-    http.chain(grpc).collect()
-}
-
-/// A filter that fails the rule's requests.
-fn unusable_filter(rule: &Rule) -> Option<Problem> {
-    let of_backends = rule.backends.iter().map(|backend| &backend.filters);
-    let mut all = of_backends.chain([&rule.filters]);
-    let name = all.find_map(|filters| filters.unusable.as_ref())?;
-    let message = format!("filter {name} is not served: requests that it is for fail with 500");
-    Some(("InvalidKind", message))
-}
-
-fn hosts(list: &[String]) -> Vec<HostPattern> {
-    // Admission has refused what is none.
-    list.iter()
-        .filter_map(|host| HostPattern::parse(host).ok())
-        .collect()
-}
-
-impl<'a> Draft<'a> {
-    fn with_rules<S>(
-        mut self,
-        rules: Option<&[S]>,
-        references: &References<'_>,
-        make: impl Fn(&S, rule::Resolve<'_>) -> Result<Rule, Mistake>,
-    ) -> Self {
-        let Some(rules) = rules else {
-            // As the API server fills it in: one rule that takes everything and leads nowhere.
-            self.rules = vec![Rule::default()];
-            return self;
-        };
-        for (place, rule) in rules.iter().enumerate() {
-            let mut unresolved = None;
-            let mut resolve = |reference: &crate::gateway::BackendRef| {
-                let (target, problem) = references.target(self.kind, self.name, reference);
-                unresolved = unresolved.take().or(problem);
-                target
+        if let Err((one, rival)) = taken.take(key, one) {
+            let at = match key {
+                ParentKey::Producer(to) | ParentKey::Consumer(_, to) => format!("port {}", to.port),
+                ParentKey::Gateway(_) => "some hosts".to_owned(),
             };
-            match make(rule, &mut resolve) {
-                Ok(rule) => {
-                    unresolved = unresolved.or_else(|| unusable_filter(&rule));
-                    self.rules.push(Rule { place, ..rule });
-                }
-                Err(Mistake::Invalid(why) | Mistake::Unsupported(why)) => {
-                    self.dropped.push(format!("rules[{place}]: {why}"));
-                }
+            let message = format!("{rival} is served at {at}, and only one of the two can be");
+            let of = (one.draft.kind, one.draft.name, one.parent);
+            verdicts.insert(of, Some(("Conflicted", message)));
+        }
+    }
+    let mut at = AtParent::default();
+    for one in taken.all {
+        match one.draft.route_kind() {
+            RouteKind::Http | RouteKind::Grpc => {
+                at.http.push(Arc::new(one.draft.route(one.hostnames)));
             }
-            self.unresolved = self.unresolved.take().or(unresolved);
-        }
-        self
-    }
-
-    /// What is said of it at a parent of ours.
-    fn describe(&self, parent: &str, problem: Option<&Problem>, statuses: &mut Statuses) {
-        let mut add = |condition: Condition| {
-            statuses.add(self.kind, self.name, condition.of_parent(parent));
-        };
-        add(match problem {
-            None => Condition::holds(ACCEPTED, "Accepted"),
-            Some((reason, message)) => Condition::fails(ACCEPTED, reason, message),
-        });
-        add(match &self.unresolved {
-            None => Condition::holds(RESOLVED_REFS, "ResolvedRefs"),
-            Some((reason, message)) => Condition::fails(RESOLVED_REFS, reason, message),
-        });
-        if !self.dropped.is_empty() && !self.rules.is_empty() {
-            // The words that the specification wants the message to begin with.
-            let message = format!("Dropped Rule: {}", self.dropped.join("; "));
-            add(Condition::holds(PARTIALLY_INVALID, "UnsupportedValue").because(message));
+            RouteKind::Tls | RouteKind::Tcp => {
+                at.streams
+                    .push(Arc::new(one.draft.stream_route(one.hostnames)));
+            }
         }
     }
+    at
+}
 
-    fn route(&self, hostnames: Vec<HostPattern>) -> Route {
-        Route {
-            key: RouteKey {
-                kind: route_kind(self.kind),
-                namespace: self.name.namespace.clone(),
-                name: self.name.name.clone(),
-            },
-            created: self.created,
-            hostnames,
-            rules: self.rules.clone(),
+/// The attachments of one parent that are taken, and what tells rivals fast: ten thousand routes
+/// may be at one parent, nearly always all of one kind.
+#[derive(Default)]
+struct Taken<'a> {
+    all: Vec<Attachment<'a>>,
+    kinds: Vec<RouteKind>,
+}
+
+impl<'a> Taken<'a> {
+    /// Takes one, or hands it back with its rival in words.
+    fn take(
+        &mut self,
+        key: &ParentKey,
+        one: Attachment<'a>,
+    ) -> Result<(), (Attachment<'a>, String)> {
+        // By two listeners, or as a port and by its name: they come one after the other.
+        if let Some(last) = self.all.last_mut()
+            && std::ptr::eq(last.draft, one.draft)
+        {
+            last.widen(one.hostnames);
+            return Ok(());
         }
+        let kind = one.draft.route_kind();
+        let is_rival = |other: RouteKind| excludes(key, kind, other);
+        if self.kinds.iter().any(|other| is_rival(*other)) {
+            let meets = |known: &&Attachment<'_>| {
+                is_rival(known.draft.route_kind()) && parent::meet(&known.hostnames, &one.hostnames)
+            };
+            if let Some(rival) = self.all.iter().find(meets) {
+                let rival = format!("{} {}", rival.draft.kind, rival.draft.name);
+                return Err((one, rival));
+            }
+        }
+        if !self.kinds.contains(&kind) {
+            self.kinds.push(kind);
+        }
+        self.all.push(one);
+        Ok(())
+    }
+}
+
+/// Whether routes of two kinds are not both served at a parent, where their hosts meet.
+fn excludes(key: &ParentKey, one: RouteKind, other: RouteKind) -> bool {
+    use RouteKind::{Grpc, Http, Tcp};
+    match (one, other) {
+        // The older takes everything.
+        (Tcp, Tcp) => true,
+        _ if one == other => false,
+        (Http, Grpc) | (Grpc, Http) => true,
+        _ => !matches!(key, ParentKey::Gateway(_)),
     }
 }

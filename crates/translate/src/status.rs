@@ -19,6 +19,10 @@ pub const VISIBILITY_APPLIED: &str = "VisibilityApplied";
 pub const ACCEPTED: &str = "Accepted";
 /// Whether all that a route refers to is there and may be referred to (Gateway API).
 pub const RESOLVED_REFS: &str = "ResolvedRefs";
+/// Whether a Gateway carries traffic (Gateway API).
+pub const PROGRAMMED: &str = "Programmed";
+/// There when a listener of a Gateway stands in the way of another (Gateway API).
+pub const CONFLICTED: &str = "Conflicted";
 /// There when a part of a route is not served (Gateway API).
 pub const PARTIALLY_INVALID: &str = "PartiallyInvalid";
 
@@ -34,7 +38,7 @@ pub struct Condition {
     pub reason: &'static str,
     /// Sentence for people; empty when the reason says all.
     pub message: String,
-    /// Of a route: the parent that it is said of.
+    /// Of a route: the parent that it is said of; of a Gateway: the listener.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
 }

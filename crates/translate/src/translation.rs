@@ -11,6 +11,7 @@ use mesh::workload::WorkloadUid;
 use mesh::{Service, Workload};
 use serde::{Deserialize, Serialize};
 
+use crate::gateways;
 use crate::object::{Name, ObjectKey, Objects};
 use crate::policies::Policies;
 use crate::routes::{self, Routes};
@@ -119,10 +120,15 @@ pub(crate) struct Statuses(pub(crate) BTreeMap<ObjectKey, Vec<Condition>>);
 /// Translates. The same input gives the same output, whatever the order of its parts.
 pub fn translate(input: &Input<'_>) -> Output {
     let mut statuses = Statuses::default();
+    let objects = gateways::completed(input);
+    let input = &Input {
+        objects: &objects,
+        ..*input
+    };
     let waypoints = Waypoints::of(input.objects, input.options);
     let policies = Policies::of(input.objects, &input.options.root_namespace, &mut statuses);
     let (services, vips) = services::services(input, &waypoints, &mut statuses);
-    let routes = routes::routes(input, &waypoints, &mut statuses);
+    let (routes, attached) = routes::routes(input, &waypoints, &mut statuses);
     let endpoints = Endpoints::of(input.objects, input.options);
     let parts = workloads::Parts {
         input: *input,
@@ -133,16 +139,19 @@ pub fn translate(input: &Input<'_>) -> Output {
     };
     let workloads = workloads::workloads(&parts, &mut statuses);
     let Policies { policies, .. } = policies;
-    for conditions in statuses.0.values_mut() {
-        conditions.sort();
-    }
-    Output {
+    let mut output = Output {
         workloads,
         services,
         policies,
         target_policies: BTreeMap::new(),
         routes,
         vips,
-        statuses: statuses.0,
+        statuses: BTreeMap::new(),
+    };
+    gateways::describe(input, &attached, &output, &mut statuses);
+    for conditions in statuses.0.values_mut() {
+        conditions.sort();
     }
+    output.statuses = statuses.0;
+    output
 }

@@ -14,8 +14,8 @@ use crate::translation::Options;
 
 const USE_WAYPOINT_LABEL: &str = "istio.io/use-waypoint";
 const USE_WAYPOINT_NAMESPACE_LABEL: &str = "istio.io/use-waypoint-namespace";
-const WAYPOINT_FOR_LABEL: &str = "istio.io/waypoint-for";
-const GATEWAY_NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
+pub(crate) const WAYPOINT_FOR_LABEL: &str = "istio.io/waypoint-for";
+pub(crate) const GATEWAY_NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
 
 /// Gateway classes whose gateways are waypoints.
 pub(crate) fn is_waypoint_class(class: &str) -> bool {
@@ -61,6 +61,11 @@ impl<'a> Waypoints<'a> {
             known.insert(Name::new(&name.namespace, gateway), waypoint);
         }
         Self { objects, known }
+    }
+
+    /// Whether the Gateway is a waypoint that is there.
+    pub(crate) fn is_known(&self, gateway: &Name) -> bool {
+        self.known.contains_key(gateway)
     }
 
     /// The waypoint of an object, by its own label or its namespace's, and what to say about it.

@@ -20,7 +20,7 @@ use crate::translation::{Input, PodReport, Statuses};
 use crate::waypoints::{Traffic, Waypoints};
 
 const REDIRECTION_ANNOTATION: &str = "ambient.istio.io/redirection";
-const TUNNEL_LABEL: &str = "networking.istio.io/tunnel";
+pub(crate) const TUNNEL_LABEL: &str = "networking.istio.io/tunnel";
 const NETWORK_LABEL: &str = "topology.istio.io/network";
 
 /// What workloads are made of.

@@ -5,10 +5,12 @@ use mesh::route::{MATCHES_MAX, RULES_MAX, Target};
 
 use super::security::Custom as Document;
 use super::{Reason, meta};
-use crate::gateway::{GatewaySpec, GrpcRouteSpec, HttpRouteSpec, ParentRef, ReferenceGrantSpec};
+use crate::gateway::{
+    GatewaySpec, GrpcRouteSpec, HttpRouteSpec, ParentRef, ReferenceGrantSpec, StreamRouteSpec,
+};
 use crate::identifier::{is_label, is_name};
 use crate::object::{Custom, Kind, Object};
-use crate::routes::{Mistake, grpc_rule, http_rule};
+use crate::routes::{Mistake, grpc_rule, http_rule, stream_rule};
 
 /// Most parents of a route, host names of a route, listeners of a Gateway (Gateway API).
 const PARENTS_MAX: usize = 32;
@@ -53,6 +55,31 @@ pub(crate) fn grpc_route(from: Document<GrpcRouteSpec>) -> Result<Object, Reason
     let checked = rules.map(|rule| grpc_rule(rule, &mut unresolved));
     refuse_invalid(checked.map(|checked| checked.map(|_| ())))?;
     Ok(Object::GrpcRoute(custom))
+}
+
+pub(crate) fn tls_route(from: Document<StreamRouteSpec>) -> Result<Object, Reason> {
+    let custom = custom(Kind::TLSRoute, from)?;
+    stream_route(&custom.spec)?;
+    Ok(Object::TlsRoute(custom))
+}
+
+pub(crate) fn tcp_route(from: Document<StreamRouteSpec>) -> Result<Object, Reason> {
+    let custom = custom(Kind::TCPRoute, from)?;
+    if !custom.spec.hostnames.is_empty() {
+        return Err("a TCPRoute has no spec.hostnames".to_owned());
+    }
+    stream_route(&custom.spec)?;
+    Ok(Object::TcpRoute(custom))
+}
+
+fn stream_route(spec: &StreamRouteSpec) -> Result<(), Reason> {
+    if spec.rules.is_empty() {
+        return Err("spec.rules needs at least one rule".to_owned());
+    }
+    let shape = spec.rules.iter().map(|r| (r.name.as_deref(), 0));
+    route(&spec.parent_refs, &spec.hostnames, shape.collect())?;
+    let rules = spec.rules.iter();
+    refuse_invalid(rules.map(|rule| stream_rule(rule, &mut unresolved).map(|_| ())))
 }
 
 fn custom<S>(kind: Kind, from: Document<S>) -> Result<Custom<S>, Reason> {

@@ -2,35 +2,47 @@
 
 use mesh::route::{GatewayKey, HostPattern, ParentKey, ServicePort};
 
-use super::Draft;
 use super::reference::{GATEWAY_GROUP, Problem};
-use crate::gateway::{Listener, ParentRef};
-use crate::object::{Exposure, Name};
+use super::{AttachedRoutes, Draft};
+use crate::gateway::{GatewaySpec, Listener, ParentRef};
+use crate::object::{Exposure, Kind, Name, Service};
 use crate::services;
 use crate::translation::Input;
 use crate::waypoints::{Traffic, Waypoints, is_waypoint_class};
 
 /// Where a route is attached, and the host names that count there.
-pub(super) type Found = (Vec<ParentKey>, Vec<HostPattern>);
+pub(super) struct Found {
+    pub(super) keys: Vec<ParentKey>,
+    pub(super) hostnames: Vec<HostPattern>,
+}
 
 pub(super) struct Parents<'a> {
     input: Input<'a>,
     waypoints: &'a Waypoints<'a>,
 }
 
-/// A parent in words, for the route's conditions.
-pub(super) fn describe(route: &Name, reference: &ParentRef) -> String {
-    let namespace = reference.namespace.as_deref();
-    let name = Name::new(namespace.unwrap_or(&route.namespace), &reference.name);
-    let kind = reference.kind.as_deref().unwrap_or("Gateway");
-    let mut text = format!("{kind} {name}");
-    if let Some(section) = &reference.section_name {
-        text.push_str(&format!(" section {section}"));
+/// What a parentRef of ours leads to.
+pub(super) struct Parent<'a> {
+    reference: &'a ParentRef,
+    name: Name,
+    of: Of<'a>,
+    /// In words, for the route's conditions.
+    pub(super) text: String,
+}
+
+enum Of<'a> {
+    Service(&'a Service),
+    NoService,
+    Gateway(&'a GatewaySpec),
+}
+
+impl Parent<'_> {
+    /// Whether it is for this listener.
+    fn names(&self, listener: &Listener) -> bool {
+        let section = self.reference.section_name.as_deref();
+        section.is_none_or(|section| section == listener.name)
+            && self.reference.port.is_none_or(|port| port == listener.port)
     }
-    if let Some(port) = reference.port {
-        text.push_str(&format!(" port {port}"));
-    }
-    text
 }
 
 fn key(gateway: &Name) -> GatewayKey {
@@ -65,45 +77,84 @@ impl<'a> Parents<'a> {
         }
     }
 
-    /// Whether some proxy applies routes at the Service that the reference leads to. Without one
-    /// they change nothing, and their author should know.
-    pub(super) fn is_served(&self, route: &Name, reference: &ParentRef) -> bool {
+    /// What the reference leads to; None when it is not ours to say.
+    pub(super) fn find(&self, route: &Name, reference: &'a ParentRef) -> Option<Parent<'a>> {
         let namespace = reference.namespace.as_deref();
         let name = Name::new(namespace.unwrap_or(&route.namespace), &reference.name);
-        let service = self.input.objects.services.get(&name);
-        let is_service = reference.kind.as_deref() == Some("Service");
-        service.filter(|_| is_service).is_none_or(|service| {
-            let (waypoint, _) = self.waypoints.bound(&service.meta, Traffic::Service);
-            waypoint.is_some()
+        let group = reference.group.as_deref().unwrap_or(GATEWAY_GROUP);
+        let kind = reference.kind.as_deref().unwrap_or("Gateway");
+        let objects = self.input.objects;
+        let of = match (group, kind) {
+            ("" | "core", "Service") => match objects.services.get(&name) {
+                Some(service) => Of::Service(service),
+                None => Of::NoService,
+            },
+            (GATEWAY_GROUP, "Gateway") => {
+                let spec = &objects.gateways.get(&name)?.spec;
+                Of::Gateway(Some(spec).filter(|s| is_waypoint_class(&s.gateway_class_name))?)
+            }
+            _ => return None,
+        };
+        let mut text = format!("{kind} {name}");
+        if let Some(section) = &reference.section_name {
+            text.push_str(&format!(" section {section}"));
+        }
+        if let Some(port) = reference.port {
+            text.push_str(&format!(" port {port}"));
+        }
+        Some(Parent {
+            reference,
+            name,
+            of,
+            text,
         })
     }
 
-    /// What the reference leads to; None when it is not ours to say.
-    pub(super) fn find(
-        &self,
-        draft: &Draft<'_>,
-        reference: &ParentRef,
-    ) -> Option<Result<Found, Problem>> {
-        let namespace = reference.namespace.as_deref();
-        let name = Name::new(namespace.unwrap_or(&draft.name.namespace), &reference.name);
-        let group = reference.group.as_deref().unwrap_or(GATEWAY_GROUP);
-        match (group, reference.kind.as_deref().unwrap_or("Gateway")) {
-            ("" | "core", "Service") => Some(self.service(draft, reference, &name)),
-            (GATEWAY_GROUP, "Gateway") => self.gateway(draft, reference, &name),
-            _ => None,
+    /// Why no proxy applies routes at the parent, if none does: then they change nothing, and their
+    /// author should know.
+    pub(super) fn unserved(&self, parent: &Parent<'_>) -> Option<&'static str> {
+        match parent.of {
+            Of::Service(service) => {
+                let (waypoint, _) = self.waypoints.bound(&service.meta, Traffic::Service);
+                let why = "no waypoint carries the traffic of the Service, so the route changes \
+                           nothing: label it istio.io/use-waypoint";
+                waypoint.is_none().then_some(why)
+            }
+            Of::Gateway(_) => {
+                let why = "the Gateway has no Service with the HBONE port, so the route changes \
+                           nothing; its own conditions say why";
+                (!self.waypoints.is_known(&parent.name)).then_some(why)
+            }
+            Of::NoService => None,
         }
     }
 
-    fn service(
+    /// Where a draft is attached.
+    pub(super) fn attach(&self, draft: &Draft<'_>, parent: &Parent<'_>) -> Result<Found, Problem> {
+        let found = match parent.of {
+            Of::Service(service) => self.at_service(draft, parent, service),
+            Of::Gateway(spec) => self.at_gateway(draft, parent, spec),
+            Of::NoService => {
+                let message = format!("there is no Service {}", parent.name);
+                Err(("NoMatchingParent", message))
+            }
+        }?;
+        match draft.unusable() {
+            Some(problem) => Err(problem),
+            None => Ok(found),
+        }
+    }
+
+    fn at_service(
         &self,
         draft: &Draft<'_>,
-        reference: &ParentRef,
-        name: &Name,
+        parent: &Parent<'_>,
+        service: &Service,
     ) -> Result<Found, Problem> {
+        let Parent {
+            reference, name, ..
+        } = parent;
         let no = |message: String| Err(("NoMatchingParent", message));
-        let Some(service) = self.input.objects.services.get(name) else {
-            return no(format!("there is no Service {name}"));
-        };
         if matches!(service.exposure, Exposure::External | Exposure::Headless) {
             return no(format!(
                 "Service {name} has no address of its own that clients could mean"
@@ -127,44 +178,72 @@ impl<'a> Parents<'a> {
                 }
             })
             .collect();
+        // Host names mean nothing at a Service (GEP-1426), but for the server name of TLS.
+        let hostnames = match draft.kind {
+            Kind::TLSRoute => draft.hostnames.clone(),
+            _ => Vec::new(),
+        };
         match keys.is_empty() {
             true => no(format!("Service {name} has no such TCP port")),
-            // Host names mean nothing at a Service (GEP-1426).
-            false => Ok((keys, Vec::new())),
+            false => Ok(Found { keys, hostnames }),
         }
     }
 
-    fn gateway(
+    fn at_gateway(
         &self,
         draft: &Draft<'_>,
-        reference: &ParentRef,
-        name: &Name,
-    ) -> Option<Result<Found, Problem>> {
-        let gateway = self.input.objects.gateways.get(name)?;
-        if !is_waypoint_class(&gateway.spec.gateway_class_name) {
-            return None;
-        }
-        let listeners = gateway.spec.listeners.iter().filter(|listener| {
-            let section = reference.section_name.as_deref();
-            section.is_none_or(|section| section == listener.name)
-                && reference.port.is_none_or(|port| port == listener.port)
-        });
+        parent: &Parent<'_>,
+        spec: &GatewaySpec,
+    ) -> Result<Found, Problem> {
         let mut problem = ("NoMatchingParent", "no such listener".to_owned());
-        for listener in listeners {
-            if !self.allows(listener, draft, name) {
-                let message = format!("listener {} takes no such route", listener.name);
-                problem = ("NotAllowedByListeners", message);
-                continue;
-            }
-            match hosts_at(listener, &draft.hostnames) {
-                Some(hosts) => return Some(Ok((vec![ParentKey::Gateway(key(name))], hosts))),
-                None => {
-                    let message = format!("no hostname is one of listener {}", listener.name);
-                    problem = ("NoMatchingListenerHostname", message);
-                }
+        let mut hostnames: Option<Vec<HostPattern>> = None;
+        for listener in spec.listeners.iter().filter(|l| parent.names(l)) {
+            match self.at_listener(draft, &parent.name, listener) {
+                Ok(hosts) => hostnames = Some(union(hostnames, hosts)),
+                Err(why) => problem = why,
             }
         }
-        Some(Err(problem))
+        let hostnames = hostnames.ok_or(problem)?;
+        let keys = vec![ParentKey::Gateway(key(&parent.name))];
+        Ok(Found { keys, hostnames })
+    }
+
+    /// The host names for which a draft is attached to a listener.
+    fn at_listener(
+        &self,
+        draft: &Draft<'_>,
+        gateway: &Name,
+        listener: &Listener,
+    ) -> Result<Vec<HostPattern>, Problem> {
+        if !self.allows(listener, draft, gateway) {
+            let message = format!("listener {} takes no such route", listener.name);
+            return Err(("NotAllowedByListeners", message));
+        }
+        if draft.kind == Kind::TCPRoute {
+            return Ok(Vec::new());
+        }
+        hosts_at(listener, &draft.hostnames).ok_or_else(|| {
+            let message = format!("no hostname is one of listener {}", listener.name);
+            ("NoMatchingListenerHostname", message)
+        })
+    }
+
+    /// Counts a draft that is attached at each of the listeners that take it.
+    pub(super) fn count(
+        &self,
+        draft: &Draft<'_>,
+        parent: &Parent<'_>,
+        counts: &mut AttachedRoutes,
+    ) {
+        let Of::Gateway(spec) = parent.of else {
+            return;
+        };
+        for listener in spec.listeners.iter().filter(|l| parent.names(l)) {
+            if self.at_listener(draft, &parent.name, listener).is_ok() {
+                let place = (parent.name.clone(), listener.name.clone());
+                *counts.entry(place).or_default() += 1;
+            }
+        }
     }
 
     fn allows(&self, listener: &Listener, draft: &Draft<'_>, gateway: &Name) -> bool {
@@ -209,4 +288,20 @@ fn hosts_at(listener: &Listener, hostnames: &[HostPattern]) -> Option<Vec<HostPa
     let both = hostnames.iter().filter_map(|host| intersection(host, &own));
     let both: Vec<_> = both.cloned().collect();
     (!both.is_empty()).then_some(both)
+}
+
+/// Of two lists of host names, where an empty one is for all.
+fn union(one: Option<Vec<HostPattern>>, other: Vec<HostPattern>) -> Vec<HostPattern> {
+    let Some(mut one) = one else {
+        return other;
+    };
+    if one.is_empty() || other.is_empty() {
+        return Vec::new();
+    }
+    for host in other {
+        if !one.contains(&host) {
+            one.push(host);
+        }
+    }
+    one
 }

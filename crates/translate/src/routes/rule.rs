@@ -7,6 +7,7 @@ use mesh::route::matching::{GrpcMatch, PathMatch, TextMatch, ValueMatch};
 use mesh::route::path;
 use mesh::route::pattern::Pattern;
 use mesh::route::retry::{ATTEMPTS, BACKOFF};
+use mesh::route::stream::{StreamBackend, StreamRule};
 use mesh::route::{
     Backend, Cookie, Persistence, RequestMatch, Retry, Rule, SessionToken, Target, Timeouts,
     WEIGHT_MAX,
@@ -15,7 +16,7 @@ use mesh::route::{
 use super::filter::{filters, header_name};
 use crate::gateway::{
     BackendRef, GrpcMatchSpec, GrpcRule, HttpBackendRef, HttpMatch, HttpRule, PathSpec,
-    PersistenceSpec, RetrySpec, TimeoutsSpec, ValueSpec,
+    PersistenceSpec, RetrySpec, StreamRuleSpec, TimeoutsSpec, ValueSpec,
 };
 
 /// Why a rule is not taken.
@@ -85,6 +86,29 @@ pub(crate) fn grpc_rule(rule: &GrpcRule, resolve: Resolve<'_>) -> Result<Rule, M
         backends: backends(&rule.backend_refs, resolve)?,
         persistence: persistence(rule.session_persistence.as_ref())?,
         ..Rule::default()
+    })
+}
+
+/// A rule of a TLSRoute or TCPRoute.
+pub(crate) fn stream_rule(
+    rule: &StreamRuleSpec,
+    resolve: Resolve<'_>,
+) -> Result<StreamRule, Mistake> {
+    if rule.backend_refs.is_empty() {
+        return invalid("backendRefs needs at least one backend");
+    }
+    if rule.backend_refs.iter().any(|one| !one.filters.is_empty()) {
+        return invalid("a backend of a TLSRoute or TCPRoute has no filters");
+    }
+    let backends = backends(&rule.backend_refs, resolve)?.into_iter();
+    let backends = backends.map(|backend| StreamBackend {
+        target: backend.target,
+        weight: backend.weight,
+    });
+    Ok(StreamRule {
+        place: 0,
+        name: rule.name.as_deref().map(Arc::from),
+        backends: backends.collect(),
     })
 }
 
