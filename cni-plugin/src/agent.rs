@@ -18,6 +18,7 @@ mod recover;
 mod release;
 mod report;
 mod server;
+mod slots;
 mod table;
 mod verify;
 
@@ -176,6 +177,7 @@ pub async fn start(
         "verification",
         verify::run(agent.clone(), interval, stop.clone()),
     );
+    tasks.spawn("listeners' slots", slots::run(agent.clone(), stop.clone()));
     if let Some(waypoints) = &agent.waypoints {
         waypoints.start(agent.control.clone(), agent.reporter.clone(), tasks);
     }

@@ -7,6 +7,7 @@ pub mod abi;
 pub mod connections;
 pub mod fault;
 pub mod hook;
+pub mod listeners;
 pub mod pod;
 pub mod probe;
 pub mod program;

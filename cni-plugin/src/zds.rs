@@ -75,6 +75,8 @@ struct Inner {
     registry: Mutex<Registry>,
     /// Number of ready ztunnels.
     ready: watch::Sender<usize>,
+    /// Changes with each pod that a ztunnel acknowledges.
+    acks: watch::Sender<()>,
     admit: Box<Admit>,
 }
 
@@ -90,6 +92,7 @@ impl Zds {
         let inner = Inner {
             registry: Mutex::default(),
             ready: watch::Sender::new(0),
+            acks: watch::Sender::new(()),
             admit,
         };
         Self {
@@ -178,6 +181,16 @@ impl Zds {
         self.inner.ready.subscribe()
     }
 
+    /// Changes whenever a connected ztunnel has acknowledged a pod.
+    pub fn watch_acks(&self) -> watch::Receiver<()> {
+        self.inner.acks.subscribe()
+    }
+
+    /// Whether a connected ztunnel has acknowledged the pod.
+    pub fn has_acked(&self, uid: &str) -> bool {
+        self.registry().has_acked(uid)
+    }
+
     /// Connected ztunnels, the newest last.
     pub fn status(&self) -> Vec<ZtunnelStatus> {
         self.registry().status()
@@ -189,6 +202,11 @@ impl Zds {
             .registry
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn acked(&self, session: u64, uid: &str) {
+        self.registry().acked(session, uid);
+        self.inner.acks.send_replace(());
     }
 
     fn publish_ready(&self) {

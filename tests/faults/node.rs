@@ -14,13 +14,14 @@ mod node {
     pub mod loss;
     pub mod pins;
     pub mod steps;
+    pub mod twice;
     pub mod wire;
 }
 
 use std::process::ExitCode;
 
 use node::ground::Ground;
-use node::{closed, cut, descriptors, disk, killed, link, loss, pins};
+use node::{closed, cut, descriptors, disk, killed, link, loss, pins, twice};
 use scenarios::{Scenario, run};
 
 fn main() -> ExitCode {
@@ -44,6 +45,10 @@ fn main() -> ExitCode {
             scenario(
                 "an agent that is killed at any moment of an ADD leaves nothing behind",
                 cut::at_random_moments,
+            ),
+            scenario(
+                "agents that are killed right after their start take no connection with them",
+                twice::in_succession,
             ),
             scenario(
                 "connections live through ten seconds without a node's link",
@@ -78,7 +83,8 @@ fn main() -> ExitCode {
                 pins::read_only,
             ),
             scenario(
-                "a bpffs that is unmounted fails an ADD by name, and what it held is repaired",
+                "a bpffs that is unmounted fails an ADD by name, captured pods go on, and what it held is \
+                 repaired",
                 pins::unmounted,
             ),
         ],

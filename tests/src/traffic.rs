@@ -5,6 +5,7 @@
 pub mod content;
 pub mod hold;
 pub mod load;
+pub mod moment;
 pub mod server;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+use moment::Moment;
 
 /// A connection that waits in a listener while its proxy restarts is no failure; a debug build on
 /// two busy cores starts within 5 s.
@@ -45,7 +48,27 @@ pub struct LoadReport {
     pub slowest_ms: u64,
     /// Connections that failed, by cause.
     pub failed: BTreeMap<String, u64>,
+    /// The first of them one by one, at most [`MOST_NOTED`].
+    pub noted: Vec<Failed>,
 }
+
+/// A connection that failed, with what it takes to find its moment in the logs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failed {
+    /// When it was begun: time of day, UTC, `hh:mm:ss.mmm`.
+    pub began: String,
+    /// When it failed.
+    pub ended: String,
+    /// The client's program, if it has a name.
+    pub from: String,
+    /// Where it went.
+    pub to: String,
+    /// Why, as in the counts.
+    pub cause: String,
+}
+
+/// Failed connections that a report tells one by one; those after them are like them.
+pub const MOST_NOTED: usize = 200;
 
 /// What `traffic hold` did, as one line of JSON on stdout.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +81,8 @@ pub struct HoldReport {
     pub rounds: u64,
     /// Connections lost, by cause.
     pub lost: BTreeMap<String, u64>,
+    /// The first of them one by one, at most [`MOST_NOTED`].
+    pub noted: Vec<Failed>,
 }
 
 impl LoadReport {
@@ -78,6 +103,7 @@ impl LoadReport {
         add(&mut self.kinds, &other.kinds);
         add(&mut self.families, &other.families);
         add(&mut self.failed, &other.failed);
+        note(&mut self.noted, other.noted.clone());
     }
 }
 
@@ -88,6 +114,7 @@ impl HoldReport {
         self.kept += other.kept;
         self.rounds += other.rounds;
         add(&mut self.lost, &other.lost);
+        note(&mut self.noted, other.noted.clone());
     }
 }
 
@@ -96,6 +123,12 @@ pub fn add(to: &mut BTreeMap<String, u64>, from: &BTreeMap<String, u64>) {
     for (name, count) in from {
         *to.entry(name.clone()).or_default() += count;
     }
+}
+
+/// Adds failed connections up to [`MOST_NOTED`].
+pub fn note(to: &mut Vec<Failed>, more: impl IntoIterator<Item = Failed>) {
+    let room = MOST_NOTED.saturating_sub(to.len());
+    to.extend(more.into_iter().take(room));
 }
 
 /// Why a connection is not as it should be.
@@ -110,6 +143,17 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// The note of a connection that it ended now.
+    fn of(&self, began: Moment, to: SocketAddr) -> Failed {
+        Failed {
+            began: began.to_string(),
+            ended: Moment::now().to_string(),
+            from: String::new(),
+            to: to.to_string(),
+            cause: self.cause(),
+        }
+    }
+
     /// A short text that equal failures share.
     pub fn cause(&self) -> String {
         match self {

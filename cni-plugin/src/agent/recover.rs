@@ -1,9 +1,9 @@
 //! What a started agent does with what it finds: the records, the pins and the hook's maps of the
 //! agent before it.
 //!
-//! Pinned programs went on steering meanwhile. Captured pods get new listeners, put over the old
-//! ones slot by slot, and ztunnel gets them at its next snapshot; what was cut off in the middle of
-//! an enrolment is undone; what belongs to no living pod is removed. A pod whose record cannot be
+//! Pinned programs went on steering meanwhile. Captured pods get new listeners, which ztunnel gets
+//! at its next snapshot, and which take the place of the old ones then ([`super::slots`]); what was
+//! cut off in the middle of an enrolment is undone; what belongs to no living pod is removed. A pod whose record cannot be
 //! read stays captured as it is: it fails closed until an ADD or enrol makes it whole.
 
 use std::collections::BTreeSet;
@@ -115,14 +115,21 @@ pub(super) async fn rebuild(
     netns: Netns,
 ) -> Result<(), SteerError> {
     let uid = record.pod.uid.clone();
+    let before = agent.table.get(&uid).and_then(|entry| entry.live);
     // What took the pod's pins, such as an unmounted bpffs, may have taken the hook's too.
     agent.hook().restore()?;
     let handed = captured(agent, record, netns).await?;
-    if let Err(error) = agent.zds.add(handed).await {
-        // A ztunnel that connects later gets them in its snapshot.
+    if let Err(error) = agent.zds.add(handed.clone()).await {
         tracing::warn!(uid, %error, "no ztunnel took the pod's new listeners");
+        // One that connects later gets them in its snapshot.
+        agent.zds.remember(&uid, Known::Handed(handed));
     }
-    Ok(())
+    if let Some(live) = agent.table.get(&uid).and_then(|entry| entry.live) {
+        live.steering.take_slots(&live.listeners)?;
+    }
+    // Until here both steered: the older one, unless its pin was all that was wrong, by maps that
+    // nobody can reach any more.
+    before.map_or(Ok(()), |before| before.steering.give_way())
 }
 
 /// Renews every part of a pod's capture over what is pinned.

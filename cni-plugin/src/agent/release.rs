@@ -170,7 +170,10 @@ fn stop_capture(agent: &Agent, entry: &Entry) -> Result<(), Failure> {
     };
     let withdrawn = agent.hook().withdraw(entry.record.cookie);
     withdrawn.map_err(|error| failed("outbound", error))?;
-    let detached = program::detach(&agent.pod_dir(&entry.record.pod.uid));
+    let detached = match &entry.live {
+        Some(live) => live.steering.detach(),
+        None => program::detach(&agent.pod_dir(&entry.record.pod.uid)),
+    };
     detached.map_err(|error| failed("inbound", error))
 }
 

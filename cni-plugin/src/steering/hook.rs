@@ -3,9 +3,9 @@
 //!
 //! Knows namespaces by cookie and proxies by cgroup id, nothing more.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use aya::maps::HashMap;
@@ -32,6 +32,9 @@ pub struct Hook {
     dir: PathBuf,
     cgroup: Cgroup,
     ebpf: Ebpf,
+    /// The links by program, beside their pins: whoever removes these, or unmounts the bpffs, ends
+    /// no capture while the agent runs.
+    links: BTreeMap<&'static str, OwnedFd>,
 }
 
 impl Hook {
@@ -55,6 +58,7 @@ impl Hook {
             dir: dir.to_owned(),
             cgroup,
             ebpf,
+            links: BTreeMap::new(),
         };
         hook.attach_all(|_, _| true)?;
         Ok(hook)
@@ -126,7 +130,12 @@ impl Hook {
         attached
             .pin(&fresh)
             .map_err(BpfError::step("pinning a hook program"))?;
-        std::fs::rename(&fresh, &link).map_err(BpfError::step("pinning a hook program"))
+        let held = netio::bpf::object_get(&fresh)
+            .map_err(BpfError::step("holding a hook program's link"))?;
+        std::fs::rename(&fresh, &link).map_err(BpfError::step("pinning a hook program"))?;
+        // The one before ends here, when nothing else holds it.
+        self.links.insert(name, held);
+        Ok(())
     }
 
     /// New outbound connections of this namespace are captured from now on.

@@ -6,24 +6,25 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use netio::netns::Netns;
-use netio::socket::{Family, transparent_listener};
 use rtnetlink::IpVersion;
 use tokio::time::Instant;
 
 use super::BpfError;
-use super::abi::LISTENERS;
 use super::connections::{self, Connection};
 use super::fault::{Cause, Fault};
+use super::listeners::Slots;
 use super::probe::{self, Seen, Way};
 use super::program::{self, Program};
 use super::routes::{self, Address, RouteError, Sources};
 use super::sysctls::{self, Before, SysctlError};
+
+pub use super::listeners::Listeners;
 
 /// How long an IPv6 address may stay tentative before its pod is steered without it: duplicate
 /// address detection takes 1 s (RFC 4862, RetransTimer) plus a random delay of 1 s.
@@ -75,38 +76,6 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// The listeners of a pod, in the order of their slots.
-#[derive(Debug)]
-pub struct Listeners {
-    sockets: [OwnedFd; LISTENERS],
-}
-
-impl Listeners {
-    /// Makes them in the namespace. Blocks for microseconds.
-    ///
-    /// # Errors
-    /// When one cannot be made. A kernel without IPv6 is an error too.
-    pub fn make(netns: &Netns) -> Result<Self, SteerError> {
-        let mut made = Vec::with_capacity(LISTENERS);
-        for slot in 0..LISTENERS {
-            let (family, name) = match slot.is_multiple_of(2) {
-                true => (Family::V4, "IPv4"),
-                false => (Family::V6, "IPv6"),
-            };
-            let listener = transparent_listener(netns, family)
-                .map_err(|error| SteerError::Listener(name, error))?;
-            made.push(OwnedFd::from(listener));
-        }
-        let sockets = made.try_into().map_err(|_| SteerError::CutOff)?;
-        Ok(Self { sockets })
-    }
-
-    /// By slot.
-    pub fn sockets(&self) -> &[OwnedFd; LISTENERS] {
-        &self.sockets
-    }
-}
-
 /// What steers one pod. Shared by the agent's tasks; the locks are held for system calls only.
 #[derive(Debug)]
 pub struct PodSteering {
@@ -114,17 +83,20 @@ pub struct PodSteering {
     cookie: u64,
     dir: PathBuf,
     program: Mutex<Program>,
+    /// Locked after the program.
+    slots: Mutex<Slots>,
 }
 
 impl PodSteering {
-    /// Loads the pod's program with its pinned maps and puts the listeners into their slots.
+    /// Loads the pod's program with its pinned maps and puts the listeners into their slots, but
+    /// for those in which listeners of another agent live: see [`PodSteering::take_slots`].
     /// Attaches nothing. Blocks for some milliseconds.
     ///
     /// # Errors
     /// [`SteerError`] naming the step.
     pub fn load(dir: &Path, netns: &Netns, listeners: &Listeners) -> Result<Self, SteerError> {
         let cookie = netns.cookie()?;
-        for listener in &listeners.sockets {
+        for listener in listeners.sockets() {
             let found = netio::socket::netns_cookie(listener.as_fd())?;
             if found != cookie {
                 return Err(SteerError::ForeignListener {
@@ -134,14 +106,13 @@ impl PodSteering {
             }
         }
         let program = Program::load(dir)?;
-        for (slot, listener) in listeners.sockets.iter().enumerate() {
-            program.set_listener(slot, listener)?;
-        }
+        let slots = Slots::adopt(&program, listeners)?;
         Ok(Self {
             netns: netns.clone(),
             cookie,
             dir: dir.to_owned(),
             program: Mutex::new(program),
+            slots: Mutex::new(slots),
         })
     }
 
@@ -290,7 +261,7 @@ impl PodSteering {
                 "the sk_lookup link is not in force",
             ));
         }
-        for slot in misplaced(&program, listeners)? {
+        for slot in self.slots().misplaced(&program, listeners)? {
             let what = format!("slot {slot} does not hold the agent's listener");
             faults.push(Fault::new(Cause::Listener, what));
         }
@@ -331,16 +302,28 @@ impl PodSteering {
         Ok(faults)
     }
 
-    /// Puts the listeners back into slots that do not hold them.
+    /// Puts the listeners back into slots that do not hold them, nor a living one of the agent
+    /// before.
     ///
     /// # Errors
     /// [`SteerError`].
     pub fn restore_listeners(&self, listeners: &Listeners) -> Result<(), SteerError> {
         let program = self.program();
-        for slot in misplaced(&program, listeners)? {
-            program.set_listener(slot, &listeners.sockets[slot])?;
-        }
-        Ok(())
+        self.slots().fill(&program, listeners)
+    }
+
+    /// Whether slots may still hold listeners of the agent before.
+    pub fn has_left_slots(&self) -> bool {
+        self.slots().are_left()
+    }
+
+    /// Puts the listeners into all slots: whoever accepted from the older ones has these now.
+    ///
+    /// # Errors
+    /// [`SteerError`].
+    pub fn take_slots(&self, listeners: &Listeners) -> Result<(), SteerError> {
+        let program = self.program();
+        self.slots().take(&program, listeners)
     }
 
     /// Whether the link is in force.
@@ -348,35 +331,38 @@ impl PodSteering {
         self.program().is_attached(self.netns.id().ino)
     }
 
-    /// Whether all maps are pinned. Without them only a new program with new listeners helps.
-    pub fn is_pinned(&self) -> bool {
-        self.program().is_pinned()
-    }
-
-    /// Removes program and maps.
+    /// Stops to steer by the link that the agent holds itself, in favour of another one; what is
+    /// pinned stays as it is.
     ///
     /// # Errors
     /// [`SteerError`].
-    pub fn unpin(&self) -> Result<(), SteerError> {
-        Ok(program::unpin(&self.dir)?)
+    pub fn give_way(&self) -> Result<(), SteerError> {
+        Ok(self.program().detach_held()?)
+    }
+
+    /// Stops to steer; the maps stay.
+    ///
+    /// # Errors
+    /// [`BpfError`].
+    pub fn detach(&self) -> Result<(), BpfError> {
+        self.program().detach_held()?;
+        program::detach(&self.dir)
+    }
+
+    /// Whether all maps are pinned. Without them only a new program with new listeners helps.
+    pub fn is_pinned(&self) -> bool {
+        self.program().is_pinned()
     }
 
     fn program(&self) -> MutexGuard<'_, Program> {
         // A panic in the middle of a step leaves maps that the next step completes.
         self.program.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-/// The slots that do not hold their listener.
-fn misplaced(program: &Program, listeners: &Listeners) -> Result<Vec<usize>, SteerError> {
-    let mut slots = Vec::new();
-    for (slot, found) in program.slot_cookies()?.into_iter().enumerate() {
-        let wanted = netio::socket::cookie(listeners.sockets[slot].as_fd())?;
-        if found != Some(wanted) {
-            slots.push(slot);
-        }
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        // A panic leaves slots that the next verification looks at.
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    Ok(slots)
 }
 
 /// What a probe says, and whether the program has counted it.

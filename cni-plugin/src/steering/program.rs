@@ -8,7 +8,7 @@ use std::fmt;
 use std::fs::DirBuilder;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -45,10 +45,13 @@ static LOADER: LazyLock<Mutex<EbpfLoader<'static>>> = LazyLock::new(|| {
 });
 
 /// The program of a pod. Between [`Program::load`] and [`Program::attach`] the agent holds it
-/// whole, afterwards only its maps.
+/// whole, afterwards its link and its maps.
 pub struct Program {
     dir: PathBuf,
     loaded: Option<Ebpf>,
+    /// The link, beside its pin: whoever removes the pin, or unmounts the bpffs, ends no capture
+    /// while the agent runs.
+    link: Option<OwnedFd>,
     /// Through a raw call: aya's own type wants values of 4 bytes and cannot read them back.
     listeners: SockMap,
     local_addrs: HashMap<MapData, [u8; 16], u32>,
@@ -77,6 +80,7 @@ impl Program {
         Ok(Self {
             dir: dir.to_owned(),
             loaded: Some(loaded),
+            link: None,
             listeners: SockMap::open(&dir.join("listeners"))
                 .map_err(BpfError::step("opening map listeners"))?,
             local_addrs: local_addrs.try_into().map_err(opened())?,
@@ -104,7 +108,24 @@ impl Program {
         attached
             .pin(&fresh)
             .map_err(BpfError::step("pinning the link"))?;
-        std::fs::rename(&fresh, &link).map_err(BpfError::step("pinning the link"))
+        let held = netio::bpf::object_get(&fresh).map_err(BpfError::step("holding the link"))?;
+        std::fs::rename(&fresh, &link).map_err(BpfError::step("pinning the link"))?;
+        // The one before ends here, when nothing else holds it.
+        self.link = Some(held);
+        Ok(())
+    }
+
+    /// Stops to steer by the link that is held here.
+    ///
+    /// # Errors
+    /// [`BpfError`].
+    pub fn detach_held(&mut self) -> Result<(), BpfError> {
+        let Some(link) = &self.link else {
+            return Ok(());
+        };
+        netio::bpf::link_detach(link.as_fd()).map_err(BpfError::step("detaching program steer"))?;
+        self.link = None;
+        Ok(())
     }
 
     /// Whether the pinned link steers the namespace with this inode number.

@@ -141,6 +141,11 @@ impl Registry {
         }
     }
 
+    pub fn has_acked(&self, uid: &str) -> bool {
+        let mut sessions = self.sessions.iter();
+        sessions.any(|session| session.acked.contains(uid))
+    }
+
     pub fn deleted(&mut self, id: u64, uid: &str) {
         if let Some(session) = self.session(id) {
             session.acked.remove(uid);

@@ -96,7 +96,7 @@ async fn serve(conn: &Conn, zds: &Zds, mut start: Start) -> Result<(), End> {
             Known::Kept => ask(conn, &Request::Keep { uid: uid.clone() }, &[], "a keep").await?,
         };
         match answer {
-            Ok(()) => zds.registry().acked(start.id, &uid),
+            Ok(()) => zds.acked(start.id, &uid),
             Err(reason) => tracing::warn!(uid, reason, "ztunnel refused a pod of the snapshot"),
         }
     }
@@ -127,7 +127,7 @@ async fn obey(conn: &Conn, zds: &Zds, id: u64, command: Command) -> Result<(), E
         Change::Add(pod) => {
             let answer = add(conn, pod).await?;
             match &answer {
-                Ok(()) => zds.registry().acked(id, &pod.uid),
+                Ok(()) => zds.acked(id, &pod.uid),
                 Err(reason) => tracing::warn!(uid = pod.uid, reason, "ztunnel refused a pod"),
             }
             answer

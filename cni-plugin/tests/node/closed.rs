@@ -4,9 +4,9 @@ use std::os::unix::fs::MetadataExt;
 
 use aya::maps::{Array, Map, MapData};
 use cni_plugin::plugin::code;
-use cni_plugin::steering::program::MAPS_VERSION;
+use cni_plugin::steering::program::{MAPS_VERSION, MAX_ADDRESSES};
 
-use crate::ground::{POD_V4, POD_V6, ip};
+use crate::ground::{POD_V4, ip};
 use crate::rig::Rig;
 use crate::traffic::{Connections, servers};
 use crate::ztunnel::Ztunnel;
@@ -129,19 +129,19 @@ async fn a_pod_that_could_not_be_taken_over_fails_its_check_until_an_add_makes_i
     rig.stop_agent().await;
     ztunnel.stop().await;
     let name = rig.network.pod.name.clone();
-    ip(&format!("-n {name} addr flush dev eth0"));
+    // More than the program's map holds.
+    let too_many = |verb: &str| {
+        let one = |last: usize| format!("-n {name} addr {verb} 10.77.0.{last}/24 dev eth0\n");
+        ip(&(100..100 + MAX_ADDRESSES).map(one).collect::<String>());
+    };
+    too_many("add");
     rig.restart_agent().await;
     assert_eq!(rig.phase(), "enrolled");
     let failure = rig.check().unwrap_err();
     assert_eq!(failure.code, code::BROKEN, "{failure:?}");
     let ztunnel = Ztunnel::connect(&rig.zds_socket()).await;
     assert_eq!(rig.add().unwrap_err().code, code::NOT_CAPTURED);
-    ip(&format!(
-        "-n {name} addr add {POD_V4}/24 dev eth0
-        -n {name} addr add {POD_V6}/64 dev eth0 nodad
-        -n {name} route replace default via 10.77.0.1
-        -n {name} -6 route replace default via fd77::1"
-    ));
+    too_many("del");
     assert!(rig.add().unwrap().0);
     assert!(rig.check().unwrap().0);
     let (mut app, mut outside) = servers(&rig);

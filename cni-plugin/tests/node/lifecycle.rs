@@ -419,12 +419,17 @@ async fn a_restarted_agent_takes_over_and_no_connection_notices() {
     let (mut app, mut outside) = servers(&rig);
     rig.add().unwrap();
     let before = Connections::open(&mut app, &mut outside);
+    let held = rig.slots();
     rig.stop_agent().await;
     let meanwhile = Connections::open(&mut app, &mut outside);
     assert_eq!(ztunnel.accepted().len(), 8, "captured without an agent");
     rig.restart_agent().await;
     let again = Ztunnel::connect(&rig.zds_socket()).await;
     assert_eq!(again.added(&rig.pod.uid), 1);
+    rig.until("the new listeners are in use", |rig| {
+        rig.slots().iter().zip(&held).all(|(new, old)| new != old)
+    })
+    .await;
     let after = Connections::open(&mut app, &mut outside);
     assert_eq!((ztunnel.accepted().len(), again.accepted().len()), (0, 4));
     for connections in [&before, &meanwhile, &after] {

@@ -171,6 +171,12 @@ impl Rig {
         self.bpffs.path().join(&self.pod.uid)
     }
 
+    /// Cookies of the sockets in the pod's slots.
+    pub fn slots(&self) -> Vec<Option<u64>> {
+        let slots = netio::bpf::SockMap::open(&self.pins().join("listeners")).unwrap();
+        (0..6).map(|slot| slots.cookie(slot).unwrap()).collect()
+    }
+
     pub fn ask(&self, request: &Request, space: Option<&Space>) -> Result<(bool, String), Failure> {
         let fd = space.map(|space| std::os::fd::AsFd::as_fd(&space.netns));
         let answer = client::ask(&self.cni_socket(), request, fd, Duration::from_secs(90));

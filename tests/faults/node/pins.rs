@@ -38,7 +38,11 @@ fn remount(ground: &Ground, how: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Unmounts that of node-1, which takes all pins with it, and mounts a new one.
+/// Short connections that are watched while the bpffs is not there, each way.
+const WATCHED: u64 = 8;
+
+/// Unmounts that of node-1, which takes all pins with it, and mounts a new one. The agent holds
+/// what was pinned.
 pub fn unmounted(ground: &mut Ground) -> anyhow::Result<()> {
     let node = ground.bed.mesh.nodes[0].node.clone();
     node.run(&Program::new("umount").arg(node.bpffs()))?
@@ -46,9 +50,11 @@ pub fn unmounted(ground: &mut Ground) -> anyhow::Result<()> {
     let pod = ground.spare()?;
     let refused = ground.refused(&pod);
     let verdict = ground.bed.ask_agent(&["verify"]);
+    let captured = goes_on(ground);
     let program = Program::line("mount -t bpf -o mode=0700 bpf").arg(node.bpffs());
     node.run(&program)?.success()?;
     pod.delete()?;
+    captured.context("while it was not there")?;
     let (code, text) = refused?;
     ensure!(
         code == NOT_CAPTURED && text.contains("is not on a bpffs"),
@@ -79,4 +85,18 @@ pub fn unmounted(ground: &mut Ground) -> anyhow::Result<()> {
     ground.bed.start_agent(0)?;
     println!("    ADD: {text}");
     ground.adds().context("mounted again")
+}
+
+/// New connections work, and the proxy has all of them.
+fn goes_on(ground: &mut Ground) -> anyhow::Result<()> {
+    let (out, into) = ground.bed.captured(&ground.bed.mesh.pods.client);
+    let loads = ground.burst(WATCHED)?;
+    let report = ground.results(&loads)?;
+    ensure!(report.failures() == 0, "{report:?}");
+    ground.eventually("they are in the access log", |ground| {
+        let now = ground.bed.captured(&ground.bed.mesh.pods.client);
+        // Each way there are as many.
+        let wanted = WATCHED as usize;
+        Ok(now.0 == out + wanted && now.1 == into + wanted)
+    })
 }

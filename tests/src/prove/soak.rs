@@ -144,6 +144,9 @@ pub fn run(bed: &mut Bed, plan: &Plan) -> anyhow::Result<Figures> {
         bed.sleep(Duration::from_secs(1))?;
     }
     figures.tell("at the end");
+    if figures.noted.is_empty() {
+        figures.timeline.clear();
+    }
     Ok(figures)
 }
 
@@ -163,7 +166,7 @@ fn under_load(
     let (start, mut told) = (Instant::now(), Instant::now());
     while start.elapsed() < time {
         let event = events::happen(bed, &mut load, random, part)?;
-        *figures.events.entry(event.to_owned()).or_default() += 1;
+        figures.happened(event);
         bed.sleep(Duration::from_millis(random.random_range(EVENT_EVERY_MS)))?;
         if told.elapsed() > TELL_EVERY {
             told = Instant::now();

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::content::{Content, Header, Kind, QUESTION_BYTES, Running, expect_end};
+use super::moment::Moment;
 use super::{Fault, HoldReport, SILENT_FOR, connect, within};
 
 /// Holds `each` connections to every address, one question per `pause` on each, until `end` says
@@ -26,9 +27,9 @@ pub async fn hold(
     for (index, address) in to.iter().cycle().take(count).enumerate() {
         let (end, first, address) = (end.clone(), first.clone(), *address);
         connections.spawn(async move {
-            let mut rounds = 0;
+            let (began, mut rounds) = (Moment::now(), 0);
             let result = one(address, index as u64, pause, (end, first, &mut rounds)).await;
-            (rounds, result)
+            (rounds, result.map_err(|fault| fault.of(began, address)))
         });
     }
     drop(first);
@@ -52,7 +53,10 @@ pub async fn hold(
         report.rounds += rounds;
         match result {
             Ok(()) => report.kept += 1,
-            Err(fault) => *report.lost.entry(fault.cause()).or_default() += 1,
+            Err(failed) => {
+                *report.lost.entry(failed.cause.clone()).or_default() += 1;
+                super::note(&mut report.noted, [failed]);
+            }
         }
     }
     report

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::content::{DIGEST_BYTES, Digest, Header, Kind, expect_end, receive, send};
+use super::moment::Moment;
 use super::{Fault, LoadReport, SILENT_FOR, connect, within};
 
 /// Most bytes of a short connection in each direction.
@@ -81,7 +82,7 @@ async fn work(shared: Rc<Shared>, worker: u64) {
         left.set(left.get() - 1);
         let header = choose(&mut random, load.mixed);
         let to = load.to[random.random_range(0..load.to.len())];
-        let start = Instant::now();
+        let start = (Moment::now(), Instant::now());
         let result = one(to, header, &mut random).await;
         let made = {
             let mut report = shared.report.borrow_mut();
@@ -130,7 +131,7 @@ fn name(header: Header) -> &'static str {
 fn note(
     report: &mut LoadReport,
     (header, to): (Header, SocketAddr),
-    start: Instant,
+    (began, start): (Moment, Instant),
     result: Result<(), Fault>,
 ) {
     report.connections += 1;
@@ -155,6 +156,7 @@ fn note(
                 report.mismatched += 1;
             }
             *report.failed.entry(fault.cause()).or_default() += 1;
+            super::note(&mut report.noted, [fault.of(began, to)]);
         }
     }
 }

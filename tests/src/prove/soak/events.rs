@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use rand::Rng;
 use rand::rngs::SmallRng;
+use serde::Serialize;
 use world::Process;
 
 use super::Part;
 use crate::prove::bed::{Bed, addresses};
 use crate::prove::proxy::{Change, Swap};
-use crate::traffic::{HoldReport, LoadReport};
+use crate::traffic::moment::Moment;
+use crate::traffic::{Failed, HoldReport, LoadReport};
 
 /// How long a node is without its agent, and the mesh without its control plane, at most, in
 /// milliseconds.
@@ -19,10 +21,26 @@ const UNENROLLED_MS: u64 = 4000;
 /// Held connections of one client to each address.
 const HELD_EACH: usize = 2;
 
+/// The pods of the clients, in the order of loads and holds.
+const CLIENTS: [&str; 3] = ["client", "web-v2", "intruder"];
+
+/// What happened, and when: times of day as in the logs.
+#[derive(Clone, Debug, Serialize)]
+pub struct Event {
+    /// Its name.
+    pub what: &'static str,
+    /// To which node; none for what happened to the mesh.
+    pub node: Option<usize>,
+    /// When it began.
+    pub began: String,
+    /// When it was over.
+    pub ended: String,
+}
+
 /// Mixed load between captured pods, from one that comes and goes, and to the outside.
 pub(super) struct Load {
     loads: Vec<Process>,
-    holds: [Process; 3],
+    holds: Vec<Process>,
     /// Of clients that have ended.
     held: HoldReport,
 }
@@ -34,7 +52,7 @@ impl Load {
         let client = addresses(&[&pods.client]);
         let [near, far, moving] =
             [&pods.client, &pods.web_v2, &pods.intruder].map(|pod| pod.place().clone());
-        let holds = [hold(bed, 0)?, hold(bed, 1)?, hold(bed, 2)?];
+        let holds = vec![hold(bed, 0)?, hold(bed, 1)?, hold(bed, 2)?];
         servers.extend([bed.mesh.outside.ipv4(), bed.mesh.outside.ipv6()]);
         let words = |more: u64| {
             let seed = seed.wrapping_mul(10) + more;
@@ -56,19 +74,34 @@ impl Load {
     fn renew(&mut self, bed: &mut Bed, which: usize) -> anyhow::Result<()> {
         let next = hold(bed, which)?;
         let before = std::mem::replace(&mut self.holds[which], next);
-        self.held.add(&bed.finish(&before)?);
+        self.finish_hold(bed, which, &before)
+    }
+
+    fn finish_hold(&mut self, bed: &Bed, which: usize, client: &Process) -> anyhow::Result<()> {
+        let mut report: HoldReport = bed.finish(client)?;
+        name(&mut report.noted, which);
+        self.held.add(&report);
         Ok(())
     }
 
     pub(super) fn finish(mut self, bed: &Bed) -> anyhow::Result<(LoadReport, HoldReport)> {
         let mut loads = LoadReport::default();
-        for client in &self.loads {
-            loads.add(&bed.finish(client)?);
+        for (which, client) in self.loads.iter().enumerate() {
+            let mut report: LoadReport = bed.finish(client)?;
+            name(&mut report.noted, which);
+            loads.add(&report);
         }
-        for client in &self.holds {
-            self.held.add(&bed.finish(client)?);
+        let holds = std::mem::take(&mut self.holds);
+        for (which, client) in holds.iter().enumerate() {
+            self.finish_hold(bed, which, client)?;
         }
         Ok((loads, self.held))
+    }
+}
+
+fn name(failed: &mut [Failed], which: usize) {
+    for failed in failed {
+        failed.from = CLIENTS[which].to_owned();
     }
 }
 
@@ -85,13 +118,26 @@ fn hold(bed: &mut Bed, which: usize) -> anyhow::Result<Process> {
     bed.hold(&place, &to, HELD_EACH)
 }
 
-/// One thing happens; its name.
+/// One thing happens.
 pub(super) fn happen(
     bed: &mut Bed,
     load: &mut Load,
     random: &mut SmallRng,
     part: Part,
-) -> anyhow::Result<&'static str> {
+) -> anyhow::Result<Event> {
+    let began = Moment::now();
+    let (what, node) = one(bed, load, random, part)?;
+    Ok(Event {
+        what,
+        node,
+        began: began.to_string(),
+        ended: Moment::now().to_string(),
+    })
+}
+
+type What = (&'static str, Option<usize>);
+
+fn one(bed: &mut Bed, load: &mut Load, random: &mut SmallRng, part: Part) -> anyhow::Result<What> {
     let any = random.random_range(0..bed.mesh.nodes.len());
     let spared = part == Part::Survivors;
     match random.random_range(0..6) {
@@ -101,11 +147,11 @@ pub(super) fn happen(
             bed.kill_agent(node)?;
             pause(bed, random, WITHOUT_MS)?;
             bed.start_agent(node)?;
-            Ok("agent_restart")
+            Ok(("agent_restart", Some(node)))
         }
         3 => {
             load.renew(bed, random.random_range(0..3))?;
-            Ok("held_renewed")
+            Ok(("held_renewed", None))
         }
         4 if !spared => {
             bed.kill_control()?;
@@ -114,18 +160,18 @@ pub(super) fn happen(
             bed.swap(Swap::by_handover(any, Change::Binary))?;
             bed.start_control()?;
             bed.mesh.wait_known()?;
-            Ok("control_plane_restart_and_swap")
+            Ok(("control_plane_restart_and_swap", Some(any)))
         }
         _ => {
             bed.steer("unenrol", &bed.mesh.pods.intruder)?;
             pause(bed, random, UNENROLLED_MS)?;
             bed.steer("enrol", &bed.mesh.pods.intruder)?;
-            Ok("unenrol_enrol")
+            Ok(("unenrol_enrol", Some(0)))
         }
     }
 }
 
-fn swap(bed: &mut Bed, node: usize, random: &mut SmallRng) -> anyhow::Result<&'static str> {
+fn swap(bed: &mut Bed, node: usize, random: &mut SmallRng) -> anyhow::Result<What> {
     let (swap, name) = match random.random_range(0..4) {
         0 => (Swap::by_signal(node), "swap_by_signal"),
         1 => (Swap::by_handover(node, Change::Nothing), "swap"),
@@ -133,7 +179,7 @@ fn swap(bed: &mut Bed, node: usize, random: &mut SmallRng) -> anyhow::Result<&'s
         _ => (Swap::by_handover(node, Change::Flags), "swap_flags"),
     };
     bed.swap(swap)?;
-    Ok(name)
+    Ok((name, Some(node)))
 }
 
 /// The proxies of some nodes anew, with the flags of the first ones: only such can be compared.

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::events::Event;
 use crate::prove::usage::Usage;
-use crate::traffic::{HoldReport, LoadReport, add};
+use crate::traffic::{Failed, HoldReport, LoadReport, add, note};
 
 /// `target/soak/report.json`.
 #[derive(Clone, Debug, Serialize)]
@@ -43,8 +44,14 @@ pub struct Figures {
     pub long_lived_kept: u64,
     /// Held ones that were lost, by cause.
     pub long_lived_lost: BTreeMap<String, u64>,
+    /// The first that failed or were lost, one by one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub noted: Vec<Failed>,
     /// What happened: swaps, restarts, enrolments.
     pub events: BTreeMap<String, u64>,
+    /// The same in their order; only when something failed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub timeline: Vec<Event>,
     /// Resident memory of all processes of the mesh, `loaded` minus `start`, in MiB.
     pub rss_growth_mib: f64,
     /// More than this is a leak.
@@ -116,6 +123,16 @@ impl Figures {
         self.long_lived += holds.tried;
         self.long_lived_kept += holds.kept;
         add(&mut self.long_lived_lost, &holds.lost);
+        note(
+            &mut self.noted,
+            loads.noted.iter().chain(&holds.noted).cloned(),
+        );
+    }
+
+    /// Counts an event and keeps it.
+    pub(super) fn happened(&mut self, event: Event) {
+        *self.events.entry(event.what.to_owned()).or_default() += 1;
+        self.timeline.push(event);
     }
 
     /// Prints what a person looks for first.
