@@ -22,6 +22,7 @@ mod services;
 pub mod status;
 mod translation;
 mod vips;
+mod waypoint_only;
 mod waypoints;
 mod workloads;
 

@@ -1,18 +1,22 @@
 //! AuthorizationPolicy and PeerAuthentication to the L4 policies that ztunnel evaluates, and which
-//! workloads list which of them. Knows no connection.
+//! workloads list which of them; those with targets to the policies of waypoints. Knows no
+//! connection.
 
 mod peer;
 mod rules;
+mod targets;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use mesh::policy::targeted::TargetedPolicy;
 use mesh::policy::{Action, Policy, PolicyKey, Rule, Scope};
 
-use crate::object::{AuthorizationPolicy, Kind, Labels, Name, ObjectKey, Objects};
+use crate::object::{AuthorizationPolicy, Kind, Labels, Name, ObjectKey};
 use crate::security::AuthorizationAction;
-use crate::status::{Condition, WAYPOINT_ACCEPTED, ZTUNNEL_ACCEPTED};
-use crate::translation::Statuses;
+use crate::status::{Condition, ZTUNNEL_ACCEPTED};
+use crate::translation::{Input, Statuses};
+use crate::waypoints::Waypoints;
 
 use peer::Peers;
 pub(crate) use rules::{account, check_condition, range};
@@ -23,6 +27,8 @@ const DRY_RUN_ANNOTATION: &str = "istio.io/dry-run";
 /// All policies, and who selects whom.
 pub(crate) struct Policies {
     pub(crate) policies: BTreeMap<PolicyKey, Policy>,
+    /// For waypoints.
+    pub(crate) targeted: BTreeMap<PolicyKey, TargetedPolicy>,
     selecting: Vec<Selecting>,
     peers: Peers,
 }
@@ -35,11 +41,24 @@ struct Selecting {
 }
 
 impl Policies {
-    pub(crate) fn of(objects: &Objects, root_namespace: &str, statuses: &mut Statuses) -> Self {
+    pub(crate) fn of(
+        input: &Input<'_>,
+        waypoints: &Waypoints<'_>,
+        statuses: &mut Statuses,
+    ) -> Self {
+        let objects = input.objects;
+        let root_namespace = &*input.options.root_namespace;
         let mut policies = BTreeMap::new();
+        let mut all_targeted = BTreeMap::new();
         let mut selecting = Vec::new();
         for policy in objects.authorization_policies.values() {
             let name = &policy.meta.name;
+            if !targets::references(policy).is_empty() {
+                let (made, condition) = targets::targeted(policy, input, waypoints);
+                statuses.add(Kind::AuthorizationPolicy, name, condition);
+                all_targeted.extend(made.map(|made| (made.policy.key.clone(), made)));
+                continue;
+            }
             let (made, condition) = authorization(policy, root_namespace);
             statuses.add(Kind::AuthorizationPolicy, name, condition);
             let Some(made) = made else { continue };
@@ -63,6 +82,7 @@ impl Policies {
         }
         Self {
             policies,
+            targeted: all_targeted,
             selecting,
             peers,
         }
@@ -108,13 +128,6 @@ fn key(name: &Name) -> PolicyKey {
 fn authorization(policy: &AuthorizationPolicy, root: &str) -> (Option<Policy>, Condition) {
     let spec = &policy.spec;
     let name = &policy.meta.name;
-    if spec.target_ref.is_some() || !spec.target_refs.is_empty() {
-        let message = "a policy with targetRefs is for waypoints only, and no waypoint serves it";
-        return (
-            None,
-            Condition::fails(WAYPOINT_ACCEPTED, "TargetNotFound", message),
-        );
-    }
     let action = match spec.action {
         AuthorizationAction::Allow => Action::Allow,
         AuthorizationAction::Deny => Action::Deny,

@@ -18,6 +18,7 @@ use crate::routes::{self, Routes};
 use crate::services::{self, Endpoints};
 use crate::status::Condition;
 use crate::vips::{Allocations, VipRanges};
+use crate::waypoint_only::WaypointOnly;
 use crate::waypoints::Waypoints;
 use crate::workloads;
 
@@ -126,24 +127,31 @@ pub fn translate(input: &Input<'_>) -> Output {
         ..*input
     };
     let waypoints = Waypoints::of(input.objects, input.options);
-    let policies = Policies::of(input.objects, &input.options.root_namespace, &mut statuses);
+    let policies = Policies::of(input, &waypoints, &mut statuses);
     let (services, vips) = services::services(input, &waypoints, &mut statuses);
     let (routes, attached) = routes::routes(input, &waypoints, &mut statuses);
     let endpoints = Endpoints::of(input.objects, input.options);
+    let waypoint_only = WaypointOnly::of(input, &waypoints, &services, &endpoints);
     let parts = workloads::Parts {
         input: *input,
         services: &services,
         endpoints: &endpoints,
         policies: &policies,
         waypoints: &waypoints,
+        waypoint_only: &waypoint_only,
     };
-    let workloads = workloads::workloads(&parts, &mut statuses);
-    let Policies { policies, .. } = policies;
+    let (workloads, of_waypoints) = workloads::workloads(&parts, &mut statuses);
+    let Policies {
+        mut policies,
+        targeted: target_policies,
+        ..
+    } = policies;
+    policies.extend(of_waypoints);
     let mut output = Output {
         workloads,
         services,
         policies,
-        target_policies: BTreeMap::new(),
+        target_policies,
         routes,
         vips,
         statuses: BTreeMap::new(),

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use mesh::policy::{Policy, PolicyKey};
 use mesh::service::ServiceKey;
 use mesh::workload::{
     Health, Locality, NetworkMode, TunnelProtocol, Workload, WorkloadKind, WorkloadUid,
@@ -17,6 +18,7 @@ use crate::policies::Policies;
 use crate::services::{Endpoints, SliceEndpoint};
 use crate::status::{Condition, SERVED};
 use crate::translation::{Input, PodReport, Statuses};
+use crate::waypoint_only::WaypointOnly;
 use crate::waypoints::{Traffic, Waypoints};
 
 const REDIRECTION_ANNOTATION: &str = "ambient.istio.io/redirection";
@@ -30,15 +32,18 @@ pub(crate) struct Parts<'a> {
     pub(crate) endpoints: &'a Endpoints,
     pub(crate) policies: &'a Policies,
     pub(crate) waypoints: &'a Waypoints<'a>,
+    pub(crate) waypoint_only: &'a WaypointOnly<'a>,
 }
 
-/// All workloads, by their discovery names.
+/// All workloads, by their discovery names, and the policies of those that are for their waypoint
+/// only.
 pub(crate) fn workloads(
     parts: &Parts<'_>,
     statuses: &mut Statuses,
-) -> BTreeMap<WorkloadUid, Workload> {
+) -> (BTreeMap<WorkloadUid, Workload>, BTreeMap<PolicyKey, Policy>) {
     let reports = reports(parts.input.reports);
     let mut made = BTreeMap::new();
+    let mut policies = BTreeMap::new();
     // Who has an address: a service first, then pods in the order of their names.
     let mut owners: BTreeMap<(Arc<str>, IpAddr), String> = BTreeMap::new();
     for service in parts.services.values() {
@@ -56,6 +61,15 @@ pub(crate) fn workloads(
             }
         };
         let mut workload = placed.workload(parts, statuses);
+        let (policy, condition) = parts.waypoint_only.policy(pod);
+        if let Some(condition) = condition {
+            statuses.add(Kind::Pod, name, condition);
+        }
+        if let Some(policy) = policy {
+            workload.policies.push(policy.key.clone());
+            workload.policies.sort();
+            policies.insert(policy.key.clone(), policy);
+        }
         if workload.network_mode == NetworkMode::Standard {
             let network = workload.network.clone();
             workload.addresses.retain(|ip| {
@@ -76,7 +90,7 @@ pub(crate) fn workloads(
         made.insert(workload.uid.clone(), workload);
     }
     add_addresses(parts, &owners, &mut made);
-    made
+    (made, policies)
 }
 
 /// Reports by pod; of several the first in their own order.
