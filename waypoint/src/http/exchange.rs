@@ -144,7 +144,7 @@ impl Exchange {
         );
         self.log.route = planned.route;
         self.session = session.into_inner();
-        self.plan = planned.outcome.map_err(|answered| own(answered))?;
+        self.plan = planned.outcome.map_err(own)?;
         self.log.backend = self.plan.backend_index();
         Ok(())
     }

@@ -1,4 +1,8 @@
 //! HTTP through the proxy, in memory: endpoints, clients and the clock are the test's own.
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy takes helpers of a test binary for product code"
+)]
 
 mod bodies;
 mod grpc;

@@ -1,1 +1,420 @@
-//! Soon.
+//! What a route does to a request: where it goes, what changes, what is answered on the spot.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Response, StatusCode};
+use http_body_util::Full;
+use mesh::route::cors::{Cors, Origin};
+use mesh::route::filter::{Filters, HeaderChanges, Mirror, PathChange, Redirect, Rewrite, Share};
+use mesh::route::matching::{PathMatch, RequestMatch};
+use mesh::route::{Backend, Cookie, Persistence, Rule, SessionToken, Target};
+use tokio::io::AsyncWriteExt;
+
+use crate::world::{World, read_answer, run, target};
+
+fn to(name: &str, weight: u32) -> Backend {
+    Backend {
+        target: target(name),
+        weight,
+        filters: Filters::default(),
+    }
+}
+
+fn below(prefix: &str) -> Vec<RequestMatch> {
+    vec![RequestMatch {
+        path: PathMatch::prefix(prefix),
+        ..RequestMatch::default()
+    }]
+}
+
+fn pairs(pairs: &[(&str, &str)]) -> Vec<(Arc<str>, Arc<str>)> {
+    pairs
+        .iter()
+        .map(|(name, value)| ((*name).into(), (*value).into()))
+        .collect()
+}
+
+fn rule(filters: Filters) -> Rule {
+    Rule {
+        filters,
+        backends: vec![to("v1", 1)],
+        ..Rule::default()
+    }
+}
+
+#[test]
+fn requests_are_split_by_weight_and_follow_a_change_at_once() {
+    run(async |world| {
+        world.endpoint("v1", "v1", world.echo("v1"));
+        world.endpoint("v2", "v2", world.echo("v2"));
+        let split = |one, other| Rule {
+            backends: vec![to("v1", one), to("v2", other)],
+            ..Rule::default()
+        };
+        world.route(vec![split(90, 10)]);
+        let mut client = world.connect();
+        let request = b"GET / HTTP/1.1\r\nHost: shop\r\n\r\n";
+        for _ in 0..1_000 {
+            client.write_all(request).await.unwrap();
+            assert_eq!(read_answer(&mut client).await.status, 200);
+        }
+        let second = world
+            .endpoints_seen()
+            .iter()
+            .filter(|one| **one == "v2")
+            .count();
+        // 100 are expected; five standard deviations of a binomial distribution are 47.
+        assert!((53..=147).contains(&second), "{second}");
+
+        world.route(vec![split(0, 1)]);
+        world.seen.borrow_mut().clear();
+        for _ in 0..50 {
+            client.write_all(request).await.unwrap();
+            read_answer(&mut client).await;
+        }
+        assert!(world.endpoints_seen().iter().all(|one| *one == "v2"));
+        let records = world.site.records.borrow();
+        let last = records.last().unwrap();
+        assert_eq!(last.backend.as_deref(), Some("v2"));
+        assert_eq!(last.route.as_deref(), Some("web 0"));
+    });
+}
+
+#[test]
+fn what_no_rule_takes_and_what_leads_nowhere_is_answered_with_its_reason() {
+    run(async |world| {
+        world.endpoint("v1", "v1", world.echo("v1"));
+        world.empty_service("empty");
+        let leads = |path, backends| Rule {
+            matches: below(path),
+            backends,
+            ..Rule::default()
+        };
+        let invalid = Backend {
+            target: Target::Invalid("no such service".into()),
+            ..to("v1", 1)
+        };
+        world.route(vec![
+            leads("/v1", vec![to("v1", 1)]),
+            leads("/none", Vec::new()),
+            leads("/zero", vec![to("v1", 0)]),
+            leads("/invalid", vec![invalid]),
+            leads("/unknown", vec![to("nowhere", 1)]),
+            leads("/empty", vec![to("empty", 1)]),
+        ]);
+        for (path, status, why) in [
+            ("/other", 404, "no rule of any route takes the request\n"),
+            ("/none", 500, "the rule has no backend\n"),
+            ("/zero", 500, "all backends of the rule have weight 0\n"),
+            (
+                "/invalid",
+                500,
+                "the backend is not usable: no such service\n",
+            ),
+            ("/unknown", 500, "nowhere is not known\n"),
+            ("/empty", 503, "empty has no endpoint that takes requests\n"),
+            ("/v1/x", 200, "v1 /v1/x"),
+        ] {
+            let answer = world.get(path).await;
+            assert_eq!(
+                (answer.status, answer.text().as_str()),
+                (status, why),
+                "{path}"
+            );
+        }
+    });
+}
+
+#[test]
+fn fields_of_request_and_answer_are_changed_by_rule_and_backend() {
+    run(async |world| {
+        world.endpoint(
+            "v1",
+            "v1",
+            world.http1("v1", |_| {
+                let answer = Response::builder()
+                    .header("x-a", "mine")
+                    .header("x-gone", "1");
+                answer.body(Full::new("ok".into())).unwrap()
+            }),
+        );
+        let mut one = rule(Filters {
+            request_headers: HeaderChanges {
+                set: pairs(&[("x-set", "rule")]),
+                add: pairs(&[("x-add", "rule")]),
+                remove: vec!["x-remove".into()],
+            },
+            response_headers: HeaderChanges {
+                set: pairs(&[("x-a", "rule")]),
+                ..HeaderChanges::default()
+            },
+            ..Filters::default()
+        });
+        one.backends[0].filters = Filters {
+            request_headers: HeaderChanges {
+                set: pairs(&[("x-set", "backend")]),
+                ..HeaderChanges::default()
+            },
+            response_headers: HeaderChanges {
+                remove: vec!["x-gone".into()],
+                set: pairs(&[("x-a", "backend")]),
+                ..HeaderChanges::default()
+            },
+            ..Filters::default()
+        };
+        world.route(vec![one]);
+        let request = "GET / HTTP/1.1\r\nHost: shop\r\nX-Remove: 1\r\nX-Add: client\r\n\r\n";
+        let answer = world.ask(request).await;
+        let seen = world.seen.borrow()[0].clone();
+        assert_eq!(seen.header("x-set"), "backend");
+        assert_eq!(seen.header("x-remove"), "");
+        let added: Vec<_> = seen.headers.get_all("x-add").iter().collect();
+        assert_eq!(added, ["client", "rule"]);
+        assert_eq!(
+            answer.header("x-a"),
+            Some("rule"),
+            "the rule has the last word"
+        );
+        assert_eq!(answer.header("x-gone"), None);
+    });
+}
+
+#[test]
+fn a_redirect_goes_nowhere_and_a_rewrite_goes_on_changed() {
+    run(async |world| {
+        world.endpoint("v1", "v1", world.echo("v1"));
+        let redirect = Rule {
+            matches: below("/old"),
+            filters: Filters {
+                redirect: Some(Redirect {
+                    scheme: None,
+                    host: Some("new.example".into()),
+                    port: None,
+                    path: Some(PathChange::Prefix("/new".into())),
+                    status: 308,
+                }),
+                ..Filters::default()
+            },
+            ..Rule::default()
+        };
+        let rewrite = Rule {
+            matches: below("/api"),
+            ..rule(Filters {
+                rewrite: Some(Rewrite {
+                    host: Some("inner.example".into()),
+                    path: Some(PathChange::Prefix("/v2".into())),
+                }),
+                ..Filters::default()
+            })
+        };
+        world.route(vec![redirect, rewrite]);
+        let answer = world.get("/old/a?b=c").await;
+        assert_eq!(answer.status, 308);
+        assert_eq!(
+            answer.header("location"),
+            Some("http://new.example/new/a?b=c")
+        );
+        assert_eq!(answer.text(), "");
+        assert!(world.seen.borrow().is_empty());
+
+        assert_eq!(world.get("/api/a?b=c").await.text(), "v1 /v2/a?b=c");
+        let seen = world.seen.borrow()[0].clone();
+        assert_eq!(seen.header("host"), "inner.example");
+        assert_eq!(seen.header("x-forwarded-host"), "shop");
+    });
+}
+
+#[test]
+fn a_preflight_is_answered_here_and_answers_are_marked() {
+    run(async |world| {
+        world.endpoint(
+            "v1",
+            "v1",
+            world.http1("v1", |_| {
+                let answer = Response::builder().header("access-control-allow-origin", "*");
+                answer.body(Full::new("ok".into())).unwrap()
+            }),
+        );
+        world.route(vec![rule(Filters {
+            cors: Some(Cors {
+                origins: vec![Origin::parse("https://a.example").unwrap()],
+                credentials: true,
+                methods: vec!["PUT".into()],
+                headers: Vec::new(),
+                expose: Vec::new(),
+                max_age_seconds: 5,
+            }),
+            ..Filters::default()
+        })]);
+        let preflight = "OPTIONS / HTTP/1.1\r\nHost: shop\r\nOrigin: https://a.example\r\n\
+                         Access-Control-Request-Method: PUT\r\n\r\n";
+        let mut client = world.connect();
+        client.write_all(preflight.as_bytes()).await.unwrap();
+        let head = crate::world::read_head(&mut client).await;
+        assert!(head.starts_with("HTTP/1.1 204"), "{head}");
+        assert!(head.contains("access-control-allow-methods: PUT"), "{head}");
+        assert!(world.seen.borrow().is_empty());
+
+        let request = "GET / HTTP/1.1\r\nHost: shop\r\nOrigin: https://a.example\r\n\r\n";
+        let answer = world.ask(request).await;
+        assert_eq!(
+            answer.header("access-control-allow-origin"),
+            Some("https://a.example")
+        );
+        assert_eq!(
+            answer.header("access-control-allow-credentials"),
+            Some("true")
+        );
+        assert_eq!(answer.header("vary"), Some("Origin"));
+    });
+}
+
+fn mirror(name: &str, share: Share) -> Mirror {
+    Mirror {
+        target: target(name),
+        share,
+    }
+}
+
+#[test]
+fn copies_go_to_every_mirror_with_their_body_and_their_answers_nowhere() {
+    run(async |world| {
+        world.endpoint("v1", "v1", world.echo("v1"));
+        world.endpoint(
+            "m1",
+            "m1",
+            world.http1("m1", |_| {
+                let answer = Response::builder().status(StatusCode::INTERNAL_SERVER_ERROR);
+                answer.body(Full::new("no".into())).unwrap()
+            }),
+        );
+        world.endpoint("m2", "m2", world.echo("m2"));
+        world.endpoint("never", "never", world.echo("never"));
+        let none = Share {
+            numerator: 0,
+            denominator: 100,
+        };
+        world.route(vec![rule(Filters {
+            mirrors: vec![
+                mirror("m1", Share::ALL),
+                mirror("m2", Share::ALL),
+                mirror("never", none),
+                mirror("missing", Share::ALL),
+            ],
+            ..Filters::default()
+        })]);
+        let request = "POST /x HTTP/1.1\r\nHost: shop\r\nContent-Length: 5\r\n\r\nhello";
+        let answer = world.ask(request).await;
+        assert_eq!((answer.status, answer.text().as_str()), (200, "v1 /x"));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let mut seen = world.endpoints_seen();
+        seen.sort_unstable();
+        assert_eq!(seen, ["m1", "m2", "v1"]);
+        assert!(world.seen.borrow().iter().all(|one| one.body == "hello"));
+        assert_eq!(world.record().await.backend.as_deref(), Some("v1"));
+    });
+}
+
+#[test]
+fn a_mirror_that_takes_nothing_does_not_slow_the_request() {
+    run(async |world| {
+        world.endpoint("v1", "v1", world.echo("v1"));
+        world.endpoint(
+            "m1",
+            "m1",
+            Some(std::rc::Rc::new(|stream| {
+                Box::pin(async move {
+                    let _stream = stream;
+                    std::future::pending::<()>().await;
+                })
+            })),
+        );
+        world.route(vec![rule(Filters {
+            mirrors: vec![mirror("m1", Share::ALL)],
+            ..Filters::default()
+        })]);
+        let length = 1_000_000;
+        let mut client = world.connect();
+        let head = format!("POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: {length}\r\n\r\n");
+        client.write_all(head.as_bytes()).await.unwrap();
+        client.write_all(&vec![b'x'; length]).await.unwrap();
+        assert_eq!(read_answer(&mut client).await.status, 200);
+        assert_eq!(world.seen.borrow()[0].body.len(), length);
+        assert_eq!(
+            world.record().await.duration,
+            Duration::ZERO,
+            "no time has passed"
+        );
+    });
+}
+
+fn keeping(token: SessionToken) -> Rule {
+    Rule {
+        backends: vec![to("v1", 1), to("v2", 1)],
+        persistence: Some(Persistence {
+            name: "sid".into(),
+            token,
+            absolute_timeout: None,
+            idle_timeout: None,
+        }),
+        ..Rule::default()
+    }
+}
+
+async fn ask_with(world: &World, field: &str) -> crate::world::Answer {
+    world
+        .ask(format!("GET / HTTP/1.1\r\nHost: shop\r\n{field}\r\n\r\n"))
+        .await
+}
+
+#[test]
+fn a_session_keeps_to_its_backend_and_endpoint() {
+    for token in [SessionToken::Cookie(Cookie::Session), SessionToken::Header] {
+        run(async |world| {
+            for name in ["a1", "a2", "a3"] {
+                world.endpoint("v1", name, world.echo(name));
+            }
+            for name in ["b1", "b2", "b3"] {
+                world.endpoint("v2", name, world.echo(name));
+            }
+            world.route(vec![keeping(token)]);
+            let first = ask_with(&world, "X: y").await;
+            let field = match token {
+                SessionToken::Header => format!("sid: {}", first.header("sid").unwrap()),
+                SessionToken::Cookie(_) => {
+                    let cookie = first.header("set-cookie").unwrap();
+                    assert!(cookie.ends_with("; Path=/; HttpOnly"), "{cookie}");
+                    format!("Cookie: a=b; {}", cookie.split(';').next().unwrap())
+                }
+            };
+            for _ in 0..20 {
+                let answer = ask_with(&world, &field).await;
+                assert_eq!(answer.header("set-cookie"), None);
+                assert_eq!(answer.header("sid"), None);
+            }
+            let seen = world.endpoints_seen();
+            assert!(seen.iter().all(|one| *one == seen[0]), "{seen:?}");
+        });
+    }
+}
+
+#[test]
+fn a_session_whose_endpoint_is_gone_moves_on() {
+    run(async |world| {
+        world.endpoint("v1", "a1", world.echo("a1"));
+        world.route(vec![Rule {
+            backends: vec![to("v1", 1)],
+            ..keeping(SessionToken::Header)
+        }]);
+        let answer = ask_with(&world, "sid: 123-0-1-1").await;
+        assert_eq!(answer.status, 200);
+        assert!(
+            answer
+                .header("sid")
+                .is_some_and(|sid| !sid.starts_with("123-"))
+        );
+        let answer = ask_with(&world, "sid: 123-7-1-1").await;
+        assert_eq!(answer.status, 200, "a backend that is not there");
+    });
+}

@@ -1,1 +1,226 @@
-//! Soon.
+//! Changes of protocol: WebSocket and CONNECT in both versions of HTTP, h2c.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http_body_util::Empty;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+use crate::world::{Handler, read_answer, read_head, run};
+
+/// Answers the head as told, then sends every byte back; ends when the other side ends.
+fn echoing(answer: &'static str, heads: &Rc<std::cell::RefCell<Vec<String>>>) -> Handler {
+    let heads = heads.clone();
+    Rc::new(move |mut stream| {
+        let heads = heads.clone();
+        Box::pin(async move {
+            heads.borrow_mut().push(read_head(&mut stream).await);
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            let (mut read, mut write) = tokio::io::split(stream);
+            let _ = tokio::io::copy(&mut read, &mut write).await;
+            write.write_all(b"bye").await.unwrap();
+            let _ = write.shutdown().await;
+        })
+    })
+}
+
+const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
+                        Upgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\n";
+const WEBSOCKET: &[u8] = b"GET /chat HTTP/1.1\r\nHost: shop\r\nConnection: keep-alive, Upgrade\r\n\
+                           Upgrade: websocket\r\nSec-WebSocket-Key: k\r\n\r\n";
+
+async fn expect(stream: &mut (impl AsyncReadExt + Unpin), wanted: &[u8]) {
+    let mut got = vec![0; wanted.len()];
+    stream.read_exact(&mut got).await.unwrap();
+    assert_eq!(got, wanted);
+}
+
+async fn ends_by_halves(mut client: impl AsyncReadExt + AsyncWriteExt + Unpin) {
+    client.shutdown().await.unwrap();
+    let mut rest = Vec::new();
+    client.read_to_end(&mut rest).await.unwrap();
+    assert_eq!(
+        rest, b"bye",
+        "the other direction was open until its own end"
+    );
+}
+
+#[test]
+fn a_websocket_is_relayed_byte_for_byte_and_ends_by_halves() {
+    run(async |world| {
+        let heads = Rc::default();
+        let upstream = world.endpoint("", "v1", Some(echoing(SWITCHED, &heads)));
+        let mut client = world.connect();
+        // Bytes that come with the question wait for the answer.
+        client
+            .write_all(&[WEBSOCKET, b"\x81\x05early"].concat())
+            .await
+            .unwrap();
+        let head = read_head(&mut client).await.to_lowercase();
+        assert!(head.starts_with("http/1.1 101"), "{head}");
+        assert!(head.contains("\r\nupgrade: websocket\r\n"), "{head}");
+        assert!(head.contains("\r\nconnection: upgrade\r\n"), "{head}");
+        expect(&mut client, b"\x81\x05early").await;
+        let asked = heads.borrow()[0].to_lowercase();
+        assert!(asked.contains("upgrade: websocket"), "{asked}");
+        assert!(asked.contains("sec-websocket-key: k"), "{asked}");
+        let large = vec![7; 200_000];
+        let (mut read, mut write) = tokio::io::split(client);
+        let sent = large.clone();
+        let (_, ()) = futures::join!(async { write.write_all(&sent).await.unwrap() }, async {
+            expect(&mut read, &large).await;
+        });
+        assert_eq!(upstream.load(), 1);
+        ends_by_halves(read.unsplit(write)).await;
+        let record = world.record().await;
+        assert_eq!(
+            (record.status.unwrap().as_u16(), record.reason),
+            (101, None)
+        );
+        assert_eq!(upstream.load(), 0);
+    });
+}
+
+#[test]
+fn a_refused_upgrade_stays_http() {
+    run(async |world| {
+        world.endpoint("", "v1", world.echo("v1"));
+        let mut client = world.connect();
+        let next = b"GET /next HTTP/1.1\r\nHost: shop\r\n\r\n";
+        client.write_all(&[WEBSOCKET, next].concat()).await.unwrap();
+        assert_eq!(read_answer(&mut client).await.text(), "v1 /chat");
+        assert_eq!(read_answer(&mut client).await.text(), "v1 /next");
+        // And what follows is guarded as ever.
+        let bad = b"GET / HTTP/1.1\r\nHost : shop\r\n\r\n";
+        client.write_all(&[WEBSOCKET, bad].concat()).await.unwrap();
+        assert_eq!(read_answer(&mut client).await.status, 200);
+        assert_eq!(read_answer(&mut client).await.status, 400);
+    });
+}
+
+#[test]
+fn an_endpoint_that_switches_without_being_asked_is_not_believed() {
+    run(async |world| {
+        world.endpoint("", "v1", world.raw(SWITCHED.as_bytes()));
+        assert_eq!(world.get("/").await.status, 502);
+    });
+}
+
+#[test]
+fn connect_is_a_tunnel() {
+    run(async |world| {
+        let heads = Rc::default();
+        world.endpoint("", "v1", Some(echoing("HTTP/1.1 200 OK\r\n\r\n", &heads)));
+        let mut client = world.connect();
+        let connect = b"CONNECT shop:443 HTTP/1.1\r\nHost: shop:443\r\n\r\nhello";
+        client.write_all(connect).await.unwrap();
+        let head = read_head(&mut client).await;
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        expect(&mut client, b"hello").await;
+        assert!(heads.borrow()[0].starts_with("CONNECT shop:443 HTTP/1.1\r\n"));
+        ends_by_halves(client).await;
+    });
+}
+
+#[test]
+fn a_websocket_over_http2_becomes_one_over_http1() {
+    run(async |world| {
+        let heads = Rc::default();
+        world.endpoint("", "v1", Some(echoing(SWITCHED, &heads)));
+        let mut sender = world.connect_http2::<Empty<Bytes>>().await;
+        // The server's settings, which allow it, come with its first answer.
+        let options = http::Request::options("http://shop:1/@").header("host", "other");
+        let _ = sender
+            .send_request(options.body(Empty::new()).unwrap())
+            .await
+            .unwrap();
+        let connect = http::Request::connect("http://shop/chat")
+            .extension(hyper::ext::Protocol::from_static("websocket"))
+            .body(Empty::new())
+            .unwrap();
+        let answer = sender.send_request(connect).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.headers().get("sec-websocket-accept"), None);
+        let mut stream = TokioIo::new(hyper::upgrade::on(answer).await.unwrap());
+        stream.write_all(b"hello").await.unwrap();
+        expect(&mut stream, b"hello").await;
+        let asked = heads.borrow()[0].to_lowercase();
+        assert!(asked.starts_with("get /chat http/1.1\r\n"), "{asked}");
+        assert!(asked.contains("host: shop\r\n"), "{asked}");
+        assert!(asked.contains("sec-websocket-version: 13\r\n"), "{asked}");
+        ends_by_halves(stream).await;
+    });
+}
+
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).unwrap();
+    [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+async fn next_frame(client: &mut DuplexStream) -> (u8, u8, u8, Vec<u8>) {
+    let mut head = [0; 9];
+    client.read_exact(&mut head).await.unwrap();
+    let length = usize::from(head[1]) << 8 | usize::from(head[2]);
+    let mut payload = vec![0; length];
+    client.read_exact(&mut payload).await.unwrap();
+    (head[3], head[4], head[8], payload)
+}
+
+#[test]
+fn http1_goes_on_as_http2_when_asked() {
+    const SETTINGS: u8 = 4;
+    const HEADERS: u8 = 1;
+    const DATA: u8 = 0;
+    run(async |world| {
+        world.endpoint("", "v1", world.echo_http2("v1"));
+        let mut client = world.connect();
+        let request =
+            b"GET /first HTTP/1.1\r\nHost: shop\r\nConnection: Upgrade, HTTP2-Settings\r\n\
+                        Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\nX-Long: ";
+        let request = [&request[..], &[b'z'; 300], b"\r\n\r\n"].concat();
+        client.write_all(&request).await.unwrap();
+        let head = read_head(&mut client).await.to_lowercase();
+        assert!(head.starts_with("http/1.1 101"), "{head}");
+        assert!(head.contains("upgrade: h2c\r\n"), "{head}");
+        client
+            .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+            .await
+            .unwrap();
+        client.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+        // Stream 3: GET /second, from the static table but for path and authority.
+        let block = [&[0x82, 0x86, 0x04, 7][..], b"/second", &[0x01, 4], b"shop"].concat();
+        client
+            .write_all(&frame(HEADERS, 5, 3, &block))
+            .await
+            .unwrap();
+        let mut texts = std::collections::BTreeMap::new();
+        while texts.len() < 2 {
+            let (kind, _, stream, payload) = next_frame(&mut client).await;
+            if kind == DATA && !payload.is_empty() {
+                texts.insert(stream, String::from_utf8(payload).unwrap());
+            }
+        }
+        assert_eq!(texts[&1], "v1 /first");
+        assert_eq!(texts[&3], "v1 /second");
+        let seen = world.seen.borrow();
+        let first = seen.iter().find(|one| one.uri.path() == "/first").unwrap();
+        assert_eq!(first.header("x-long").len(), 300);
+        assert_eq!(first.header("http2-settings"), "");
+        assert_eq!(first.uri.authority().unwrap(), "shop");
+    });
+}
+
+#[test]
+fn h2c_with_a_body_stays_http1() {
+    run(async |world| {
+        world.endpoint("", "v1", world.echo("v1"));
+        let request = "POST /a HTTP/1.1\r\nHost: shop\r\nConnection: Upgrade, HTTP2-Settings\r\n\
+                       Upgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\nContent-Length: 2\r\n\r\nhi";
+        let answer = world.ask(request).await;
+        assert_eq!((answer.status, answer.text().as_str()), (200, "v1 /a"));
+        let seen = world.seen.borrow();
+        assert_eq!(seen[0].header("upgrade"), "");
+        assert_eq!(seen[0].header("http2-settings"), "");
+    });
+}

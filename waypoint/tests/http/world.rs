@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::LocalBoxFuture;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -37,7 +37,6 @@ pub type Handler = Rc<dyn Fn(DuplexStream) -> LocalBoxFuture<'static, ()>>;
 #[derive(Clone, Debug)]
 pub struct Seen {
     pub endpoint: &'static str,
-    pub method: Method,
     pub uri: Uri,
     pub headers: HeaderMap,
     pub body: Bytes,
@@ -81,6 +80,8 @@ pub struct FakeSite {
     services: RefCell<HashMap<String, Vec<Endpoint>>>,
     pub records: RefCell<Vec<Recorded>>,
     pub opened: Cell<usize>,
+    /// How long it takes to connect.
+    pub open_takes: Cell<Duration>,
     pub limits: Limits,
     random: Cell<u64>,
     draining: tokio::sync::watch::Sender<bool>,
@@ -137,7 +138,11 @@ impl Site for FakeSite {
         };
         let (ours, theirs) = tokio::io::duplex(PIPE);
         self.local.spawn_local(handler(theirs));
-        Box::pin(async { Ok(Box::new(TokioIo::new(ours)) as Box<dyn Io>) })
+        let takes = self.open_takes.get();
+        Box::pin(async move {
+            tokio::time::sleep(takes).await;
+            Ok(Box::new(TokioIo::new(ours)) as Box<dyn Io>)
+        })
     }
 
     fn record(&self, record: &RequestRecord<'_>) {
@@ -217,6 +222,7 @@ pub fn run_with<F: Future<Output = ()>>(limits: Limits, test: impl FnOnce(Rc<Wor
             services: RefCell::default(),
             records: RefCell::default(),
             opened: Cell::default(),
+            open_takes: Cell::default(),
             limits,
             random: Cell::new(7),
             draining: tokio::sync::watch::Sender::new(false),
@@ -444,7 +450,6 @@ async fn look(endpoint: &'static str, request: Request<Incoming>) -> Seen {
     Seen {
         endpoint,
         is_http2: head.version == http::Version::HTTP_2,
-        method: head.method,
         uri: head.uri,
         headers: head.headers,
         body,
