@@ -15,6 +15,7 @@ mod guarded;
 mod h2c;
 mod headers;
 pub mod limits;
+mod linger;
 mod log;
 mod mirror;
 mod pending;
@@ -67,6 +68,7 @@ impl Proxy {
     /// Serves one connection, HTTP/1.1 or HTTP/2, until it has ended. Dropping the future ends it
     /// at once, but for requests of HTTP/2, which find that out by themselves.
     pub async fn serve(self: Rc<Self>, io: impl Io + 'static, asked: Rc<Asked>) {
+        let io = linger::Lingering::new(io, &self.site);
         downstream::serve(&self, io, asked).await;
     }
 

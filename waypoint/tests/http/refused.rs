@@ -183,3 +183,28 @@ fn http2_has_the_same_bounds() {
         assert_eq!(ask(http::Request::get("http://shop/")).await.unwrap(), 200);
     });
 }
+
+#[test]
+fn a_connection_that_is_closed_here_is_read_to_its_end() {
+    run(async |world| {
+        world.endpoint("", "v1", world.echo("v1"));
+        for request in [
+            "GET / HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n",
+            "BAD\r\n\r\n",
+        ] {
+            let mut client = world.connect();
+            client.write_all(request.as_bytes()).await.unwrap();
+            read_answer(&mut client).await;
+            assert_eq!(read_head(&mut client).await, "", "it is ended");
+            client
+                .write_all(b"more")
+                .await
+                .expect("and not broken off while the client sends");
+            tokio::time::sleep(std::time::Duration::from_secs(6)).await;
+            client
+                .write_all(b"more")
+                .await
+                .expect_err("but not for ever");
+        }
+    });
+}

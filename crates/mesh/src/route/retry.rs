@@ -57,14 +57,15 @@ impl Retry {
     /// Whether another try is due after `tries` of them (the first included), of which the last
     /// ended so.
     ///
-    /// What surely was not processed is always sent again; a broken connection only with a method
-    /// that may be repeated (RFC 9110 9.2.2), since the specification advises against it otherwise.
+    /// What surely was not processed is always sent again; after a broken connection or a timeout
+    /// only a method that may be repeated (RFC 9110 9.2.2), since the specification advises against
+    /// it otherwise.
     #[must_use]
     pub fn is_due(&self, tries: u32, ended: Ended, method: &str) -> bool {
         let cause = match ended {
             Ended::NotConnected | Ended::Refused => true,
             Ended::Broken => is_idempotent(method),
-            Ended::TimedOut => self.codes.contains(&504),
+            Ended::TimedOut => is_idempotent(method) || self.codes.contains(&504),
             Ended::Status(status) => self.codes.contains(&status),
             Ended::Grpc(status) => {
                 status == GRPC_UNAVAILABLE
@@ -194,7 +195,8 @@ mod tests {
             (Ended::Refused, "POST", true),
             (Ended::Broken, "POST", false),
             (Ended::Broken, "GET", true),
-            (Ended::TimedOut, "GET", false),
+            (Ended::TimedOut, "GET", true),
+            (Ended::TimedOut, "POST", false),
             (Ended::Status(503), "POST", true),
             (Ended::Status(502), "GET", false),
             (Ended::Grpc(14), "POST", true),
