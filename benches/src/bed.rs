@@ -15,7 +15,7 @@ use anyhow::Context;
 use world::{Place, Process, World};
 
 use culvert::Culvert;
-pub(crate) use culvert::{back_ends, ztunnels};
+pub(crate) use culvert::ztunnels;
 use pair::Pair;
 pub(crate) use pair::{answers, nodes, pod};
 

@@ -58,7 +58,7 @@ pub(crate) fn ztunnels(named: &[(String, PathBuf)]) -> anyhow::Result<Vec<(Strin
 }
 
 /// The values of its flag `--io` but `auto`, from its own help.
-pub(crate) fn back_ends(binary: &FilePath) -> anyhow::Result<Vec<String>> {
+fn back_ends(binary: &FilePath) -> anyhow::Result<Vec<String>> {
     let output = Command::new(binary).arg("-h").output();
     let output = output.with_context(|| format!("{} -h", binary.display()))?;
     let help = String::from_utf8_lossy(&output.stdout);

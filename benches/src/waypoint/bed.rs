@@ -16,10 +16,12 @@ use world::{Node, Pod, Process, Program, World};
 use super::envoy::{self, Plan};
 use super::manifests::{self, Front};
 use super::{H2_PORT, HTTP_PORT, Options};
-use crate::bed::{Path, answers, back_ends, nodes, pod};
+use crate::bed::{Path, answers, nodes, pod};
 use crate::peers::certificates::Certificates;
 use crate::peers::envoy::install;
 
+/// Values of our waypoint's `--io`.
+const BACK_ENDS: [&str; 2] = ["io_uring", "epoll"];
 /// Name of the way without a waypoint.
 pub(super) const DIRECT: &str = manifests::DIRECT;
 /// How long a waypoint may take to be ready, and to take a request.
@@ -105,13 +107,8 @@ impl Bed {
     }
 
     fn add_waypoints(&mut self) {
-        let mut kinds = match back_ends(&self.options.waypoint) {
-            Ok(all) => all.into_iter().map(Kind::Culvert).collect(),
-            Err(why) => {
-                self.failed.push(("culvert".to_owned(), format!("{why:#}")));
-                Vec::new()
-            }
-        };
+        let ours = BACK_ENDS.map(|io| Kind::Culvert(io.to_owned()));
+        let mut kinds = ours.to_vec();
         kinds.push(Kind::Envoy);
         kinds.retain(|kind| self.options.wants(&kind.name()));
         for (index, kind) in (1..).zip(kinds) {
