@@ -15,14 +15,14 @@ help:
 	@echo "             of attacked pods: target/prove/report.json"
 	@echo "make soak    MINUTES=10 SEED=1 of mixed load with all of these: target/soak/report.json"
 	@echo "make bench   direct, relays, culvert, its rivals, in one run: target/bench/report.json and"
-	@echo "             docs/performance.md; QUICK=1 for a few minutes"
+	@echo "             docs/performance.md; QUICK=1 for a few minutes; then our waypoint beside Envoy"
 	@echo "make fuzz    SECONDS=60 of each fuzz target"
 
 setup:
 	@./setup.sh
 
 build: setup
-	cargo build --release --locked -p cli -p control-plane -p ztunnel -p cni-plugin -p benches
+	cargo build --release --locked -p cli -p control-plane -p ztunnel -p waypoint -p cni-plugin -p benches
 
 demo: build
 	target/release/culvert demo
@@ -56,6 +56,7 @@ soak: proofs
 # QUICK=1: direct, baseline and culvert on what a change of the data path is judged by.
 bench: build
 	target/release/benches $(if $(QUICK),--quick,--write-docs docs/performance.md)
+	target/release/benches waypoint $(if $(QUICK),--rounds 1 --only requests --only paced --only memory --only lookup,--write-docs docs/performance.md)
 
 SECONDS ?= 60
 fuzz: setup

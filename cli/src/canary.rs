@@ -138,6 +138,31 @@ pub fn told(command: &Command) -> Result<String, CanaryError> {
     }
 }
 
+impl Set {
+    /// One version's weight of a Service (name, namespace) in a directory; the other version gets
+    /// what is left of 100.
+    pub fn new(
+        (service, namespace): (&str, &str),
+        manifests: PathBuf,
+        (backend, weight): (&str, u32),
+    ) -> Self {
+        Set {
+            target: Target {
+                service: service.to_owned(),
+                manifests,
+                namespace: namespace.to_owned(),
+                route: None,
+                rule: None,
+            },
+            shares: vec![Share {
+                backend: backend.to_owned(),
+                weight,
+            }],
+            create: false,
+        }
+    }
+}
+
 impl Target {
     fn find(&self, backends: &[String]) -> Result<Place, CanaryError> {
         Which {

@@ -9,7 +9,7 @@ pub mod live;
 pub mod manifest;
 pub mod mesh;
 mod progress;
-mod report;
+pub mod report;
 pub mod rulesets;
 pub mod servers;
 

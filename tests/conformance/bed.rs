@@ -18,7 +18,7 @@ use crate::judge::judge;
 /// Pods of the world: namespace and name, node, whether an echo server runs in it.
 const PODS: [(&str, usize, bool); 7] = [
     ("shop/client", 0, false),
-    ("bank/client", 0, false),
+    ("bank/teller", 0, false),
     ("shop/v1", 0, true),
     ("shop/v2", 1, true),
     ("shop/v3", 1, true),

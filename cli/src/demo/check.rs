@@ -4,6 +4,7 @@
 
 pub mod plaintext;
 pub mod policy;
+pub mod routes;
 pub mod traffic;
 pub mod wire;
 
@@ -47,6 +48,7 @@ pub fn everything(mesh: &Mesh, progress: &dyn Progress) -> Result<BackEnd, DemoE
     all.extend(policy::push_closes_and_denies(mesh)?);
     progress.step("rule sets of every pod and node, before and after");
     all.extend(no_iptables(mesh)?);
+    all.extend(routes::routes(mesh, progress)?);
     progress.step("iperf3 through the mesh");
     measure(mesh, &mut all)?;
     Ok(all)

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use world::{CniError, WorldError};
 
+use crate::canary::CanaryError;
+
 /// Why the demo stopped. The world is removed all the same.
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
@@ -35,6 +37,9 @@ pub enum DemoError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// The split could not be set.
+    #[error(transparent)]
+    Canary(#[from] CanaryError),
     /// The signals could not be watched.
     #[error("signals: {0}")]
     Signals(io::Error),

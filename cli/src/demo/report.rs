@@ -1,5 +1,7 @@
 //! What the demo found: the report's fields, the table, and which of them are wrong.
 
+mod routes;
+
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::process::{Command, Stdio};
@@ -8,6 +10,8 @@ use std::time::Duration;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{ContentArrangement, Table};
 use serde_json::{Map, Value, json};
+
+pub use routes::{Canary, Changed, Retries, Routes};
 
 /// Width of the table where no terminal says its own, and the widest.
 const TABLE_COLUMNS: u16 = 120;
@@ -39,11 +43,23 @@ pub enum Claim {
     PolicyPushClosed,
     /// A server outside the mesh and servers that speak first are reached.
     Passthrough,
+    /// Two versions share the requests as the weights say.
+    Canary,
+    /// Retries hide a failing server.
+    Retries,
+    /// No request fails while weights change.
+    WeightsUnderLoad,
+    /// A header sends a request to the other version.
+    HeaderMatch,
+    /// A path is rewritten.
+    Rewrite,
+    /// Copies of requests come to the other version.
+    Mirror,
 }
 
 impl Claim {
     /// All, in the order of the report.
-    pub const ALL: [Claim; 11] = [
+    pub const ALL: [Claim; 17] = [
         Claim::ClientToService,
         Claim::Identities,
         Claim::WireEncrypted,
@@ -55,6 +71,12 @@ impl Claim {
         Claim::PolicyDenies,
         Claim::PolicyPushClosed,
         Claim::Passthrough,
+        Claim::Canary,
+        Claim::Retries,
+        Claim::WeightsUnderLoad,
+        Claim::HeaderMatch,
+        Claim::Rewrite,
+        Claim::Mirror,
     ];
 
     /// The field's name in the report.
@@ -71,6 +93,12 @@ impl Claim {
             Claim::PolicyDenies => "policy_denies",
             Claim::PolicyPushClosed => "policy_push_closed",
             Claim::Passthrough => "passthrough_ok",
+            Claim::Canary => "canary_ok",
+            Claim::Retries => "retries_ok",
+            Claim::WeightsUnderLoad => "weights_under_load_ok",
+            Claim::HeaderMatch => "header_match_ok",
+            Claim::Rewrite => "rewrite_ok",
+            Claim::Mirror => "mirror_ok",
         }
     }
 
@@ -88,6 +116,12 @@ impl Claim {
             Claim::PolicyDenies => "policy refuses by identity",
             Claim::PolicyPushClosed => "policy push closes live connections",
             Claim::Passthrough => "outside the mesh, server-first",
+            Claim::Canary => "waypoint: canary 95 to 5",
+            Claim::Retries => "waypoint: retries hide failures",
+            Claim::WeightsUnderLoad => "waypoint: weights change under load",
+            Claim::HeaderMatch => "waypoint: header match",
+            Claim::Rewrite => "waypoint: rewrite",
+            Claim::Mirror => "waypoint: mirror",
         }
     }
 }
@@ -119,6 +153,7 @@ pub struct Measurement {
 pub struct BackEnd {
     findings: Vec<Finding>,
     measurements: Vec<Measurement>,
+    routes: Option<Routes>,
 }
 
 impl BackEnd {
@@ -136,8 +171,14 @@ impl BackEnd {
         self.measurements.push(Measurement { name, value, unit });
     }
 
+    /// Sets what was counted of routes.
+    pub fn routes(&mut self, routes: Routes) {
+        self.routes = Some(routes);
+    }
+
     /// Takes over everything of another.
     pub fn extend(&mut self, other: BackEnd) {
+        self.routes = other.routes.or(self.routes);
         self.findings.extend(other.findings);
         self.measurements.extend(other.measurements);
     }
@@ -186,6 +227,7 @@ impl BackEnd {
             })
             .collect();
         fields.insert("measured".to_owned(), Value::Object(measured));
+        fields.extend(self.routes.iter().flat_map(Routes::fields));
         Value::Object(fields)
     }
 }
@@ -237,6 +279,9 @@ impl Report {
             fields.insert(claim.field().to_owned(), json!(self.holds(claim)));
         }
         fields.insert("io".to_owned(), json!(self.both_ran()));
+        let routes = self.back_ends.values().filter_map(|each| each.routes);
+        let routes = routes.reduce(Routes::plus);
+        fields.extend(routes.iter().flat_map(Routes::fields));
         let back_ends: Map<String, Value> = self
             .back_ends
             .iter()
