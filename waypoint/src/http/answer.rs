@@ -66,7 +66,9 @@ impl Own {
         } else if !self.why.is_empty() {
             let plain = HeaderValue::from_static("text/plain; charset=utf-8");
             own.insert(header::CONTENT_TYPE, plain);
-            text = Some(Bytes::from(format!("{}\n", self.why)));
+            let whole = Bytes::from(format!("{}\n", self.why));
+            own.insert(header::CONTENT_LENGTH, HeaderValue::from(whole.len()));
+            text = Some(whole).filter(|_| !log.is_head());
         }
         headers::share(&mut own, self.headers);
         if self.closes && log.version() != http::Version::HTTP_2 {

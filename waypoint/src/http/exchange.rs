@@ -106,6 +106,11 @@ impl Exchange {
             if authority.is_some_and(|one| !is_same(one)) {
                 return Err(bad("Host is not what :authority is"));
             }
+            if !headers::has_one_length(&head.headers, self.source.is_some()) {
+                return Err(bad(
+                    "Content-Length is not one number, or there is no such body",
+                ));
+            }
         }
         // From here on the authority is in `Host`, whichever way it came (RFC 9112 3.2.2).
         if let Some(authority) = authority {
@@ -191,6 +196,7 @@ impl Exchange {
         let (mut head, body) = answer.into_parts();
         let is_changed = upgrade::is_accepted(self.upgrade.as_ref(), &head);
         let protocol = head.headers.get(UPGRADE).cloned();
+        headers::settle_length(&mut head.headers);
         headers::end_connection(&mut head.headers);
         for changes in self.plan.response_changes() {
             headers::change(&mut head.headers, changes);

@@ -99,6 +99,29 @@ pub fn wants_h2c(headers: &HeaderMap, protocol: &HeaderValue) -> bool {
         && has_token(headers, &CONNECTION, "http2-settings")
 }
 
+/// Whether a request of HTTP/2 has no length, or one that can be written to HTTP/1: two of them, or
+/// one without a body, would be read in two ways there.
+pub fn has_one_length(headers: &HeaderMap, has_body: bool) -> bool {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let (Some(length), second) = (lengths.next(), lengths.next()) else {
+        return true;
+    };
+    let length = length.as_bytes();
+    let is_number = !length.is_empty() && length.iter().all(u8::is_ascii_digit);
+    let is_zero = length.iter().all(|digit| *digit == b'0');
+    second.is_none() && is_number && (has_body || is_zero)
+}
+
+/// Leaves an answer the one length that hyper has read it by: none beside chunks, and equal ones
+/// once.
+pub fn settle_length(headers: &mut HeaderMap) {
+    if headers.contains_key(TRANSFER_ENCODING) {
+        headers.remove(CONTENT_LENGTH);
+    } else if let Some(length) = headers.get(CONTENT_LENGTH).cloned() {
+        headers.insert(CONTENT_LENGTH, length);
+    }
+}
+
 /// Whether the client waits for `100 Continue`.
 pub fn expects_continue(headers: &HeaderMap) -> bool {
     let value = headers.get(EXPECT);
@@ -289,6 +312,32 @@ mod tests {
         let mut headers = map(&[("te", "gzip")]);
         end_connection(&mut headers);
         assert!(headers.is_empty());
+    }
+
+    #[test]
+    fn a_length_that_could_be_read_in_two_ways_is_none() {
+        let one = |value| map(&[("content-length", value)]);
+        for (headers, has_body, fine) in [
+            (map(&[]), true, true),
+            (one("5"), true, true),
+            (one("0"), false, true),
+            (one("5"), false, false),
+            (one("+5"), true, false),
+            (one(""), true, false),
+            (
+                map(&[("content-length", "5"), ("content-length", "5")]),
+                true,
+                false,
+            ),
+        ] {
+            assert_eq!(has_one_length(&headers, has_body), fine, "{headers:?}");
+        }
+        let mut both = map(&[("content-length", "5"), ("transfer-encoding", "chunked")]);
+        settle_length(&mut both);
+        assert!(!both.contains_key(CONTENT_LENGTH));
+        let mut twice = map(&[("content-length", "5"), ("content-length", "5")]);
+        settle_length(&mut twice);
+        assert_eq!(twice, one("5"));
     }
 
     #[test]

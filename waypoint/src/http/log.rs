@@ -62,6 +62,11 @@ impl Log {
         }
     }
 
+    /// Whether an answer has no body.
+    pub fn is_head(&self) -> bool {
+        self.method == Method::HEAD
+    }
+
     /// Version of the request.
     pub fn version(&self) -> Version {
         self.version

@@ -209,6 +209,12 @@ pub trait Site {
     /// Ends when the worker begins to drain: connections take no further request.
     fn draining(&self) -> LocalBoxFuture<'static, ()>;
 
+    /// Ends shortly before what is still open is ended by force: until then an idle connection of
+    /// HTTP/1 may be kept for its client's next request, which is told that it is the last.
+    fn closing(&self) -> LocalBoxFuture<'static, ()> {
+        self.draining()
+    }
+
     /// Bounds.
     fn limits(&self) -> &Limits;
 }

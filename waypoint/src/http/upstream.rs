@@ -14,6 +14,7 @@ use super::exec::Exec;
 use super::limits::{
     CONNECTION_WINDOW_BYTES, IDLE_MAX, READ_BUFFER_BYTES, SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES,
 };
+use super::linger::Lingering;
 use super::sent::SentBody;
 use super::site::{Asked, ConnectError, Io, Site};
 
@@ -27,6 +28,8 @@ pub struct Upstream {
     shared: RefCell<Vec<Shared>>,
     /// One HTTP/2 connection is opened at a time: it will carry those that wait, too.
     opening: Semaphore,
+    /// How the last of them failed, and how many have: those that waited for it share it.
+    failed: RefCell<(u64, Option<ConnectError>)>,
     is_swept: Cell<bool>,
 }
 
@@ -98,6 +101,7 @@ impl Upstream {
             idle: RefCell::default(),
             shared: RefCell::default(),
             opening: Semaphore::new(1),
+            failed: RefCell::default(),
             is_swept: Cell::new(false),
         })
     }
@@ -163,7 +167,7 @@ impl Upstream {
                 return Ok(self.leased(Sender::Http1(sender), true));
             }
         }
-        let io = site.open(asked, self).await?;
+        let io = Lingering::new(site.open(asked, self).await?, site);
         let shaken = http1_builder().handshake(io).await;
         let (sender, connection) = shaken.map_err(|error| broken(&error))?;
         site.spawn(Box::pin(async move {
@@ -179,14 +183,15 @@ impl Upstream {
         site: &Rc<dyn Site>,
         asked: &Rc<Asked>,
     ) -> Result<(Lease, oneshot::Receiver<Taken>), ConnectError> {
-        let io = site.open(asked, self).await?;
+        let io = Lingering::new(site.open(asked, self).await?, site);
         let shaken = http1_builder().handshake(io).await;
         let (sender, mut connection) = shaken.map_err(|error| broken(&error))?;
         let (taken, take) = oneshot::channel();
         site.spawn(Box::pin(async move {
             if (&mut connection).await.is_ok() {
                 let parts = connection.into_parts();
-                let _ = taken.send((parts.io, parts.read_buf));
+                let io: Box<dyn Io> = Box::new(parts.io);
+                let _ = taken.send((io, parts.read_buf));
             }
         }));
         Ok((self.leased(Sender::Http1(sender), false), take))
@@ -201,11 +206,30 @@ impl Upstream {
         if let Some(lease) = self.shared(site).filter(|_| !fresh) {
             return Ok(lease);
         }
+        let before = self.failed.borrow().0;
         let _turn = self.opening.acquire().await;
         if let Some(lease) = self.shared(site).filter(|_| !fresh) {
             return Ok(lease);
         }
-        let io = site.open(asked, self).await?;
+        if let (count, Some(error)) = &*self.failed.borrow()
+            && *count != before
+        {
+            return Err(error.clone());
+        }
+        let opened = self.open_http2(site, asked).await;
+        if let Err(error) = &opened {
+            let mut failed = self.failed.borrow_mut();
+            *failed = (failed.0 + 1, Some(error.clone()));
+        }
+        opened
+    }
+
+    async fn open_http2(
+        self: &Rc<Self>,
+        site: &Rc<dyn Site>,
+        asked: &Rc<Asked>,
+    ) -> Result<Lease, ConnectError> {
+        let io = Lingering::new(site.open(asked, self).await?, site);
         let shaken = http2::Builder::new(Exec::new(site))
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)

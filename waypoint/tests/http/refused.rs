@@ -179,6 +179,9 @@ fn http2_has_the_same_bounds() {
         assert_eq!(ask(many).await.unwrap(), 431);
         let other = http::Request::get("http://shop/").header("host", "other");
         assert_eq!(ask(other).await.unwrap(), 400);
+        let twice = http::Request::get("http://shop/").header("content-length", "0");
+        let twice = twice.header("content-length", "0");
+        assert_eq!(ask(twice).await.unwrap(), 400);
         assert!(world.seen.borrow().is_empty());
         assert_eq!(ask(http::Request::get("http://shop/")).await.unwrap(), 200);
     });
@@ -206,5 +209,31 @@ fn a_connection_that_is_closed_here_is_read_to_its_end() {
                 .await
                 .expect_err("but not for ever");
         }
+    });
+}
+
+#[test]
+fn head_has_no_body_also_when_it_is_answered_here() {
+    run(async |world| {
+        world.route(Vec::new());
+        let mut sender = world.connect_http2().await;
+        let request = http::Request::head("http://shop/");
+        let request = request
+            .body(http_body_util::Empty::<bytes::Bytes>::new())
+            .unwrap();
+        let answer = sender.send_request(request).await.unwrap();
+        assert_eq!(answer.status(), 404);
+        assert_eq!(answer.headers().get("content-length").unwrap(), "39");
+        let body = http_body_util::BodyExt::collect(answer.into_body())
+            .await
+            .unwrap();
+        assert_eq!(body.to_bytes(), "");
+
+        let mut client = world.connect();
+        let request = b"HEAD / HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n";
+        client.write_all(request).await.unwrap();
+        let head = read_head(&mut client).await;
+        assert!(head.starts_with("HTTP/1.1 404"), "{head}");
+        assert_eq!(read_head(&mut client).await, "");
     });
 }
