@@ -38,6 +38,8 @@ struct Report {
     uid: String,
     ips: Vec<std::net::IpAddr>,
     enrolled: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waypoint: Option<translate::WaypointReport>,
 }
 
 /// All routes.
@@ -64,6 +66,7 @@ fn page(engine: &EngineHandle, acks: &Acks) -> Page {
         uid: pod.uid.to_string(),
         ips: pod.ips.clone(),
         enrolled: pod.enrolled,
+        waypoint: pod.waypoint.clone(),
     };
     let reports = published.reports.iter();
     let objects = published.statuses.iter();

@@ -11,6 +11,10 @@ use crate::waypoint::Settings;
 
 /// Directory of waypoints' cgroups below the agent's cgroup root.
 const CGROUP: &str = "culvert-waypoints";
+/// The waypoint's own flag for how long it drains.
+const DRAIN_FLAG: &str = "--drain-deadline";
+/// A waypoint ends what is left by itself so long before it would be killed.
+const END_MARGIN: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct WaypointArgs {
@@ -61,10 +65,19 @@ impl WaypointArgs {
         // A path that is no text cannot be told; the waypoint's own error then names it.
         let files = files.map(|(flag, path)| [flag.to_owned(), path.display().to_string()]);
         let told = texts.into_iter().chain(files).flatten();
+        let mut arguments: Vec<String> = told.chain(self.waypoint_args.clone()).collect();
+        if !arguments
+            .iter()
+            .any(|argument| argument.starts_with(DRAIN_FLAG))
+        {
+            let grace = self.waypoint_drain_deadline.saturating_sub(END_MARGIN);
+            let grace = grace.max(self.waypoint_drain_deadline / 2);
+            arguments.push(format!("{DRAIN_FLAG}={}ms", grace.as_millis()));
+        }
         let cgroup = || agent.cgroup_root.join(CGROUP);
         Settings {
             binary: self.waypoint_binary.clone(),
-            arguments: told.chain(self.waypoint_args.clone()).collect(),
+            arguments,
             state_dir: self.waypoint_dir.clone(),
             cni_conf_dir: self.cni_conf_dir.clone(),
             cni_bin_dirs: self.cni_bin_dir.clone(),

@@ -27,6 +27,8 @@ const LOOK: Duration = Duration::from_millis(100);
 const PROBE_FIRST: Duration = Duration::from_millis(200);
 /// The same after it.
 const PROBE_THEN: Duration = Duration::from_secs(1);
+/// Before that, a process that is not ready only starts, which is no problem to tell of.
+const STARTS_WITHIN: Duration = Duration::from_secs(2);
 /// So many times no after a yes makes it not ready: one lost answer is no outage.
 const MISSES: u32 = 3;
 /// Reports that wait for the acknowledgement of all proxies, 5 s each, until a ready instance
@@ -186,7 +188,7 @@ impl Instance {
         let Some(netns) = sandbox::netns(&self.record) else {
             return;
         };
-        let mut misses = MISSES;
+        let (mut misses, began) = (MISSES, Instant::now());
         loop {
             match ask(netns.clone()).await {
                 Ok(()) => {
@@ -197,7 +199,8 @@ impl Instance {
                     misses = misses.saturating_add(1);
                     if misses >= MISSES {
                         self.is_not_ready();
-                        self.problem(why);
+                        let only_starts = began.elapsed() < STARTS_WITHIN;
+                        self.problem(if only_starts { String::new() } else { why });
                     }
                 }
             }

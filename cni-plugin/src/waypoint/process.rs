@@ -121,6 +121,7 @@ fn arguments(settings: &Settings, record: &Record) -> Vec<String> {
             format!("{}/{}", replica.namespace, replica.gateway),
         ),
         ("--pod-name", record.name()),
+        ("--pod-uid", record.uid.clone()),
         ("--pod-namespace", replica.namespace.clone()),
         ("--service-account", replica.service_account.clone()),
         ("--trust-domain", replica.trust_domain.clone()),
@@ -202,7 +203,7 @@ mod tests {
         let record = Record::new(replica, 17, "culvert-", String::new());
         let arguments = arguments(&settings, &record).join(" ");
         assert!(
-            arguments.starts_with("--gateway shop/gate --pod-name gate-17 --pod-namespace shop"),
+            arguments.starts_with("--gateway shop/gate --pod-name gate-17 --pod-uid "),
             "{arguments}"
         );
         assert!(
