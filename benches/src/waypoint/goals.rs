@@ -143,7 +143,21 @@ fn value(report: &Report, row: &Row, (figure, against): (&str, Against)) -> Opti
         Rival => report.row(&row.axis, &row.case, RIVAL)?,
         Case(case) => report.row(&row.axis, case, &row.path)?,
     };
-    ratio(own, other.figures.get(figure)?)
+    let other = other.figures.get(figure)?;
+    match figure.starts_with("added_") {
+        true => ratio(&difference(own), &difference(other)),
+        false => ratio(own, other),
+    }
+}
+
+/// What is added is lost in the noise where a way was faster than the one without a waypoint: it
+/// adds nothing then, and nothing can be compared with it.
+fn difference(figure: &Figure) -> Figure {
+    let runs = figure.runs.iter().map(|value| value.max(0.0));
+    Figure {
+        runs: runs.collect(),
+        ..figure.clone()
+    }
 }
 
 #[cfg(test)]
@@ -193,6 +207,26 @@ mod tests {
         };
         let rival = row("16 connections", "envoy", (figure, 1.0));
         assert!(!reached_by(vec![failed, rival])[0].met);
+    }
+
+    #[test]
+    fn a_difference_that_is_lost_in_the_noise_is_nothing_and_no_measure() {
+        let added = |way, runs: &[f64]| Row {
+            axis: "paced".to_owned(),
+            figures: [(
+                "added_p99_us".to_owned(),
+                Figure::of(runs.to_vec()).unwrap(),
+            )]
+            .into(),
+            ..row("16 connections", way, ("", 0.0))
+        };
+        let rows = vec![
+            added("culvert/epoll", &[-5.0, 30.0, -9.0]),
+            added("envoy", &[10.0, 60.0, -4.0]),
+        ];
+        let all = reached_by(rows);
+        let value = all.iter().find_map(|one| one.value.as_ref()).unwrap();
+        assert_eq!((value.median, value.low, value.high), (0.25, 0.0, 0.5));
     }
 
     #[test]
