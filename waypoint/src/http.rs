@@ -69,7 +69,7 @@ impl Proxy {
     /// at once, but for requests of HTTP/2, which find that out by themselves.
     pub async fn serve(self: Rc<Self>, io: impl Io + 'static, asked: Rc<Asked>) {
         let io = linger::Lingering::new(io, &self.site);
-        downstream::serve(&self, io, asked).await;
+        downstream::serve(self, io, asked).await;
     }
 
     fn since_start(&self) -> Duration {

@@ -29,6 +29,8 @@ pub struct Client {
     active: Cell<usize>,
     /// When the last one was over, or the connection began.
     quiet_since: Cell<Instant>,
+    /// Whether the next answer is the last one.
+    pub is_draining: Cell<bool>,
     /// What an HTTP/1 connection becomes when its last answer is written.
     pub next: RefCell<Option<NextProtocol>>,
 }
@@ -50,6 +52,7 @@ impl Client {
             interim,
             active: Cell::new(0),
             quiet_since: Cell::new(proxy.site.now()),
+            is_draining: Cell::new(false),
             next: RefCell::default(),
             proxy: proxy.clone(),
             asked,

@@ -10,7 +10,8 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use futures::future::{Either, LocalBoxFuture, select};
-use http::{Request, Response, StatusCode};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -27,42 +28,53 @@ use super::limits::{
 use super::log::Log;
 use super::preface::{self, Rewound};
 use super::relay::relay;
-use super::site::{Asked, Io, Reason};
+use super::site::{Asked, Io, Reason, Site};
 use super::{Proxy, exchange, h2c};
 
 /// Serves a connection until it has ended.
-pub(super) async fn serve(proxy: &Rc<Proxy>, mut io: impl Io + 'static, asked: Rc<Asked>) {
-    let site = &proxy.site;
-    let patience = site.limits().head_timeout;
-    let first = {
-        let first = std::pin::pin!(preface::read(&mut io));
-        match select(first, site.sleep_until(site.now() + patience)).await {
-            Either::Left((first, _)) => first,
-            Either::Right(_) => return,
+pub(super) async fn serve(proxy: Rc<Proxy>, io: impl Io + 'static, asked: Rc<Asked>) {
+    // Each phase has memory of its own: an idle connection keeps none of those before it.
+    let begun = Box::pin(begin(proxy.site.clone(), io)).await;
+    match begun {
+        Some((start, io, true)) => {
+            Box::pin(serve_http2(proxy, Rewound::new(start, io), asked)).await;
         }
-    };
-    match first {
-        Ok(Some((start, true))) => serve_http2(proxy, Rewound::new(start, io), asked).await,
-        Ok(Some((start, false))) => serve_http1(proxy, (io, start), asked).await,
-        Ok(None) | Err(_) => {}
+        Some((start, io, false)) => Box::pin(serve_http1(proxy, (io, start), asked)).await,
+        None => {}
     }
 }
 
+/// What was read, and whether it is HTTP/2. None: nothing came, or too late.
+async fn begin<I: Io>(site: Rc<dyn Site>, mut io: I) -> Option<(Vec<u8>, I, bool)> {
+    let late = site.sleep_until(site.now() + site.limits().head_timeout);
+    let first = {
+        let first = std::pin::pin!(preface::read(&mut io));
+        match select(first, late).await {
+            Either::Left((first, _)) => first,
+            Either::Right(_) => return None,
+        }
+    };
+    let (start, is_http2) = first.ok()??;
+    Some((start, io, is_http2))
+}
+
 async fn serve_http1(
-    proxy: &Rc<Proxy>,
+    proxy: Rc<Proxy>,
     (io, start): (impl Io + 'static, Vec<u8>),
     asked: Rc<Asked>,
 ) {
     let line = Rc::<Line>::default();
-    let client = Client::new(proxy, asked.clone(), Some(line.interim().clone()));
+    let client = Client::new(&proxy, asked.clone(), Some(line.interim().clone()));
     let clock = proxy.site.clone();
     let guarded = Guarded::new(io, &start, line.clone(), Box::new(move || clock.now()));
     drop(start);
     let number = Rc::new(Cell::new(0));
     let (of_service, its_line) = (client.clone(), line.clone());
-    let service = service_fn(move |request| {
+    // Boxed one by one: hyper keeps room for one request in every idle connection.
+    let service = service_fn(move |request| -> LocalBoxFuture<'static, Answered> {
         number.set(number.get() + 1);
-        one_http1(of_service.clone(), its_line.clone(), number.get(), request)
+        let (client, line) = (of_service.clone(), its_line.clone());
+        Box::pin(one_http1(client, line, number.get(), request))
     });
     let mut connection = http1::Builder::new()
         .max_buf_size(READ_BUFFER_BYTES)
@@ -71,8 +83,12 @@ async fn serve_http1(
     let mut watch = Watch::new(&client);
     let ended = poll_fn(|cx| {
         loop {
-            if watch.is_draining(cx) {
-                Pin::new(&mut connection).graceful_shutdown();
+            while let Some(step) = watch.poll_drain(cx) {
+                match step {
+                    // The next answer says that it is the last.
+                    Drain::Begins => client.is_draining.set(true),
+                    Drain::Ends => Pin::new(&mut connection).graceful_shutdown(),
+                }
             }
             if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
                 return Poll::Ready(ended);
@@ -93,22 +109,25 @@ async fn serve_http1(
     match next {
         NextProtocol::Tunnel(taken, log) => {
             if let Ok(taken) = taken.await {
-                relay(&proxy.site, (parts.io, parts.read_buf), taken, log).await;
+                let client = (parts.io, parts.read_buf);
+                Box::pin(relay(&proxy.site, client, taken, log)).await;
             }
         }
         NextProtocol::Http2(frame) => {
             let io = h2c::Joined::new(parts.io, &parts.read_buf, frame);
-            serve_http2(proxy, io, asked).await;
+            Box::pin(serve_http2(proxy, io, asked)).await;
         }
     }
 }
+
+type Answered = Result<Response<AnswerBody>, Infallible>;
 
 async fn one_http1(
     client: Rc<Client>,
     line: Rc<Line>,
     number: u64,
     request: Request<Incoming>,
-) -> Result<Response<AnswerBody>, Infallible> {
+) -> Answered {
     if let Some(violation) = line.refused(number) {
         return Ok(refusal(&client, violation, request));
     }
@@ -121,11 +140,16 @@ async fn one_http1(
         *answer.headers_mut() = h2c::switching();
         return Ok(answer);
     }
-    let answer = exchange::answer(client.clone(), Request::from_parts(head, body)).await;
-    match client.next.borrow().is_some() {
-        true => line.on_upgrade(),
-        false => line.on_answer(number),
+    let mut answer = exchange::answer(client.clone(), Request::from_parts(head, body)).await;
+    if client.next.borrow().is_some() {
+        line.on_upgrade();
+        return Ok(answer);
     }
+    if client.is_draining.get() {
+        let close = HeaderValue::from_static("close");
+        answer.headers_mut().insert(CONNECTION, close);
+    }
+    line.on_answer(number);
     Ok(answer)
 }
 
@@ -141,12 +165,13 @@ fn refusal(
     own.into_answer(log)
 }
 
-async fn serve_http2(proxy: &Rc<Proxy>, io: impl Io + 'static, asked: Rc<Asked>) {
-    let client = Client::new(proxy, asked, None);
+async fn serve_http2(proxy: Rc<Proxy>, io: impl Io + 'static, asked: Rc<Asked>) {
+    let client = Client::new(&proxy, asked, None);
     let of_service = client.clone();
-    let service = service_fn(move |request| {
+    let service = service_fn(move |request| -> LocalBoxFuture<'static, Answered> {
         let client = of_service.clone();
-        async move { Ok::<_, Infallible>(exchange::answer(client, request).await) }
+        // Boxed here, since hyper moves it several times on its way to a task.
+        Box::pin(async move { Ok(exchange::answer(client, request).await) })
     });
     let mut connection = http2::Builder::new(Exec::new(&proxy.site))
         .auto_date_header(false)
@@ -160,7 +185,7 @@ async fn serve_http2(proxy: &Rc<Proxy>, io: impl Io + 'static, asked: Rc<Asked>)
     let mut watch = Watch::new(&client);
     let ended = poll_fn(|cx| {
         loop {
-            if watch.is_draining(cx) {
+            while watch.poll_drain(cx).is_some() {
                 Pin::new(&mut connection).graceful_shutdown();
             }
             if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
@@ -186,10 +211,19 @@ enum Due {
     Idle,
 }
 
+/// How far the worker's drain is.
+enum Drain {
+    /// No connection takes more than one request.
+    Begins,
+    /// Idle connections are closed.
+    Ends,
+}
+
 /// The times of a connection. One timer at most, and none is touched by a request.
 struct Watch {
     client: Rc<Client>,
     draining: Option<LocalBoxFuture<'static, ()>>,
+    closing: Option<LocalBoxFuture<'static, ()>>,
     timer: Option<(Instant, LocalBoxFuture<'static, ()>)>,
     is_over: bool,
 }
@@ -199,19 +233,28 @@ impl Watch {
         Self {
             client: client.clone(),
             draining: Some(client.site().draining()),
+            closing: None,
             timer: None,
             is_over: false,
         }
     }
 
-    /// True once.
-    fn is_draining(&mut self, cx: &mut Context<'_>) -> bool {
-        let draining = self.draining.as_mut();
-        let is_draining = draining.is_some_and(|one| one.as_mut().poll(cx).is_ready());
-        if is_draining {
-            self.draining = None;
+    /// Each step once.
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Option<Drain> {
+        let is_over = |wait: &mut Option<LocalBoxFuture<'static, ()>>, cx: &mut Context<'_>| {
+            let is_over = wait
+                .as_mut()
+                .is_some_and(|one| one.as_mut().poll(cx).is_ready());
+            if is_over {
+                *wait = None;
+            }
+            is_over
+        };
+        if is_over(&mut self.draining, cx) {
+            self.closing = Some(self.client.site().closing());
+            return Some(Drain::Begins);
         }
-        is_draining
+        is_over(&mut self.closing, cx).then_some(Drain::Ends)
     }
 
     /// Ready when something is due; the timer of an earlier wish is kept and looked at again.

@@ -20,6 +20,7 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 /// `x-request-id`.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The fields of a request as routes look at them.
@@ -68,7 +69,12 @@ pub fn end_connection(headers: &mut HeaderMap) {
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     let values = headers.get_all(CONNECTION).iter();
     let tokens = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-    let names = tokens.filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok());
+    let tokens = tokens.map(<[u8]>::trim_ascii);
+    // The usual ones name no field that is left.
+    let usual = [&b"keep-alive"[..], b"close", b"upgrade"];
+    let is_usual = |token: &&[u8]| usual.iter().any(|one| token.eq_ignore_ascii_case(one));
+    let tokens = tokens.filter(|token| !is_usual(token));
+    let names = tokens.filter_map(|token| HeaderName::from_bytes(token).ok());
     names
         .filter(|name| ![HOST, CONTENT_LENGTH, TE].contains(name))
         .collect()
@@ -176,7 +182,7 @@ pub fn name_request(headers: &mut HeaderMap, random: &dyn Fn() -> u64) -> Header
     if !is_kept {
         let made = traceparent([random(), random(), random()]);
         headers.insert(TRACEPARENT, made);
-        headers.remove("tracestate");
+        headers.remove(TRACESTATE);
     }
     id
 }

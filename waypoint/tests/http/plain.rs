@@ -189,20 +189,28 @@ fn what_a_service_says_that_it_speaks_is_spoken() {
 }
 
 #[test]
-fn a_drained_worker_answers_what_it_has_and_closes() {
+fn a_drained_worker_answers_one_more_request_of_each_connection() {
     run(async |world| {
         world.endpoint("", "v1", world.echo("v1"));
-        let mut client = world.connect();
-        client
-            .write_all(b"GET /a HTTP/1.1\r\nHost: shop\r\n\r\n")
-            .await
-            .unwrap();
-        assert_eq!(read_answer(&mut client).await.status, 200);
+        let request = b"GET /a HTTP/1.1\r\nHost: shop\r\n\r\n";
+        let (mut busy, mut idle) = (world.connect(), world.connect());
+        for client in [&mut busy, &mut idle] {
+            client.write_all(request).await.unwrap();
+            assert_eq!(read_answer(client).await.header("connection"), None);
+        }
         world.drain();
+        tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+        busy.write_all(request).await.unwrap();
+        let answer = read_answer(&mut busy).await;
         assert_eq!(
-            read_head(&mut client).await,
+            (answer.status, answer.header("connection")),
+            (200, Some("close"))
+        );
+        assert_eq!(read_head(&mut busy).await, "", "and it is closed");
+        assert_eq!(
+            read_head(&mut idle).await,
             "",
-            "an idle connection is closed"
+            "an idle one is closed in the end"
         );
     });
 }

@@ -194,6 +194,14 @@ impl Site for FakeSite {
         })
     }
 
+    fn closing(&self) -> LocalBoxFuture<'static, ()> {
+        let draining = self.draining();
+        Box::pin(async move {
+            draining.await;
+            tokio::time::sleep(Duration::from_secs(10)).await;
+        })
+    }
+
     fn limits(&self) -> &Limits {
         &self.limits
     }
