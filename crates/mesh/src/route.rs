@@ -118,6 +118,18 @@ pub struct Rule {
     pub persistence: Option<Persistence>,
 }
 
+impl Rule {
+    /// Whether neither it nor one of its backends has a filter.
+    #[must_use]
+    pub fn has_no_filter(&self) -> bool {
+        let of_backends = self.backends.iter().map(|backend| &backend.filters);
+        let none = Filters::default();
+        of_backends
+            .chain([&self.filters])
+            .all(|filters| *filters == none)
+    }
+}
+
 /// Requests of one client keep to the endpoint that its first one went to (GEP-1619).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Persistence {

@@ -119,6 +119,20 @@ impl Book {
         .filter(|attached| !attached.is_empty())
     }
 
+    /// All parents with what is attached to them, in no order.
+    pub fn parents(&self) -> impl Iterator<Item = (ParentKey, &Attached)> {
+        let services = self.services.iter().flat_map(|(to, port)| {
+            let consumers = port.consumers.iter();
+            let consumers = consumers
+                .map(|(from, attached)| (ParentKey::Consumer(from.clone(), to.clone()), attached));
+            consumers.chain([(ParentKey::Producer(to.clone()), &port.producer)])
+        });
+        let gateways = self.gateways.iter();
+        let gateways = gateways.map(|(key, attached)| (ParentKey::Gateway(key.clone()), attached));
+        let all = services.chain(gateways);
+        all.filter(|(_, attached)| !attached.is_empty())
+    }
+
     /// Attaches; what was there before is gone. Nothing attached takes the parent out.
     pub fn attach(&mut self, parent: ParentKey, attached: Attached) {
         match parent {

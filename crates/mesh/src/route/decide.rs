@@ -124,7 +124,12 @@ pub fn decide<'a>(
         return fail(None, Failure::NoRoute);
     };
     let rule = selected.rule;
-    if let Some(answered) = answered(&rule.filters, selected, request) {
+    let is_bare = selected.is_bare;
+    let answered = |filters| match is_bare {
+        true => None,
+        false => answered(filters, selected, request),
+    };
+    if let Some(answered) = answered(&rule.filters) {
         return answered;
     }
     let weights = rule.backends.iter().map(|backend| backend.weight);
@@ -133,7 +138,7 @@ pub fn decide<'a>(
         Err(failure) => return fail(Some(selected), failure),
     };
     let backend = &rule.backends[backend_index];
-    if let Some(answered) = answered(&backend.filters, selected, request) {
+    if let Some(answered) = answered(&backend.filters) {
         return answered;
     }
     let (service, port) = match &backend.target {
@@ -143,12 +148,13 @@ pub fn decide<'a>(
         }
     };
     let both = [&rule.filters, &backend.filters];
+    // What has to be looked into of them.
+    let given = if is_bare { &[][..] } else { &both[..] };
     // The backend's rewrite replaces the rule's: both at once would rewrite twice.
-    let rewrite = backend
-        .filters
-        .rewrite
-        .as_ref()
-        .or(rule.filters.rewrite.as_ref());
+    let rewrites = given.iter().rev();
+    let rewrite = rewrites
+        .filter_map(|filters| filters.rewrite.as_ref())
+        .next();
     let change = rewrite.and_then(|rewrite| rewrite.path.as_ref());
     let path = match change {
         Some(change) => change
@@ -156,7 +162,7 @@ pub fn decide<'a>(
             .into(),
         None => Cow::Borrowed(request.path),
     };
-    let mirrors = both.into_iter().flat_map(|filters| &filters.mirrors);
+    let mirrors = given.iter().flat_map(|filters| &filters.mirrors);
     Decision::Forward(Forward {
         selected,
         backend,
@@ -171,8 +177,8 @@ pub fn decide<'a>(
             &backend.filters.response_headers,
             &rule.filters.response_headers,
         ],
-        cors: both
-            .into_iter()
+        cors: given
+            .iter()
             .filter_map(|filters| filters.cors.as_ref())
             .next_back()
             .map(|cors| cors.answer(request))

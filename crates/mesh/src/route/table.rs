@@ -30,21 +30,42 @@ struct Entry {
     rule: u32,
     /// None: the rule has no match, and takes everything.
     alternative: Option<u32>,
+    /// Whether being listed says all: it has no condition but the path that it is listed under.
+    is_plain: bool,
+    /// See [`Selected`].
+    is_bare: bool,
 }
 
-/// In order of rank, once it is sorted.
-type List = Arc<Vec<Entry>>;
+/// In order of rank, once it is sorted. Nearly every list has one entry.
+#[derive(Clone, Debug, Default)]
+enum List {
+    #[default]
+    None,
+    One(Entry),
+    Many(Arc<Vec<Entry>>),
+}
 
 /// Entries of one host pattern by path.
 #[derive(Clone, Debug, Default)]
 struct Paths {
-    exact: Index<List>,
+    at: Index<AtPath>,
     /// Regular expressions: tried one by one.
     patterns: List,
-    /// By normal form.
-    prefixes: Index<List>,
     /// gRPC methods of any service.
     methods: Index<List>,
+    /// Bit `n`: there may be a prefix of `n` segments (of [`DEPTH_MAX`] or more).
+    depths: u64,
+}
+
+/// Prefixes of so many segments are not told from longer ones.
+const DEPTH_MAX: u32 = u64::BITS - 1;
+
+/// Entries of one path.
+#[derive(Clone, Debug, Default)]
+struct AtPath {
+    exact: List,
+    /// Under its normal form.
+    prefix: List,
 }
 
 /// The match that took a request.
@@ -58,6 +79,9 @@ pub struct Selected<'a> {
     pub rule_index: usize,
     /// The condition that held; None: the rule has none.
     pub matched: Option<&'a RequestMatch>,
+    /// Whether neither the rule nor its backends have a filter: then nobody need look at them,
+    /// which among ten thousand rules are a dozen lines that are in no cache.
+    pub(super) is_bare: bool,
 }
 
 /// Where an entry is listed.
@@ -80,7 +104,7 @@ impl Table {
                 .insert(route.key.clone(), route.clone())
                 .is_none()
             {
-                table.list(&route, push);
+                table.list(&route, List::push);
             }
         }
         // Sorted once at the end: sorted insertion costs the square of what one path has.
@@ -109,7 +133,7 @@ impl Table {
     /// Adds a route, in place of the one of that name.
     pub fn insert(&mut self, route: Arc<Route>) {
         self.remove(&route.key);
-        self.list(&route, insert);
+        self.list(&route, List::insert);
         self.routes.insert(route.key.clone(), route);
     }
 
@@ -118,20 +142,24 @@ impl Table {
         let Some(route) = self.routes.remove(key) else {
             return false;
         };
-        self.list(&route, |list, entry| remove(list, &entry));
+        self.list(&route, |list, entry| list.remove(&entry));
         true
     }
 
     /// Does something with every list that an entry of the route belongs into.
     fn list(&mut self, route: &Arc<Route>, change: impl Fn(&mut List, Entry)) {
         for (rule, of_rule) in route.rules.iter().enumerate() {
+            let is_bare = of_rule.has_no_filter();
             let count = of_rule.matches.len();
             let alternatives = (0..count).map(Some).chain((count == 0).then_some(None));
             for alternative in alternatives {
+                let matched = alternative.map(|at| &of_rule.matches[at]);
                 let entry = Entry {
                     route: route.clone(),
                     rule: number(rule),
                     alternative: alternative.map(number),
+                    is_plain: matched.is_none_or(is_plain),
+                    is_bare,
                 };
                 self.list_entry(entry, &change);
             }
@@ -192,54 +220,86 @@ impl Table {
 impl Paths {
     fn select(&self, request: &Request<'_>) -> Option<Selected<'_>> {
         let path = request.path;
-        let first = |list| first(list, request);
-        let listed = |list: Option<_>| list.and_then(first);
-        let prefixes = || {
-            let whole = prefixes(path).filter(|prefix| !prefix.is_empty());
-            whole.filter_map(|prefix| self.prefixes.get(prefix))
-        };
-        let method = || {
-            let (_, method) = grpc_call(path)?;
-            listed(self.methods.get(method))
-        };
-        let found = listed(self.exact.get(path))
-            .or_else(|| first(&self.patterns))
-            .or_else(|| prefixes().find_map(first))
-            .or_else(method)
+        let whole = self.at.get(path);
+        let found = whole
+            .and_then(|at| at.exact.first(request))
+            .or_else(|| self.patterns.first(request))
+            .or_else(|| whole.and_then(|at| at.prefix.first(request)))
+            .or_else(|| self.below(request))
+            .or_else(|| {
+                let (_, method) = grpc_call(path)?;
+                self.methods.get(method)?.first(request)
+            })
             // `*` (OPTIONS of a whole server) has no prefix, and is taken by what takes every path.
-            .or_else(|| listed(self.prefixes.get("")))?;
+            .or_else(|| self.at.get("")?.prefix.first(request))?;
         Some(found.selected())
+    }
+
+    /// What takes a path by a prefix that is neither the whole path nor empty.
+    fn below(&self, request: &Request<'_>) -> Option<&Entry> {
+        let path = request.path;
+        let mut depth = segments(path);
+        let shorter = prefixes(path).skip(1).filter(|prefix| !prefix.is_empty());
+        for prefix in shorter {
+            depth -= 1;
+            if self.depths & (1 << depth.min(DEPTH_MAX)) == 0 {
+                continue;
+            }
+            let at = self.at.get(prefix);
+            if let Some(found) = at.and_then(|at| at.prefix.first(request)) {
+                return Some(found);
+            }
+        }
+        None
     }
 
     /// Changes the list of a place.
     fn change(&mut self, listed: Listed, change: impl FnOnce(&mut List)) {
-        let (index, text) = match listed {
+        let (path, is_exact) = match listed {
             Listed::Pattern => return change(&mut self.patterns),
-            Listed::Exact(path) => (&mut self.exact, path),
-            Listed::Prefix(prefix) => (&mut self.prefixes, prefix),
-            Listed::Method(method) => (&mut self.methods, method),
+            Listed::Method(method) => {
+                return self.methods.change(&method, |list| {
+                    let mut list = list.unwrap_or_default();
+                    change(&mut list);
+                    (!list.is_empty()).then_some(list)
+                });
+            }
+            Listed::Exact(path) => (path, true),
+            Listed::Prefix(prefix) => (prefix, false),
         };
-        index.change(&text, |list| {
-            let mut list = list.unwrap_or_default();
-            change(&mut list);
-            (!list.is_empty()).then_some(list)
+        if !is_exact {
+            // A bit too many costs a look in vain, so it stays when its prefixes go.
+            self.depths |= 1 << segments(&path).min(DEPTH_MAX);
+        }
+        self.at.change(&path, |at| {
+            let mut at = at.unwrap_or_default();
+            change(match is_exact {
+                true => &mut at.exact,
+                false => &mut at.prefix,
+            });
+            let none = at.exact.is_empty() && at.prefix.is_empty();
+            (!none).then_some(at)
         });
     }
 
     fn is_empty(&self) -> bool {
-        let indexes = [&self.exact, &self.prefixes, &self.methods];
-        self.patterns.is_empty() && indexes.iter().all(|index| index.is_empty())
+        self.patterns.is_empty() && self.at.is_empty() && self.methods.is_empty()
     }
 
     fn sort(&mut self) {
-        let sort = |list: &mut List| {
-            Arc::make_mut(list).sort_by(|a, b| compare(a.place(), b.place()));
-        };
-        for index in [&mut self.exact, &mut self.prefixes, &mut self.methods] {
-            index.for_each(sort);
-        }
-        sort(&mut self.patterns);
+        self.at.for_each(|at| {
+            at.exact.sort();
+            at.prefix.sort();
+        });
+        self.methods.for_each(List::sort);
+        self.patterns.sort();
     }
+}
+
+/// Segments of a path or prefix.
+fn segments(path: &str) -> u32 {
+    let slashes = path.bytes().filter(|byte| *byte == b'/').count();
+    u32::try_from(slashes).unwrap_or(u32::MAX)
 }
 
 impl Entry {
@@ -254,37 +314,83 @@ impl Entry {
             rule: &self.route.rules[self.rule as usize],
             rule_index: self.rule as usize,
             matched: rank::matched(self.place()),
+            is_bare: self.is_bare,
         }
     }
 }
 
-/// The first that takes the request.
-fn first<'a>(list: &'a List, request: &Request<'_>) -> Option<&'a Entry> {
-    list.iter().find(|entry| {
-        let matched = rank::matched(entry.place());
-        matched.is_none_or(|matched| matched.holds(request))
-    })
-}
-
-/// At the end, wherever it belongs.
-fn push(list: &mut List, entry: Entry) {
-    Arc::make_mut(list).push(entry);
-}
-
-/// Where it belongs, in a sorted list.
-fn insert(list: &mut List, entry: Entry) {
-    let list = Arc::make_mut(list);
-    let is_before = |known: &Entry| compare(known.place(), entry.place()).is_lt();
-    let at = list.partition_point(is_before);
-    list.insert(at, entry);
-}
-
-/// All entries of its route, at the first of them.
-fn remove(list: &mut List, entry: &Entry) {
-    let is_of_it = |known: &Entry| Arc::ptr_eq(&known.route, &entry.route);
-    if list.iter().any(is_of_it) {
-        Arc::make_mut(list).retain(|known| !is_of_it(known));
+impl List {
+    /// The first that takes a request whose path it is listed under.
+    fn first(&self, request: &Request<'_>) -> Option<&Entry> {
+        let holds = |entry: &&Entry| {
+            entry.is_plain
+                || rank::matched(entry.place()).is_none_or(|matched| matched.holds(request))
+        };
+        match self {
+            Self::None => None,
+            Self::One(entry) => Some(entry).filter(holds),
+            Self::Many(list) => list.iter().find(holds),
+        }
     }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::None => true,
+            Self::One(_) => false,
+            Self::Many(list) => list.is_empty(),
+        }
+    }
+
+    /// At the end, wherever it belongs.
+    fn push(&mut self, entry: Entry) {
+        *self = match std::mem::take(self) {
+            Self::None => Self::One(entry),
+            Self::One(first) => Self::Many(Arc::new(vec![first, entry])),
+            Self::Many(mut list) => {
+                Arc::make_mut(&mut list).push(entry);
+                Self::Many(list)
+            }
+        };
+    }
+
+    fn sort(&mut self) {
+        if let Self::Many(list) = self {
+            Arc::make_mut(list).sort_by(|a, b| compare(a.place(), b.place()));
+        }
+    }
+
+    /// Where it belongs, in a sorted list.
+    fn insert(&mut self, entry: Entry) {
+        match self {
+            Self::Many(list) => {
+                let is_before = |known: &Entry| compare(known.place(), entry.place()).is_lt();
+                let at = list.partition_point(is_before);
+                Arc::make_mut(list).insert(at, entry);
+            }
+            Self::None | Self::One(_) => {
+                self.push(entry);
+                self.sort();
+            }
+        }
+    }
+
+    /// Takes out all entries of its route, at the first of them.
+    fn remove(&mut self, entry: &Entry) {
+        let is_of_it = |known: &Entry| Arc::ptr_eq(&known.route, &entry.route);
+        match self {
+            Self::One(known) if is_of_it(known) => *self = Self::None,
+            Self::Many(list) if list.iter().any(is_of_it) => {
+                Arc::make_mut(list).retain(|known| !is_of_it(known));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Whether the path is its only condition, and one that the index proves.
+fn is_plain(one: &RequestMatch) -> bool {
+    let by_index = matches!(one.path, PathMatch::Exact(_) | PathMatch::Prefix(_));
+    by_index && one.method.is_none() && one.headers.is_empty() && one.query.is_empty()
 }
 
 /// A route has at most 16 rules and 128 matches.
