@@ -2,9 +2,10 @@
 //! agent before it.
 //!
 //! Pinned programs went on steering meanwhile. Captured pods get new listeners, which ztunnel gets
-//! at its next snapshot, and which take the place of the old ones then ([`super::slots`]); what was
-//! cut off in the middle of an enrolment is undone; what belongs to no living pod is removed. A pod whose record cannot be
-//! read stays captured as it is: it fails closed until an ADD or enrol makes it whole.
+//! at its next snapshot, and which take the place of the old ones then ([`super::slots`]); what
+//! was cut off in the middle of an enrolment is undone; what belongs to no living pod is removed.
+//! A pod whose record cannot be read stays captured as it is: it fails closed until an ADD or enrol
+//! makes it whole.
 
 use std::collections::BTreeSet;
 use std::io;

@@ -1,8 +1,8 @@
 //! The listeners of one pod, and the slots of its steering program that they belong into.
 //!
-//! A slot may still hold a listener of the agent before, which lives because a ztunnel accepts from
-//! it: then that is where connections are served, until a ztunnel has the new one. Knows no ztunnel;
-//! the agent says when that is.
+//! A slot may still hold a listener of the agent before, which lives because a ztunnel accepts
+//! from it: then that is where connections are served, until a ztunnel has the new one. Knows no
+//! ztunnel; the agent says when that is.
 
 use std::os::fd::{AsFd, OwnedFd};
 
