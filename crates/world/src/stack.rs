@@ -163,7 +163,9 @@ impl ControlPlane {
     pub fn agent_program(&self, node: &Node) -> Result<Program, WorldError> {
         let runtime = node.runtime()?;
         let bins = runtime.bin_dirs();
-        let bins = bins.into_iter().flat_map(|bin| ["--cni-bin-dir".into(), bin.into_os_string()]);
+        let bins = bins
+            .into_iter()
+            .flat_map(|bin| ["--cni-bin-dir".into(), bin.into_os_string()]);
         let id = node.place().recorder.state().id;
         Ok(self
             .node_program(

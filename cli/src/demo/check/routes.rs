@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
-use world::stack::READY_WITHIN;
+use world::stack::{Binaries, READY_WITHIN};
 use world::{Program, WorldError};
 
 use crate::canary::{Command, Set, told};
@@ -49,6 +49,14 @@ impl Answer {
 /// All checks of routes. The waypoint and the route stay.
 pub fn routes(mesh: &Mesh, progress: &dyn Progress) -> Result<BackEnd, DemoError> {
     let mut found = BackEnd::default();
+    let binary = Binaries::of_this_build()?.path("waypoint");
+    if !binary.is_file() {
+        let missing = format!(
+            "{} is not built (cargo build -p waypoint)",
+            binary.display()
+        );
+        return Err(WorldError::Missing(vec![missing]).into());
+    }
     progress.step("a waypoint for a Service with two versions, run by a node's agent");
     mesh.manifests.put(STORE_FILE, STORE)?;
     // The rule of the header is there when all are: one route is one unit.
