@@ -147,9 +147,23 @@ pub fn decide<'a>(
             return fail(Some(selected), Failure::InvalidBackend(why.clone()));
         }
     };
+    let to = (service, port);
+    let forward = forward(selected, (backend_index, backend), to, request, entropy);
+    Decision::Forward(forward)
+}
+
+/// What the filters make of a request that goes to a backend.
+fn forward<'a>(
+    selected: Selected<'a>,
+    (backend_index, backend): (usize, &'a Backend),
+    (service, port): (&'a ServiceKey, u16),
+    request: &Request<'a>,
+    entropy: &mut dyn FnMut() -> u64,
+) -> Forward<'a> {
+    let rule = selected.rule;
     let both = [&rule.filters, &backend.filters];
     // What has to be looked into of them.
-    let given = if is_bare { &[][..] } else { &both[..] };
+    let given = if selected.is_bare { &[][..] } else { &both[..] };
     // The backend's rewrite replaces the rule's: both at once would rewrite twice.
     let rewrites = given.iter().rev();
     let rewrite = rewrites
@@ -163,7 +177,7 @@ pub fn decide<'a>(
         None => Cow::Borrowed(request.path),
     };
     let mirrors = given.iter().flat_map(|filters| &filters.mirrors);
-    Decision::Forward(Forward {
+    Forward {
         selected,
         backend,
         backend_index,
@@ -186,7 +200,7 @@ pub fn decide<'a>(
         mirrors: mirrors
             .filter(|mirror| mirror.share.has(entropy()))
             .collect(),
-    })
+    }
 }
 
 fn fail(selected: Option<Selected<'_>>, failure: Failure) -> Decision<'_> {
