@@ -100,10 +100,16 @@ impl Tries {
             tried: &self.tried,
             prefer: exchange.session.map(|session| session.endpoint),
         };
-        let chosen = exchange
-            .client
-            .site()
-            .choose(&exchange.client.asked, choose);
+        let client = &exchange.client;
+        let mut chosen = client.site().choose(&client.asked, choose);
+        if chosen.is_err() && !self.tried.is_empty() {
+            // All were tried: those are what there is.
+            let again = Choose {
+                tried: &[],
+                ..choose
+            };
+            chosen = client.site().choose(&client.asked, again);
+        }
         chosen.map_err(|error| {
             let status = match error {
                 ChooseError::Unknown(_) => StatusCode::INTERNAL_SERVER_ERROR,

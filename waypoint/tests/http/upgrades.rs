@@ -15,7 +15,8 @@ fn echoing(answer: &'static str, heads: &Rc<std::cell::RefCell<Vec<String>>>) ->
     Rc::new(move |mut stream| {
         let heads = heads.clone();
         Box::pin(async move {
-            heads.borrow_mut().push(read_head(&mut stream).await);
+            let head = read_head(&mut stream).await;
+            heads.borrow_mut().push(head);
             stream.write_all(answer.as_bytes()).await.unwrap();
             let (mut read, mut write) = tokio::io::split(stream);
             let _ = tokio::io::copy(&mut read, &mut write).await;

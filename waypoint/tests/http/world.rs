@@ -111,7 +111,6 @@ impl Site for FakeSite {
             .filter(|one| !is_tried(one))
             .min_by_key(|one| one.upstream.load());
         let chosen = preferred.filter(|one| !is_tried(one)).or(fresh);
-        let chosen = chosen.or(endpoints.first());
         let chosen = chosen.ok_or_else(|| ChooseError::NoEndpoint(name.into()))?;
         Ok(Chosen {
             upstream: chosen.upstream.clone(),
