@@ -26,7 +26,7 @@ const PODS: [(&str, usize, bool); 7] = [
     ("shop/waypoint-0", 1, false),
 ];
 /// The pod that the waypoint runs in.
-const WAYPOINT: &str = "shop/waypoint-0";
+pub const WAYPOINT: &str = "shop/waypoint-0";
 /// A program in a pod listens within this, also beside six builds.
 const STARTS_WITHIN: Duration = Duration::from_secs(60);
 /// What was applied before a process was ready is in force within this.

@@ -5,9 +5,11 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use cli::statistics::{LEAST_P, split_p};
 use scenarios::{Scenario, scenario};
+use serde_json::Value;
 use world::Program;
+use world::stack::Binaries;
 
-use crate::bed::Bed;
+use crate::bed::{Bed, WAYPOINT};
 use crate::case::{self, Case, Expect, Pair};
 
 /// Times that the weights are changed while requests come.
@@ -188,5 +190,21 @@ fn counters(bed: &mut Bed) -> anyhow::Result<()> {
     );
     let p = split_p(&[(seen[0], 70.0), (seen[1], 30.0)]);
     ensure!(p > LEAST_P, "{seen:?} do not fit 70 to 30: p = {p:.1e}");
+    by_command(bed)
+}
+
+/// The command, where the metrics page is.
+fn by_command(bed: &mut Bed) -> anyhow::Result<()> {
+    let culvert = Binaries::of_this_build()?.path("culvert");
+    let status = Program::new(culvert)
+        .args(["canary", "status", WEIGHTS, "-n", "shop", "--manifests"])
+        .arg(bed.manifests.directory())
+        .args(["--metrics", "127.0.0.1:15020"]);
+    let place = bed.place(WAYPOINT)?;
+    println!("{}", place.text(&status)?);
+    let answer: Value = serde_json::from_str(&place.text(&status.args(["-o", "json"]))?)?;
+    let seen = |at: usize| answer["backends"][at]["seen"].as_u64().unwrap_or_default();
+    ensure!(seen(0) > 0 && seen(1) > 0, "{answer:#}");
+    ensure!(answer["backends"][2]["percent"] == 0.0, "{answer:#}");
     Ok(())
 }

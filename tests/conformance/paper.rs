@@ -14,8 +14,8 @@ use world::stack::Binaries;
 
 use crate::case::{self, Case, Pair};
 
-/// Pods have their addresses from agents, and there are none.
-const WITHOUT_AGENTS: &str = "NoAddress";
+/// Pods have their addresses from agents, and waypoints their readiness; there are none.
+const WITHOUT_AGENTS: [&str; 2] = ["NoAddress", "Pending"];
 /// Conditions that are bad when they are there.
 const BAD_WHEN_TRUE: &str = "PartiallyInvalid";
 
@@ -76,7 +76,7 @@ fn accepted(case: &Case) -> anyhow::Result<()> {
         for condition in conditions.as_array().into_iter().flatten() {
             let text = |name: &str| condition[name].as_str().unwrap_or_default().to_owned();
             let is_bad = (text("status") == "False") != (text("type") == BAD_WHEN_TRUE);
-            if is_bad && text("reason") != WITHOUT_AGENTS {
+            if is_bad && !WITHOUT_AGENTS.contains(&&*text("reason")) {
                 wrong.insert(format!("{} {}", text("type"), text("reason")));
                 told.push(format!("{object}: {condition}"));
             }
