@@ -66,13 +66,9 @@ pub struct Details {
     pub authority: Option<Arc<str>>,
 }
 
-/// What decides on an inbound connection, kept to decide again on every push.
+/// What decides on an inbound connection besides its addresses, kept to decide again on every push.
 #[derive(Clone, Debug)]
 pub struct Admission {
-    /// Address the application is reached at.
-    pub destination: SocketAddr,
-    /// Address of the client.
-    pub source: SocketAddr,
     /// Who the client proved to be; None in plaintext.
     pub peer: Option<Identity>,
 }
@@ -103,7 +99,8 @@ pub struct Connection {
     counted_bytes: Cell<(u64, u64)>,
     opened: Instant,
     ended: RefCell<Option<Ended>>,
-    ends: RefCell<Vec<End>>,
+    /// Near and far, as far as attached.
+    ends: RefCell<[Option<End>; 2]>,
 }
 
 impl Connection {
@@ -128,17 +125,19 @@ impl Connection {
             counted_bytes: Cell::new((0, 0)),
             opened: Instant::now(),
             ended: RefCell::new(None),
-            ends: RefCell::new(Vec::new()),
+            ends: RefCell::default(),
         }
     }
 
-    /// An end that is reset when the connection is ended from outside. If that happened already,
-    /// it is reset at once.
+    /// The near end, and then the far end: reset when the connection is ended from outside. If that
+    /// happened already, it is reset at once.
     pub fn attach(&self, end: &End) {
         if self.ended.borrow().is_some() {
-            end.reset();
+            return end.reset();
         }
-        self.ends.borrow_mut().push(end.clone());
+        let mut ends = self.ends.borrow_mut();
+        let place = ends.iter_mut().find(|place| place.is_none());
+        *place.expect("a connection has two ends") = Some(end.clone());
     }
 
     /// Ends the connection: its ends are reset, whoever waits on them comes back. The first
@@ -147,7 +146,7 @@ impl Connection {
         self.ended.borrow_mut().get_or_insert(why);
         // Taken out first: a reset wakes others, and must find nothing borrowed.
         let ends = self.ends.take();
-        for end in &ends {
+        for end in ends.iter().flatten() {
             end.reset();
         }
     }
@@ -157,7 +156,7 @@ impl Connection {
     pub fn close(&self, why: Ended) {
         self.ended.borrow_mut().get_or_insert(why);
         let ends = self.ends.borrow().clone();
-        for end in &ends {
+        for end in ends.iter().flatten() {
             // One that is broken ends its relay by itself.
             let _ = end.finish();
         }

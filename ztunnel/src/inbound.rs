@@ -143,13 +143,8 @@ async fn admit(
         let Verdict { policy, reason, .. } = verdict;
         return Err(InboundError::Denied { policy, reason });
     }
-    let (destination, source) = (connection.destination, connection.source);
     // Set once: only this call makes admissions, and it is made once for a connection.
-    let _ = connection.admission.set(Admission {
-        destination,
-        source,
-        peer,
-    });
+    let _ = connection.admission.set(Admission { peer });
     Ok(workload)
 }
 

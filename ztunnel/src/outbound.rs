@@ -14,7 +14,7 @@ use mesh::address::canonical;
 use mesh::decide::{Missing, Refusal as Refused};
 
 use crate::connection::Direction;
-use crate::flow::{self, Refusal};
+use crate::flow::{self, Open, Refusal};
 use crate::record::Flag;
 use crate::worker::Worker;
 use crate::worker::accept::Accepted;
@@ -92,13 +92,15 @@ impl OutboundError {
 }
 
 /// Serves one captured connection to its end.
-pub async fn serve(worker: Rc<Worker>, accepted: Accepted) {
+pub fn serve(worker: Rc<Worker>, accepted: Accepted) -> impl Future<Output = ()> {
+    let begun = begin(Rc::clone(&worker), accepted);
+    flow::serve(worker, Box::pin(begun))
+}
+
+async fn begin(worker: Rc<Worker>, accepted: Accepted) -> Option<Open> {
     let establish =
         async |pod: &_, connection: &_| establish::establish(&worker, pod, connection).await;
-    let begun = flow::begin(&worker, accepted, Direction::Outbound, establish);
-    if let Some(open) = Box::pin(begun).await {
-        flow::carry(&worker, &open).await;
-    }
+    flow::begin(&worker, accepted, Direction::Outbound, establish).await
 }
 
 /// The same address, whichever family it was written in.

@@ -9,8 +9,9 @@ pub mod end;
 mod way;
 
 use std::cell::Cell;
-use std::future::poll_fn;
+use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use crate::tunnel::stream::StreamError;
@@ -78,28 +79,28 @@ pub struct Counts<'a> {
 /// other direction ends too: no read is ever cancelled. A relay that is dropped, or ends with its
 /// process, resets the sockets that were not told the end of their direction.
 ///
-/// # Errors
-/// The first thing that broke.
-pub async fn relay(
-    near: &End,
-    far: &End,
-    counts: Counts<'_>,
-    buffers: &Buffers,
-) -> Result<(), RelayError> {
+/// Gives the first thing that broke. No async function: it would keep its arguments twice.
+pub fn relay<'a>(
+    near: &'a End,
+    far: &'a End,
+    counts: Counts<'a>,
+    buffers: &'a Buffers,
+) -> Relay<'a> {
     counts.pulse.is_open.set(true);
     near.guard();
     far.guard();
-    let mut relay = Relay {
+    Relay {
         ends: (near, far),
         counts,
         buffers,
         ways: (Way::default(), Way::default()),
         first: None,
-    };
-    poll_fn(|cx| relay.poll(cx)).await
+    }
 }
 
-struct Relay<'a> {
+/// A relay under way. See [`relay`].
+#[must_use = "it moves nothing unless awaited"]
+pub struct Relay<'a> {
     ends: (&'a End, &'a End),
     counts: Counts<'a>,
     buffers: &'a Buffers,
@@ -109,8 +110,16 @@ struct Relay<'a> {
     first: Option<RelayError>,
 }
 
+impl Future for Relay<'_> {
+    type Output = Result<(), RelayError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.as_mut().get_mut().turn(cx)
+    }
+}
+
 impl Relay<'_> {
-    fn poll(&mut self, cx: &Context<'_>) -> Poll<Result<(), RelayError>> {
+    fn turn(&mut self, cx: &Context<'_>) -> Poll<Result<(), RelayError>> {
         let (near, far) = self.ends;
         let (pulse, buffers) = (self.counts.pulse, self.buffers);
         let before = self.first.is_some();

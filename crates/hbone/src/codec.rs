@@ -45,6 +45,10 @@ pub enum Role {
     Server,
 }
 
+/// Silence after which memory is let go that only a busy connection needs: the next message makes it
+/// anew, and a connection that nobody uses holds none.
+const QUIET: Duration = Duration::from_secs(1);
+
 /// Room over the header list bound for a compressed block: size updates and length prefixes.
 const BLOCK_SLACK_BYTES: usize = 1024;
 
@@ -79,6 +83,8 @@ pub struct Codec {
     heart: Heartbeat,
     shutdown: Shutdown,
     spares: Spares,
+    /// When something last came or went, if memory for that may still be held.
+    busy: Option<Mono>,
     /// Memory is short: small windows, small backlogs.
     frugal: bool,
 }
@@ -121,6 +127,7 @@ impl Codec {
             heart: Heartbeat::new(config, now),
             shutdown: Shutdown::default(),
             spares: Spares::default(),
+            busy: None,
             frugal: false,
             config: config.clone(),
         };
@@ -167,6 +174,7 @@ impl Codec {
         };
         self.heart.input(now);
         self.spares.trim(now);
+        self.busy = Some(now);
         let mut input = bytes;
         let outcome = loop {
             match parser.next(&mut input) {
@@ -262,10 +270,24 @@ impl Codec {
             return None;
         }
         let first = (!self.peer_spoke).then(|| self.started.plus(self.config.handshake_timeout));
-        [Some(self.heart.deadline()), self.shutdown.deadline(), first]
-            .into_iter()
-            .flatten()
-            .min()
+        let deadlines = [
+            Some(self.heart.deadline()),
+            self.shutdown.deadline(),
+            self.rest_at(),
+            first,
+        ];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// When memory is let go that only a busy connection needs.
+    fn rest_at(&self) -> Option<Mono> {
+        self.busy.map(|last| last.plus(QUIET))
+    }
+
+    /// Whether nothing has come or gone for a while, so that what is around the codec may let go of
+    /// memory too.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.busy.is_none()
     }
 
     /// Does what is due by `now`; calls that come early do nothing.
@@ -273,6 +295,9 @@ impl Codec {
         self.advance(now);
         if self.is_closed() {
             return;
+        }
+        if self.rest_at().is_some_and(|at| now >= at) {
+            self.rest();
         }
         if !self.peer_spoke && now >= self.started.plus(self.config.handshake_timeout) {
             return self.never_began();
@@ -287,8 +312,6 @@ impl Codec {
         match self.heart.due(now) {
             Due::Nothing => {}
             Due::Ping(payload) => {
-                // Nothing has come for a while.
-                self.rest();
                 frame::ping(&mut self.control, false, payload);
             }
             Due::Dead => self.died(),
@@ -297,6 +320,7 @@ impl Codec {
 
     /// Lets go of memory that only a busy connection needs.
     fn rest(&mut self) {
+        self.busy = None;
         self.spares.clear();
         self.streams.rest();
         if self.events.is_empty() {

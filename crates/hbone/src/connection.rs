@@ -193,10 +193,11 @@ impl Connection {
     /// Does what is due by `now`; calls that come early do nothing.
     pub fn handle_timeout(&mut self, now: Mono) {
         if self.is_established() {
-            // Seldom enough: a busy connection makes them again.
-            self.gathered = Vec::new();
-            self.session.rest();
             self.codec.handle_timeout(now);
+            if self.codec.is_at_rest() {
+                self.gathered = Vec::new();
+                self.session.rest();
+            }
         } else if now >= self.handshake_deadline {
             self.codec.break_off(HandshakeError::Timeout.into());
         }

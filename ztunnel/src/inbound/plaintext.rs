@@ -4,20 +4,22 @@ use std::rc::Rc;
 
 use super::{InboundError, admit, connect};
 use crate::connection::{Connection, Direction};
-use crate::flow;
+use crate::flow::{self, Open};
 use crate::worker::Worker;
 use crate::worker::accept::Accepted;
 use crate::worker::pods::LocalPod;
 use carrier::relay::End;
 
 /// Serves one captured connection to its end.
-pub async fn serve(worker: Rc<Worker>, accepted: Accepted) {
+pub fn serve(worker: Rc<Worker>, accepted: Accepted) -> impl Future<Output = ()> {
+    let begun = begin(Rc::clone(&worker), accepted);
+    flow::serve(worker, Box::pin(begun))
+}
+
+async fn begin(worker: Rc<Worker>, accepted: Accepted) -> Option<Open> {
     let establish =
         async |pod: &Rc<LocalPod>, connection: &_| establish(&worker, pod, connection).await;
-    let begun = flow::begin(&worker, accepted, Direction::Inbound, establish);
-    if let Some(open) = Box::pin(begun).await {
-        flow::carry(&worker, &open).await;
-    }
+    flow::begin(&worker, accepted, Direction::Inbound, establish).await
 }
 
 async fn establish(

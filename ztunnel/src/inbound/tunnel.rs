@@ -139,7 +139,7 @@ impl Owner for Server {
             stream,
         };
         let worker = Rc::clone(&self.worker);
-        self.worker.spawn(stream::serve(worker, Box::new(asked)));
+        self.worker.spawn(stream::serve(worker, asked));
     }
 
     fn closed(&self, tunnel: &Rc<Tunnel>, reason: &CloseReason) {

@@ -129,7 +129,8 @@ impl Live {
         self.all.borrow().iter().any(|(_, (connection, _))| {
             let admission = connection.admission.get();
             admission.is_some_and(|a| {
-                a.peer.is_none() && a.source == client && a.destination == destination
+                let ends = (connection.source, connection.destination);
+                a.peer.is_none() && ends == (client, destination)
             })
         })
     }
@@ -183,8 +184,8 @@ impl Live {
                 snapshot,
                 &InboundQuery {
                     workload,
-                    destination: admission.destination,
-                    source_ip: admission.source.ip(),
+                    destination: connection.destination,
+                    source_ip: connection.source.ip().to_canonical(),
                     peer: admission.peer.as_ref(),
                 },
             );

@@ -84,8 +84,8 @@ pub const BUFFER_LARGE_BYTES: usize = 256 * 1_024;
 /// Buffers of each size that one worker keeps for the next use: 8 large ones are 2 MB.
 pub const BUFFERS_KEPT: usize = 8;
 
-/// How long a worker keeps buffers that nobody used.
-pub const BUFFERS_KEPT_FOR: Duration = Duration::from_secs(10);
+/// How long a worker keeps buffers that nobody used: 2 MB of large ones are worth a look a second.
+pub const BUFFERS_KEPT_FOR: Duration = Duration::from_secs(1);
 
 /// Ciphertext in bytes that a tunnel hands to its socket in one write.
 pub const TUNNEL_WRITE_BYTES: usize = 256 * 1_024;

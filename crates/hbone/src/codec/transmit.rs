@@ -32,6 +32,7 @@ impl Codec {
     pub fn transmit(&mut self, now: Mono, out: &mut dyn Outlet, max_bytes: usize) {
         self.advance(now);
         self.spares.trim(now);
+        self.busy = Some(now);
         if !self.control.is_empty() {
             out.write(&self.control);
             self.control.clear();

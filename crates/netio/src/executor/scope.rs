@@ -5,8 +5,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use slab::Slab;
 use tokio::sync::Notify;
@@ -157,14 +159,44 @@ fn spawn(inner: &Rc<Inner>, task: impl Future<Output = ()> + 'static) -> Result<
         inner: Rc::clone(inner),
         key,
     };
-    let handle = here().spawn(Box::pin(async move {
-        let _seat = seat;
-        task.await;
-    }));
+    let handle = here().spawn(Box::pin(Seated { task, seat }));
     if let Some(slot) = inner.tasks.borrow_mut().get_mut(key) {
         *slot = Some(handle);
     }
     Ok(())
+}
+
+/// A task and its place. An async block that awaits what it captured would be twice as large: it keeps
+/// room for the task where it was captured and where it is awaited.
+struct Seated<T> {
+    task: T,
+    seat: Seat,
+}
+
+impl<T: Future<Output = ()>> Future for Seated<T> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        // SAFETY: `task` is never moved out of the pinned value: it is only polled here, in place,
+        // and dropped with the whole. `Seated` has no Drop of its own and `seat` is not pinned.
+        let (task, seat) = unsafe {
+            let this = self.get_unchecked_mut();
+            (Pin::new_unchecked(&mut this.task), &this.seat)
+        };
+        let _alarm = Alarm(&seat.inner);
+        task.poll(cx)
+    }
+}
+
+/// Counts a panic that passes by.
+struct Alarm<'a>(&'a Inner);
+
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.panicked.set(self.0.panicked.get() + 1);
+        }
+    }
 }
 
 /// A task's place in its scope; freed however the task ends.
@@ -175,9 +207,8 @@ struct Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.inner.panicked.set(self.inner.panicked.get() + 1);
-        }
+        // While it is dropped; a panic of its turn was counted then.
+        let _alarm = Alarm(&self.inner);
         let handle = self.inner.tasks.borrow_mut().remove(self.key);
         drop(handle);
         if self.inner.tasks.borrow().is_empty() {
