@@ -9,7 +9,8 @@ use axum::extract::State;
 use axum::routing::get;
 use carrier::certificate::Certificates;
 use carrier::limits::Limits;
-use mesh::route::Book;
+use mesh::route::book::Attached;
+use mesh::route::{Book, ParentKey};
 use mesh::snapshot::Snapshot;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -84,6 +85,7 @@ async fn dump(State(sources): State<Sources>) -> Json<Value> {
     Json(json!({
         "workloads": snapshot.workloads().map(|w| w.uid.to_string()).collect::<Vec<_>>(),
         "services": snapshot.services().map(|s| s.key.to_string()).collect::<Vec<_>>(),
+        "routes": routes_of(&book),
         "targetPolicies": book.policies.all().map(|p| p.policy.key.to_string()).collect::<Vec<_>>(),
         "certificates": sources.certificates.status(),
         "connections": connections,
@@ -91,4 +93,21 @@ async fn dump(State(sources): State<Sources>) -> Json<Value> {
         "limits": &sources.limits,
         "version": { "version": env!("CARGO_PKG_VERSION"), "name": "culvert-waypoint" },
     }))
+}
+
+/// Which routes are attached to what, the one that wins first.
+fn routes_of(book: &Book) -> Value {
+    let mut all: Vec<_> = book.parents().collect();
+    all.sort_by(|a, b| a.0.cmp(&b.0));
+    let parent = |(parent, attached): (ParentKey, &Attached)| {
+        let http = attached.http.routes();
+        let streams = attached.streams.routes().iter();
+        json!({
+            "parent": parent.to_string(),
+            "http": http.map(|route| route.key.to_string()).collect::<Vec<_>>(),
+            "streams": streams.map(|route| route.key.to_string()).collect::<Vec<_>>(),
+            "refused": attached.http.refusal(),
+        })
+    };
+    all.into_iter().map(parent).collect()
 }

@@ -156,6 +156,11 @@ impl Endpoints {
             prefer,
         } = wanted;
         let list = self.list(ground, bound)?;
+        if let [only] = &*list
+            && !tried(only)
+        {
+            return Ok(Rc::clone(only));
+        }
         if let Some(token) = prefer {
             let mut all = list.iter().filter(|endpoint| !tried(endpoint));
             if let Some(known) = all.find(|endpoint| endpoint.upstream.token() == token) {

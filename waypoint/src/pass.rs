@@ -1,5 +1,6 @@
 //! Bytes that are passed on as they are: the route of a connection, its endpoint, the relay.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -33,42 +34,32 @@ pub enum First {
 }
 
 /// An endpoint that was connected.
-struct Far {
-    end: End,
+pub struct Far {
+    wire: Wire,
     _carried: Carried,
 }
 
-/// Passes a connection on to its end.
-pub async fn serve(worker: &Rc<Worker>, arrived: Arrived, first: First) {
-    if let Some(far) = Box::pin(begin(worker, &arrived, &first)).await {
-        carry(worker, arrived, far).await;
-    }
-}
-
-/// Passes a connection on whose client is silent, unless it is the client that speaks first: then
-/// the connection comes back, and its endpoint has seen nothing of it.
-pub async fn listen(worker: &Rc<Worker>, mut arrived: Arrived) -> Option<Arrived> {
-    let far = Box::pin(begin(worker, &arrived, &First::Unknown)).await?;
-    let mut near_speaks = false;
+/// Waits for whoever speaks first, when the client was silent so far.
+pub async fn listen(arrived: &mut Arrived, far: &mut Far) {
     let listened = poll_fn(|cx| {
         if arrived.wire.poll_more(cx)?.is_ready() {
-            near_speaks = true;
             return Poll::Ready(Ok::<_, io::Error>(()));
         }
-        far.end.poll_ready(cx).map(Ok)
+        far.wire.poll_more(cx).map_ok(|_| ())
     });
     // What broke is seen again where it is used.
     let _ = listened.await;
-    if near_speaks && !arrived.wire.held().is_empty() {
-        far.end.reset();
-        return Some(arrived);
+}
+
+impl Far {
+    /// Ends it: the endpoint has seen nothing of the connection.
+    pub fn leave(self) {
+        self.wire.end().reset();
     }
-    carry(worker, arrived, far).await;
-    None
 }
 
 /// Chooses and connects an endpoint; None when it was refused, which the client has seen then.
-async fn begin(worker: &Rc<Worker>, arrived: &Arrived, first: &First) -> Option<Far> {
+pub async fn begin(worker: &Rc<Worker>, arrived: &Arrived, first: &First) -> Option<Far> {
     let connection = &arrived.connection;
     connection.is_opaque.set(true);
     let connected = match route(worker, arrived, first) {
@@ -83,7 +74,7 @@ async fn begin(worker: &Rc<Worker>, arrived: &Arrived, first: &First) -> Option<
     let why = match (connected, connection.ended()) {
         (Ok(far), None) => return Some(far),
         (Ok(far), Some(ended)) => {
-            far.end.reset();
+            far.leave();
             Refusal::Ended(ended)
         }
         (Err(_), Some(ended)) => Refusal::Ended(ended),
@@ -162,7 +153,7 @@ async fn connect(worker: &Rc<Worker>, arrived: &Arrived, bound: &Bound) -> Resul
             Ok(end) => {
                 note(&arrived.connection, &endpoint, &end);
                 return Ok(Far {
-                    end,
+                    wire: Wire::new(end, Rc::clone(&worker.buffers)),
                     _carried: carried,
                 });
             }
@@ -216,13 +207,15 @@ fn note(connection: &Connection, endpoint: &Endpoint, end: &End) {
 }
 
 /// Relays to the end and records both.
-async fn carry(worker: &Worker, arrived: Arrived, far: Far) {
+pub async fn carry(worker: &Worker, arrived: Arrived, far: Far) {
     let Arrived {
         connection, wire, ..
     } = arrived;
-    let (near, held) = wire.into_parts();
-    connection.attach(&far.end);
-    for end in [&near, &far.end] {
+    let (near, said) = wire.into_parts();
+    let Far { wire, _carried } = far;
+    let (far, answered) = wire.into_parts();
+    connection.attach(&far);
+    for end in [&near, &far] {
         if let End::Stream(stream) = end {
             // The relay looks for what was announced to others.
             stream.look_again();
@@ -230,17 +223,19 @@ async fn carry(worker: &Worker, arrived: Arrived, far: Far) {
     }
     let opened = connection.record(Phase::Opened, Ok(()));
     worker.recorder.put(Record::from(opened));
-    let begun = send_first(worker, (&near, &far.end), held, &connection).await;
     let counts = Counts {
         pulse: &connection.pulse,
         up_bytes: &connection.sent_bytes,
         down_bytes: &connection.received_bytes,
     };
-    let relayed = match begun {
-        Ok(()) => relay(&near, &far.end, counts, &worker.buffers).await,
+    // What was read to see who speaks, and what.
+    let up = send_first(worker, (&near, &far), said, counts.up_bytes);
+    let down = send_first(worker, (&far, &near), answered, counts.down_bytes);
+    let relayed = match up.await.and(down.await) {
+        Ok(()) => relay(&near, &far, counts, &worker.buffers).await,
         Err(error) => {
             near.reset();
-            far.end.reset();
+            far.reset();
             Err(RelayError::Far(error.into()))
         }
     };
@@ -249,17 +244,17 @@ async fn carry(worker: &Worker, arrived: Arrived, far: Far) {
     worker.recorder.put(Record::from(closed));
 }
 
-/// What was read of the client to see what it speaks.
+/// Sends on what was read before the relay.
 async fn send_first(
     worker: &Worker,
-    (near, far): (&End, &End),
+    (from, to): (&End, &End),
     held: Vec<u8>,
-    connection: &Connection,
+    count: &Cell<u64>,
 ) -> io::Result<()> {
     if held.is_empty() {
         return Ok(());
     }
-    let mut wire = Wire::new(far.clone(), Rc::clone(&worker.buffers));
+    let mut wire = Wire::new(to.clone(), Rc::clone(&worker.buffers));
     let mut sent = 0;
     let mut send = |cx: &mut Context<'_>| loop {
         let Some(rest) = held.get(sent..).filter(|rest| !rest.is_empty()) else {
@@ -268,9 +263,8 @@ async fn send_first(
         sent += std::task::ready!(Pin::new(&mut wire).poll_write(cx, rest))?;
     };
     poll_fn(&mut send).await?;
-    near.taken(held.len());
-    let before = connection.sent_bytes.get();
-    connection.sent_bytes.set(before + held.len() as u64);
+    from.taken(held.len());
+    count.set(count.get() + held.len() as u64);
     Ok(())
 }
 

@@ -71,11 +71,15 @@ pub struct ConnectionRecord {
 
 /// One record.
 #[derive(Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "nearly all are requests, and the queue keeps its memory"
+)]
 pub enum Record {
     /// Of a connection.
     Connection(Box<ConnectionRecord>),
-    /// Of a request.
-    Request(Box<RequestRecord>),
+    /// Of a request. Not on the heap: it is made by one thread and ends on another.
+    Request(RequestRecord),
 }
 
 impl From<ConnectionRecord> for Record {
@@ -86,7 +90,7 @@ impl From<ConnectionRecord> for Record {
 
 impl From<RequestRecord> for Record {
     fn from(record: RequestRecord) -> Self {
-        Self::Request(Box::new(record))
+        Self::Request(record)
     }
 }
 
@@ -146,9 +150,9 @@ impl Records {
                 tracing::warn!(target: "access", cause, refusals, "refusals not logged one by one");
             }
             metrics.count_dropped(self.dropped.swap(0, Ordering::Relaxed));
-            if self.queue.is_empty() {
+            if self.queue.len() < RECORDS_PER_TURN {
                 // Nobody waits at the queue meanwhile, so that a worker need not wake this thread
-                // for each record.
+                // for each record, and has its core to itself.
                 tokio::time::sleep(GATHERED_FOR).await;
             } else {
                 // Admin, metrics and discovery share this thread.

@@ -15,7 +15,7 @@ use netio::time::timeout;
 use crate::connection::Admission;
 use crate::http::site::Asked;
 use crate::opening::{self, OPENING_BYTES, Opening};
-use crate::pass::{self, First};
+use crate::pass::{self, Far, First};
 use crate::wire::Wire;
 use crate::worker::Worker;
 use crate::worker::live::Listed;
@@ -52,51 +52,89 @@ enum Kind {
     Look,
 }
 
+/// What is done with a connection once that is clear.
+enum Next {
+    Http(Box<Arrived>),
+    Pass(Box<Arrived>, Far),
+    /// It is over.
+    Nothing,
+}
+
 /// Serves it to its end.
-pub async fn serve(worker: Rc<Worker>, arrived: Arrived) {
+pub async fn serve(worker: Rc<Worker>, arrived: Box<Arrived>) {
+    // Each in memory of its own: an idle connection shall not carry the ways it did not go.
+    match Box::pin(next(&worker, arrived)).await {
+        Next::Nothing => {}
+        Next::Pass(arrived, far) => pass::carry(&worker, *arrived, far).await,
+        Next::Http(arrived) => {
+            let Arrived {
+                connection,
+                wire,
+                asked,
+                ..
+            } = *arrived;
+            connection.is_opaque.set(false);
+            Box::pin(worker.proxy().serve(wire, asked)).await;
+            drop(connection);
+        }
+    }
+}
+
+async fn next(worker: &Rc<Worker>, mut arrived: Box<Arrived>) -> Next {
     let book = worker.book();
     let admission = arrived.connection.admission.get();
     let kind = kind(&book, &worker.config.gateway, (admission, &arrived.asked));
     drop(book);
     match kind {
-        Kind::Http => http(&worker, arrived).await,
-        Kind::Stream { needs_name: false } => {
-            pass::serve(&worker, arrived, First::Unknown).await;
-        }
+        Kind::Http => Next::Http(arrived),
+        Kind::Stream { needs_name: false } => pass(worker, arrived, First::Unknown).await,
         Kind::Stream { needs_name: true } => {
-            let mut arrived = arrived;
-            let opening = timeout(OPENING_WAIT, read_opening(&mut arrived.wire)).await;
-            let first = match opening {
-                Ok(Ok(Opening::Tls(name))) => First::Tls(name),
+            let first = match opening(&mut arrived.wire).await {
+                Opening::Tls(name) => First::Tls(name),
                 _ => First::Unknown,
             };
-            pass::serve(&worker, arrived, first).await;
+            pass(worker, arrived, first).await
         }
-        Kind::Look => look(&worker, arrived).await,
+        Kind::Look => look(worker, arrived).await,
     }
 }
 
-async fn look(worker: &Rc<Worker>, mut arrived: Arrived) {
+async fn pass(worker: &Rc<Worker>, arrived: Box<Arrived>, first: First) -> Next {
+    match pass::begin(worker, &arrived, &first).await {
+        Some(far) => Next::Pass(arrived, far),
+        None => Next::Nothing,
+    }
+}
+
+async fn look(worker: &Rc<Worker>, mut arrived: Box<Arrived>) -> Next {
     let spoken = poll_fn(|cx| arrived.wire.poll_more(cx));
-    match timeout(SILENCE, spoken).await {
-        Ok(_) => go_by_opening(worker, arrived).await,
-        // Nobody knows who speaks first: if it is the client, it may still be HTTP.
-        Err(_) => {
-            if let Some(arrived) = pass::listen(worker, arrived).await {
-                go_by_opening(worker, arrived).await;
-            }
-        }
+    if timeout(SILENCE, spoken).await.is_ok() {
+        return match opening(&mut arrived.wire).await {
+            Opening::Http => Next::Http(arrived),
+            Opening::Tls(name) => pass(worker, arrived, First::Tls(name)).await,
+            _ => pass(worker, arrived, First::Unknown).await,
+        };
     }
+    // Nobody knows who speaks first: if it is the client, it may still be HTTP.
+    let Some(mut far) = pass::begin(worker, &arrived, &First::Unknown).await else {
+        return Next::Nothing;
+    };
+    pass::listen(&mut arrived, &mut far).await;
+    let is_http = !arrived.wire.held().is_empty()
+        && matches!(opening(&mut arrived.wire).await, Opening::Http);
+    if is_http {
+        far.leave();
+        return Next::Http(arrived);
+    }
+    Next::Pass(arrived, far)
 }
 
-/// The client has begun.
-async fn go_by_opening(worker: &Rc<Worker>, mut arrived: Arrived) {
-    let opening = timeout(OPENING_WAIT, read_opening(&mut arrived.wire)).await;
-    match opening {
-        Ok(Ok(Opening::Http)) => http(worker, arrived).await,
-        Ok(Ok(Opening::Tls(name))) => pass::serve(worker, arrived, First::Tls(name)).await,
-        // What is broken breaks there, too.
-        _ => pass::serve(worker, arrived, First::Unknown).await,
+/// What the first bytes say. What is slow or broken says nothing: it is seen again where it is used.
+async fn opening(wire: &mut Wire) -> Opening {
+    let read = timeout(OPENING_WAIT, read_opening(wire)).await;
+    match read {
+        Ok(Ok(opening)) => opening,
+        _ => Opening::Other,
     }
 }
 
@@ -112,17 +150,6 @@ async fn read_opening(wire: &mut Wire) -> io::Result<Opening> {
             return Ok(Opening::Other);
         }
     }
-}
-
-async fn http(worker: &Rc<Worker>, arrived: Arrived) {
-    let Arrived {
-        connection,
-        wire,
-        asked,
-        ..
-    } = arrived;
-    worker.proxy().serve(wire, asked).await;
-    drop(connection);
 }
 
 /// The parts of the question that routes are looked up by.

@@ -16,7 +16,7 @@ use mesh::service::{AppProtocol, Service};
 use tracing::Level;
 
 use crate::connection::Party;
-use crate::endpoints::{Ground, Wanted};
+use crate::endpoints::{Endpoint, Ground, Wanted};
 use crate::http::site::{
     Asked, Choose, ChooseError, Chosen, ConnectError, Io, Limits, RequestRecord as Ended, Site,
     Upstream,
@@ -105,14 +105,22 @@ impl Site for WorkerSite {
             snapshot: &snapshot,
             own,
         };
-        let wanted = Wanted {
-            bound: &bound,
-            tried: &|one| choose.tried.iter().any(|it| Rc::ptr_eq(it, &one.upstream)),
-            prefer: choose.prefer,
+        let mut entropy = || worker.random();
+        let mut choose_but = |tried: &dyn Fn(&Endpoint) -> bool| {
+            let wanted = Wanted {
+                bound: &bound,
+                tried,
+                prefer: choose.prefer,
+            };
+            worker.endpoints.choose(ground, wanted, &mut entropy)
         };
-        let chosen = worker
-            .endpoints
-            .choose(ground, wanted, &mut || worker.random());
+        let was_tried =
+            |one: &Endpoint| choose.tried.iter().any(|it| Rc::ptr_eq(it, &one.upstream));
+        let chosen = match choose_but(&was_tried) {
+            // The next try after a reset or a timeout, where there is no other.
+            Err(_) if !choose.tried.is_empty() => choose_but(&|_| false),
+            chosen => chosen,
+        };
         let endpoint = chosen.map_err(|why| none(&why.to_string()))?;
         Ok(Chosen {
             upstream: Rc::clone(&endpoint.upstream),
@@ -204,17 +212,24 @@ impl Site for WorkerSite {
         }
     }
 
+    fn closing(&self) -> LocalBoxFuture<'static, ()> {
+        match self.worker.upgrade() {
+            Some(worker) => worker.closing.clone().cancelled_owned().boxed_local(),
+            None => std::future::ready(()).boxed_local(),
+        }
+    }
+
     fn limits(&self) -> &Limits {
         &self.limits
     }
 }
 
 /// The texts of the access log, if it is written.
-fn said(ended: &Ended<'_>) -> Option<Said> {
+fn said(ended: &Ended<'_>) -> Option<Box<Said>> {
     let is_failure = ended.reason.is_some();
     let wanted = tracing::enabled!(target: "access", Level::INFO)
         || is_failure && tracing::enabled!(target: "access", Level::ERROR);
-    wanted.then(|| Said {
+    let said = || Said {
         method: shortened(ended.method.as_str()),
         target: shortened(&ended.uri.to_string()),
         authority: shortened(ended.authority),
@@ -222,9 +237,12 @@ fn said(ended: &Ended<'_>) -> Option<Said> {
         request_id: shortened(ended.request_id),
         client: ended.asked.client,
         route: ended.route.map(|(key, rule)| (key.clone(), rule)),
-        endpoint: None,
+        endpoint: ended
+            .endpoint
+            .and_then(|one| one.addresses.first().copied()),
         tries: ended.tries,
-    })
+    };
+    wanted.then(|| Box::new(said()))
 }
 
 fn version(version: Version) -> &'static str {

@@ -35,17 +35,10 @@ impl Wire {
     /// On that end; its buffers are the worker's.
     #[must_use]
     pub fn new(end: End, buffers: Rc<Buffers>) -> Self {
-        Self::with(end, buffers, Vec::new())
-    }
-
-    /// As [`Self::new`], when bytes were taken from the end before, as sniffing does. They are
-    /// given out first; whoever took them has not called [`End::taken`].
-    #[must_use]
-    pub fn with(end: End, buffers: Rc<Buffers>, taken: Vec<u8>) -> Self {
         Self {
             end,
             buffers,
-            held: taken,
+            held: Vec::new(),
             at: 0,
             blocked: false,
             size: Size::default(),

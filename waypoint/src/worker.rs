@@ -82,6 +82,8 @@ pub struct Worker {
     pub pod: PodUid,
     /// Nothing new is taken from its cancellation on.
     pub draining: CancellationToken,
+    /// What is idle shall end from its cancellation on: the drain deadline is near.
+    pub closing: CancellationToken,
     metrics: Metrics,
     /// Owner of all tasks.
     scope: Scope,
@@ -119,6 +121,7 @@ impl Worker {
             netns,
             pod: PodUid(Arc::clone(&inputs.config.workload.0)),
             draining: CancellationToken::new(),
+            closing: CancellationToken::new(),
             metrics: inputs.metrics.clone(),
             scope: Scope::new(limits.tasks_per_worker() + 2 * limits.connections_per_worker),
             snapshot: RefCell::new(snapshot),

@@ -35,7 +35,7 @@ pub(super) async fn serve(worker: Rc<Worker>, connect: Box<Connect>) {
 }
 
 /// Lists it, judges it and answers; None when it was refused.
-async fn begin(worker: &Rc<Worker>, connect: Connect) -> Option<Arrived> {
+async fn begin(worker: &Rc<Worker>, connect: Connect) -> Option<Box<Arrived>> {
     let Connect {
         peer,
         request,
@@ -100,12 +100,12 @@ async fn begin(worker: &Rc<Worker>, connect: Connect) -> Option<Arrived> {
         port,
         protocol,
     });
-    Some(Arrived {
+    Some(Box::new(Arrived {
         connection,
         wire: Wire::new(End::Stream(stream), Rc::clone(&worker.buffers)),
         bound,
         asked,
-    })
+    }))
 }
 
 /// False when the client is gone. Says 200 before an endpoint is known: which one it will be, the

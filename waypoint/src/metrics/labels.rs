@@ -3,12 +3,12 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use mesh::Workload;
 use mesh::service::ServiceKey;
+use mesh::workload::TunnelProtocol;
+use mesh::{Identity, Workload};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 
 use super::sets::{Extra, Labelled, Parties};
-use crate::connection::Party;
 use crate::record::{ConnectionRecord, RequestRecord};
 
 /// A label value; the empty text shows as `unknown`.
@@ -86,8 +86,13 @@ pub(super) struct RequestLabels {
 
 fn who(parties: &Parties<'_>) -> Who {
     let mut who = nobody();
-    who.source_principal = principal(parties.source);
-    who.destination_principal = principal(parties.destination);
+    who.source_principal = principal(parties.source.identity.as_ref());
+    // Requests do not say which tunnel they went by; its other end had to be the workload.
+    let workload = parties.destination.workload.as_ref();
+    let tunnelled = workload.filter(|workload| workload.tunnel == TunnelProtocol::Hbone);
+    let expected = tunnelled.and_then(|workload| workload.identity().ok());
+    let proved = parties.destination.identity.as_ref();
+    who.destination_principal = principal(proved.or(expected.as_ref()));
     if let Some(service) = parties.service {
         let name = service.hostname.split('.').next().unwrap_or_default();
         who.destination_service = (&service.hostname).into();
@@ -110,8 +115,8 @@ fn nobody() -> Who {
     }
 }
 
-fn principal(party: &Party) -> Text {
-    match &party.identity {
+fn principal(identity: Option<&Identity>) -> Text {
+    match identity {
         Some(identity) => Text(identity.to_string().into()),
         None => Text::default(),
     }

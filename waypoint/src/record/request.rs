@@ -1,6 +1,6 @@
 //! What is recorded of one HTTP request. Knows neither log nor metrics.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use mesh::route::RouteKey;
@@ -26,8 +26,8 @@ pub struct Said {
     pub client: SocketAddr,
     /// The route that took it, and the number of its rule.
     pub route: Option<(RouteKey, usize)>,
-    /// The endpoint's address and port.
-    pub endpoint: Option<SocketAddr>,
+    /// The endpoint's first address.
+    pub endpoint: Option<IpAddr>,
     /// Tries at endpoints.
     pub tries: u32,
 }
@@ -54,5 +54,5 @@ pub struct RequestRecord {
     /// Bytes of the bodies: request, answer.
     pub bytes: (u64, u64),
     /// None when nobody wants lines about requests.
-    pub said: Option<Said>,
+    pub said: Option<Box<Said>>,
 }

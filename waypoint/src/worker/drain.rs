@@ -18,6 +18,10 @@ const LAST_ACCEPTED: Duration = Duration::from_millis(20);
 /// How long connections that were ended by force have to leave their records.
 const DRAIN_RECORDS: Duration = Duration::from_millis(500);
 
+/// How long before the deadline idle connections are ended: for the time that a client which asks
+/// at that very moment takes to be answered.
+const LAST_CALL: Duration = Duration::from_secs(2);
+
 /// How often it is looked whether everything has ended.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -42,14 +46,20 @@ impl Worker {
             let Some(deadline) = deadline.filter(|deadline| Instant::now() < *deadline) else {
                 break;
             };
+            let last_call = deadline.checked_sub(LAST_CALL);
+            let until = last_call.filter(|at| *at > Instant::now() && !self.closing.is_cancelled());
+            if until.is_none() {
+                self.closing.cancel();
+            }
             tokio::select! {
-                () = self.emptied(deadline) => {}
+                () = self.emptied(until.unwrap_or(deadline)) => {}
                 _ = deadlines.changed() => {}
             }
             if self.is_empty() {
                 return;
             }
         }
+        self.closing.cancel();
         let closed = self.close_quiet().await;
         let left = self.live.all();
         for connection in &left {

@@ -1,0 +1,77 @@
+//! HTTP through the whole chain, the pieces of which http's own tests know.
+
+use std::io::Write;
+
+use crate::app::{accept, receive_exactly};
+use crate::journal;
+use crate::net::serve;
+use crate::world::{ANY, HTTP, on_both_back_ends};
+
+const ASK: &[u8] = b"GET /a?b HTTP/1.1\r\nHost: web\r\n\r\n";
+const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
+
+/// The head of a request, up to its empty line.
+fn head(stream: &std::net::TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.extend(receive_exactly(stream, 1));
+    }
+    String::from_utf8(head).unwrap()
+}
+
+#[test]
+fn a_request_reaches_the_application_and_its_answer_the_client() {
+    on_both_back_ends(|world| {
+        let (app, _server) = (serve(&world.netns, 2), world.server("v1", 2));
+        for authority in [HTTP, ANY] {
+            let mut client = world.client.connect(authority).unwrap();
+            let ask = |client: &mut std::net::TcpStream| {
+                client.write_all(ASK).unwrap();
+                let answered =
+                    std::thread::scope(|scope| scope.spawn(|| head(client)).join().unwrap());
+                assert!(answered.starts_with("HTTP/1.1 200 OK\r\n"), "{answered}");
+                assert_eq!(receive_exactly(client, 2), b"hi");
+            };
+            std::thread::scope(|scope| {
+                let app = scope.spawn(|| {
+                    let mut far = accept(&app);
+                    for _ in 0..2 {
+                        let asked = head(&far);
+                        assert!(asked.starts_with("GET /a?b HTTP/1.1\r\n"), "{asked}");
+                        assert!(asked.contains("x-forwarded-for: 10.98.0.1"), "{asked}");
+                        far.write_all(ANSWER).unwrap();
+                    }
+                });
+                ask(&mut client);
+                ask(&mut client);
+                app.join().unwrap();
+            });
+        }
+        let line = journal::line(&["request complete", "path=\"/a?b\"", "status=200"]);
+        for word in [
+            "method=\"GET\"",
+            "src.identity=\"spiffe://cluster.local/ns/shop/sa/client\"",
+            "dst.workload=\"v1\"",
+            "attempts=1",
+        ] {
+            assert!(line.contains(word), "{word}: {line}");
+        }
+    });
+}
+
+#[test]
+fn a_silent_client_that_speaks_http_at_last_is_served_as_http() {
+    on_both_back_ends(|world| {
+        let (app, _server) = (serve(&world.netns, 2), world.server("v1", 2));
+        let mut client = world.client.connect(ANY).unwrap();
+        // The connection that the waypoint makes when it hears nothing.
+        let unused = accept(&app);
+        client.write_all(ASK).unwrap();
+        crate::app::expect_reset(&unused);
+        let mut far = accept(&app);
+        let asked = head(&far);
+        assert!(asked.contains("x-forwarded-for"), "{asked}");
+        far.write_all(ANSWER).unwrap();
+        assert!(head(&client).starts_with("HTTP/1.1 200"));
+    });
+}

@@ -1,0 +1,101 @@
+//! Policies that target a service or the waypoint, at the connection.
+
+use mesh::PolicyKey;
+use mesh::policy::targeted::{PolicyTarget, TargetedPolicy};
+use mesh::policy::{Action, Clause, Match, Policy, Rule, Scope, StringMatch};
+
+use crate::app::{accept, expect_reset, talk};
+use crate::journal;
+use crate::net::serve;
+use crate::peer::Client;
+use crate::world::{HTTP, TCP, gateway_key, key, on_both_back_ends};
+
+fn policy(action: Action, principal: &str, target: PolicyTarget) -> TargetedPolicy {
+    let principals = vec![StringMatch::Exact(principal.into())];
+    let clause = Clause {
+        matches: vec![Match {
+            principals,
+            ..Match::default()
+        }],
+    };
+    TargetedPolicy {
+        policy: Policy {
+            key: PolicyKey {
+                namespace: "shop".into(),
+                name: "who".into(),
+            },
+            scope: Scope::WorkloadSelector,
+            action,
+            rules: vec![Rule {
+                clauses: vec![clause],
+            }],
+            dry_run: false,
+        },
+        targets: vec![target],
+        unenforceable: None,
+    }
+}
+
+const FRIEND: &str = "cluster.local/ns/shop/sa/client";
+
+#[test]
+fn only_whom_a_policy_of_the_service_allows_gets_in() {
+    on_both_back_ends(|world| {
+        let (app, _server) = (serve(&world.netns, 2), world.server("v1", 2));
+        let target = PolicyTarget::Service(key("tcp"));
+        world.write(|book| book.policies.insert(policy(Action::Allow, FRIEND, target)));
+        let other = Client::start(world.backend, &world.netns, &world.ca, "other");
+        let deadline = std::time::Instant::now() + crate::net::PATIENCE;
+        // The workers hear of it in their own time.
+        let (status, why) = loop {
+            match other.connect(TCP) {
+                Err(refused) => break refused,
+                Ok(_) => assert!(std::time::Instant::now() < deadline),
+            }
+        };
+        assert_eq!(status, 401, "{why}");
+        while let Ok(stream) = app.set_nonblocking(true).and_then(|()| app.accept()) {
+            drop(stream);
+        }
+        app.set_nonblocking(false).unwrap();
+        let client = world.client.connect(TCP).unwrap();
+        talk(&client, &accept(&app), b"friend");
+        other
+            .connect(HTTP)
+            .expect("another service is not its target");
+    });
+}
+
+#[test]
+fn a_later_policy_ends_the_connections_that_it_denies() {
+    on_both_back_ends(|world| {
+        let (app, _server) = (serve(&world.netns, 2), world.server("v1", 2));
+        let client = world.client.connect(TCP).unwrap();
+        let far = accept(&app);
+        talk(&client, &far, b"before");
+        let target = PolicyTarget::Gateway(gateway_key());
+        world.write(|book| book.policies.insert(policy(Action::Deny, FRIEND, target)));
+        expect_reset(&client);
+        expect_reset(&far);
+        journal::line(&["connection failed", "later policy", "shop/who"]);
+    });
+}
+
+#[test]
+fn a_policy_that_cannot_be_enforced_refuses_what_it_targets() {
+    on_both_back_ends(|world| {
+        let target = PolicyTarget::Service(key("http"));
+        let mut paths = policy(Action::Allow, FRIEND, target);
+        paths.unenforceable = Some("it has paths".into());
+        world.write(|book| book.policies.insert(paths));
+        let deadline = std::time::Instant::now() + crate::net::PATIENCE;
+        let (status, why) = loop {
+            match world.client.connect(HTTP) {
+                Err(refused) => break refused,
+                Ok(_) => assert!(std::time::Instant::now() < deadline),
+            }
+        };
+        assert_eq!(status, 401);
+        assert!(why.contains("cannot be enforced: it has paths"), "{why}");
+    });
+}
