@@ -4,6 +4,7 @@
 
 pub mod canary;
 pub mod demo;
+mod fetch;
 pub mod manifests;
 pub mod route;
 pub mod statistics;
@@ -43,8 +44,8 @@ enum Command {
     /// Look at routes.
     #[command(subcommand)]
     Route(route::Command),
-    /// Say what becomes of every object of a directory of manifests. Exit code 1: something is
-    /// refused, or some condition does not hold.
+    /// Say what becomes of every object of a directory of manifests, or of those that a culvertd
+    /// serves. Exit code 1: something is refused, or some condition does not hold.
     Status(status::Options),
 }
 

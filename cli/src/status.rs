@@ -1,24 +1,32 @@
 //! `culvert status`: what is said of every object of a directory of manifests, before or without a
-//! control plane that serves it.
+//! control plane that serves it, or of those that a running culvertd serves.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
-use serde::Serialize;
-use translate::{Condition, SourceError, Status};
+use serde::{Deserialize, Serialize};
+use translate::status::BAD_WHEN_TRUE;
+use translate::{SourceError, Status};
 
+use crate::fetch;
 use crate::manifests::{Manifests, ManifestsError};
 use crate::route::Format;
+
+/// Page of culvertd's admin server that has the conditions.
+const ADMIN_PAGE: &str = "/debug/status";
 
 /// Arguments of `culvert status`.
 #[derive(Clone, Debug, Args)]
 pub struct Options {
-    /// Directory of manifests, read as culvertd reads it.
-    #[arg(long, value_name = "DIR")]
-    manifests: PathBuf,
+    /// Directory of manifests, read as culvertd reads it; no pod is taken to run.
+    #[arg(long, value_name = "DIR", required_unless_present = "culvertd")]
+    manifests: Option<PathBuf>,
+    /// Admin address of a running culvertd (its --admin-addr), which knows what runs too.
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "manifests")]
+    culvertd: Option<String>,
     /// Only objects whose `Kind namespace/name` contains this text.
     #[arg(value_name = "OBJECT")]
     object: Option<String>,
@@ -27,42 +35,119 @@ pub struct Options {
     output: Format,
 }
 
+/// Why there is nothing to tell.
+#[derive(Debug, thiserror::Error)]
+pub enum StatusError {
+    /// The manifests.
+    #[error(transparent)]
+    Manifests(#[from] ManifestsError),
+    /// culvertd.
+    #[error("culvertd at {address} does not say: {why}")]
+    Culvertd {
+        /// As given.
+        address: String,
+        /// A sentence.
+        why: String,
+    },
+}
+
 #[derive(Serialize)]
-struct Page<'a> {
-    errors: &'a [SourceError],
-    objects: BTreeMap<String, &'a [Condition]>,
+struct Page {
+    errors: Vec<SourceError>,
+    objects: BTreeMap<String, Vec<Condition>>,
+}
+
+/// What is said of an object.
+#[derive(Serialize, Deserialize)]
+struct Condition {
+    #[serde(rename = "type")]
+    kind: String,
+    status: Status,
+    reason: String,
+    message: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    parent: Option<String>,
+}
+
+impl Condition {
+    fn is_problem(&self) -> bool {
+        (self.status == Status::False) != BAD_WHEN_TRUE.contains(&&*self.kind)
+    }
+}
+
+impl From<&translate::Condition> for Condition {
+    fn from(from: &translate::Condition) -> Self {
+        Self {
+            kind: from.kind.to_owned(),
+            status: from.status,
+            reason: from.reason.to_owned(),
+            message: from.message.clone(),
+            parent: from.parent.clone(),
+        }
+    }
+}
+
+/// The part of culvertd's page that is told.
+#[derive(Deserialize)]
+struct Served {
+    source: Source,
+    objects: BTreeMap<String, Vec<Condition>>,
+}
+
+#[derive(Deserialize)]
+struct Source {
+    errors: Vec<SourceError>,
 }
 
 /// The conditions, as they are printed, and whether all hold and every document was accepted.
 ///
 /// # Errors
-/// The directory cannot be read or has no object.
-pub fn told(options: &Options) -> Result<(String, bool), ManifestsError> {
-    let manifests = Manifests::read(&options.manifests)?;
-    let wanted = options.object.as_deref().unwrap_or_default();
-    let all = manifests.output.statuses.iter();
-    let objects: BTreeMap<_, _> = all
-        .map(|(key, conditions)| (key.to_string(), &conditions[..]))
-        .filter(|(name, _)| name.contains(wanted))
-        .collect();
-    let errors = &manifests.errors;
-    let is_problem = |condition: &Condition| {
-        // The one condition that is bad when it is there.
-        (condition.status == Status::False)
-            != (condition.kind == translate::status::PARTIALLY_INVALID)
+/// The directory cannot be read or has no object, or culvertd does not answer.
+pub fn told(options: &Options) -> Result<(String, bool), StatusError> {
+    let mut page = match (&options.culvertd, &options.manifests) {
+        (Some(address), _) => served(address)?,
+        (None, manifests) => read(manifests.as_deref().unwrap_or(Path::new(".")))?,
     };
-    let problems = objects.values().flat_map(|c| c.iter()).any(is_problem);
-    let page = Page { errors, objects };
+    let wanted = options.object.as_deref().unwrap_or_default();
+    page.objects.retain(|name, _| name.contains(wanted));
+    let mut all = page.objects.values().flatten();
+    let fine = page.errors.is_empty() && !all.any(Condition::is_problem);
     let text = match options.output {
         Format::Json => {
             serde_json::to_string_pretty(&page).expect("a page has texts and numbers only")
         }
         Format::Text => text(&page),
     };
-    Ok((text, errors.is_empty() && !problems))
+    Ok((text, fine))
 }
 
-fn text(page: &Page<'_>) -> String {
+fn read(directory: &Path) -> Result<Page, StatusError> {
+    let manifests = Manifests::read(directory)?;
+    let all = manifests.output.statuses.iter();
+    let objects = all.map(|(key, conditions)| {
+        let conditions = conditions.iter().map(Condition::from);
+        (key.to_string(), conditions.collect())
+    });
+    Ok(Page {
+        objects: objects.collect(),
+        errors: manifests.errors,
+    })
+}
+
+fn served(address: &str) -> Result<Page, StatusError> {
+    let error = |why: String| StatusError::Culvertd {
+        address: address.to_owned(),
+        why,
+    };
+    let text = fetch::page(address, ADMIN_PAGE).map_err(error)?;
+    let served: Served = serde_json::from_str(&text).map_err(|e| error(e.to_string()))?;
+    Ok(Page {
+        errors: served.source.errors,
+        objects: served.objects,
+    })
+}
+
+fn text(page: &Page) -> String {
     let mut lines: Vec<String> = page
         .errors
         .iter()
@@ -79,16 +164,16 @@ fn text(page: &Page<'_>) -> String {
         "MESSAGE",
     ]);
     for (object, conditions) in &page.objects {
-        for condition in *conditions {
+        for condition in conditions {
             table.add_row([
                 object.as_str(),
                 condition.parent.as_deref().unwrap_or("-"),
-                condition.kind,
+                &condition.kind,
                 match condition.status {
                     Status::True => "True",
                     Status::False => "False",
                 },
-                condition.reason,
+                &condition.reason,
                 &condition.message,
             ]);
         }

@@ -137,3 +137,55 @@ fn an_empty_directory_is_an_error_that_names_it() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains(&*empty.0.to_string_lossy()), "{said}");
 }
+
+/// A culvertd that answers one request with this page.
+fn culvertd(page: String) -> String {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut asked = [0; 1024];
+        let length = stream.read(&mut asked).unwrap();
+        assert!(asked[..length].starts_with(b"GET /debug/status "));
+        let length = page.len();
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
+        stream.write_all((head + &page).as_bytes()).unwrap();
+    });
+    address
+}
+
+#[test]
+fn status_asks_a_running_culvertd() {
+    let status = |address: &str, words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_culvert"));
+        let command = command.args(["status", "--culvertd", address]).args(words);
+        command.output().unwrap()
+    };
+    let page = r#"{"revision": 3, "source": {"objects": 2, "errors": []}, "objects": {
+        "Gateway shop/wp": [{"type": "Programmed", "status": "True", "reason": "Programmed",
+            "message": "1 of 1 replicas ready"}],
+        "HTTPRoute shop/r": [{"type": "PartiallyInvalid", "status": "True",
+            "reason": "UnsupportedValue", "message": "Dropped Rule", "parent": "Gateway shop/wp"}]
+        }}"#;
+    let output = status(&culvertd(page.to_owned()), &[]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        said.contains("1 of 1 replicas ready") && said.contains("Dropped Rule"),
+        "{said}"
+    );
+    assert_eq!(output.status.code(), Some(1), "a rule is dropped");
+    let output = status(&culvertd(page.to_owned()), &["Gateway", "-o", "json"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(
+        !String::from_utf8(output.stdout)
+            .unwrap()
+            .contains("HTTPRoute")
+    );
+    let output = status("127.0.0.1:1", &[]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("culvertd at 127.0.0.1:1 does not say"),
+        "{said}"
+    );
+}

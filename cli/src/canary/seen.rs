@@ -2,20 +2,10 @@
 //! chosen.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
-
-use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
 use super::error::CanaryError;
+use crate::fetch;
 
-/// How long a metrics page may take.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
-/// Largest metrics page in bytes: 100,000 series of 600 bytes.
-const MAX_PAGE_BYTES: usize = 64 * 1024 * 1024;
 /// The counter that waypoints keep of requests.
 const COUNTER: &str = "istio_requests_total";
 
@@ -27,21 +17,12 @@ pub(super) type Counts = BTreeMap<(String, String), u64>;
 /// # Errors
 /// One of them does not answer.
 pub(super) fn counted(addresses: &[String]) -> Result<Counts, CanaryError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| metrics_error("this process", e))?;
-    runtime.block_on(async {
-        let mut sum = Counts::new();
-        for address in addresses {
-            let page = tokio::time::timeout(ANSWERS_WITHIN, page(address)).await;
-            let page = page
-                .map_err(|_| metrics_error(address, format!("no answer in {ANSWERS_WITHIN:?}")))?
-                .map_err(|e| metrics_error(address, e))?;
-            add(&mut sum, &page);
-        }
-        Ok(sum)
-    })
+    let mut sum = Counts::new();
+    for address in addresses {
+        let page = fetch::page(address, "/metrics").map_err(|e| metrics_error(address, e))?;
+        add(&mut sum, &page);
+    }
+    Ok(sum)
 }
 
 fn metrics_error(address: &str, why: impl ToString) -> CanaryError {
@@ -49,29 +30,6 @@ fn metrics_error(address: &str, why: impl ToString) -> CanaryError {
         address: address.to_owned(),
         why: why.to_string(),
     }
-}
-
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-async fn page(address: &str) -> Result<String, BoxError> {
-    let stream = TcpStream::connect(address).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let ask = async move {
-        let request = http::Request::get("/metrics")
-            .header("host", address)
-            .body(Empty::<Bytes>::new())?;
-        let response = sender.send_request(request).await?;
-        let status = response.status();
-        if !status.is_success() {
-            return Err(format!("GET /metrics was answered with {status}").into());
-        }
-        let body = Limited::new(response.into_body(), MAX_PAGE_BYTES);
-        let bytes = body.collect().await?.to_bytes();
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    };
-    // The connection ends when its sender is gone; its own error is the request's too.
-    let (answer, _) = tokio::join!(ask, connection);
-    answer
 }
 
 /// Adds the counters of a page in the text format of Prometheus.

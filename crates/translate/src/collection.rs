@@ -11,7 +11,7 @@ use crate::document::{self, Document, Outcome, Subject};
 use crate::object::{Object, ObjectKey, Objects};
 
 /// What is wrong with a source at one place.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SourceError {
     /// File name without its directory.
     pub file: Arc<str>,

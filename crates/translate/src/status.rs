@@ -1,7 +1,7 @@
 //! What is said about an object after translation: the conditions of `protocol.md` 8.
 //! Knows no object itself.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Whether an AuthorizationPolicy or PeerAuthentication is in force in ztunnel as written.
 pub const ZTUNNEL_ACCEPTED: &str = "ZtunnelAccepted";
@@ -26,6 +26,9 @@ pub const CONFLICTED: &str = "Conflicted";
 /// There when a part of a route is not served (Gateway API).
 pub const PARTIALLY_INVALID: &str = "PartiallyInvalid";
 
+/// Conditions that are bad when they are there; all others are when they do not hold.
+pub const BAD_WHEN_TRUE: [&str; 2] = [PARTIALLY_INVALID, CONFLICTED];
+
 /// One condition of an object, in the shape of Kubernetes conditions.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Condition {
@@ -44,7 +47,7 @@ pub struct Condition {
 }
 
 /// Whether a condition holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub enum Status {
     True,
