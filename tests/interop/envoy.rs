@@ -77,7 +77,10 @@ pub fn waypoint(service: SocketAddr, server: SocketAddr, files: &Files) -> Value
     let mut listen = chain("http_connection_manager", &hbone);
     listen["transport_socket"] =
         json!({"name": "envoy.transport_sockets.tls", "typed_config": tls});
-    let internal = |name: &str, chain: &Value| json!({"name": name, "internal_listener": {}, "filter_chains": [chain]});
+    let internal = |name: &str, chain: &Value| {
+        let chains = [chain];
+        json!({"name": name, "internal_listener": {}, "filter_chains": chains})
+    };
     let peer = SocketAddr::new(server.ip(), HBONE_PORT);
     bootstrap(
         &json!([
