@@ -129,7 +129,8 @@ async fn look(worker: &Rc<Worker>, mut arrived: Box<Arrived>) -> Next {
     Next::Pass(arrived, far)
 }
 
-/// What the first bytes say. What is slow or broken says nothing: it is seen again where it is used.
+/// What the first bytes say. What is slow or broken says nothing: it is seen again where it is
+/// used.
 async fn opening(wire: &mut Wire) -> Opening {
     let read = timeout(OPENING_WAIT, read_opening(wire)).await;
     match read {

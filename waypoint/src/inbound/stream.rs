@@ -2,11 +2,14 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use carrier::headers::shortened;
 use carrier::relay::End;
 use carrier::tunnel::stream::TunnelStream;
 use hbone::{ConnectRequest, ConnectResponse, Headers};
+use mesh::decide::waypoint::Bound;
+use mesh::{Identity, Workload};
 
 use super::admit::{Client, Taken, admit, client_workload};
 use super::{Refusal, refusal};
@@ -15,7 +18,6 @@ use crate::http::site::Asked;
 use crate::serving::{self, Arrived};
 use crate::wire::Wire;
 use crate::worker::Worker;
-use mesh::decide::waypoint::Bound;
 
 /// What a client asks for.
 pub(super) struct Connect {
@@ -86,26 +88,34 @@ async fn begin(worker: &Rc<Worker>, connect: Connect) -> Option<Box<Arrived>> {
         refusal::record(worker, &connection, &Refusal::Gone);
         return None;
     }
-    let Taken { bound, protocol } = taken;
-    let (service, to, port) = match &bound {
-        Bound::Service { service, port, .. } => (Some(service.key.clone()), None, *port),
-        Bound::Workload { workload, address } => (None, Some(workload.clone()), address.port()),
-    };
-    let asked = Rc::new(Asked {
-        client,
-        client_identity: Some(identity),
-        client_workload: workload,
-        service,
-        workload: to,
-        port,
-        protocol,
-    });
+    let asked = asked(&taken, client, (identity, workload));
     Some(Box::new(Arrived {
         connection,
         wire: Wire::new(End::Stream(stream), Rc::clone(&worker.buffers)),
-        bound,
-        asked,
+        bound: taken.bound,
+        asked: Rc::new(asked),
     }))
+}
+
+/// The same for HTTP.
+fn asked(
+    taken: &Taken,
+    client: SocketAddr,
+    (identity, client_workload): (Identity, Option<Arc<Workload>>),
+) -> Asked {
+    let (service, workload, port) = match &taken.bound {
+        Bound::Service { service, port, .. } => (Some(service.key.clone()), None, *port),
+        Bound::Workload { workload, address } => (None, Some(workload.clone()), address.port()),
+    };
+    Asked {
+        client,
+        client_identity: Some(identity),
+        client_workload,
+        service,
+        workload,
+        port,
+        protocol: taken.protocol,
+    }
 }
 
 /// False when the client is gone. Says 200 before an endpoint is known: which one it will be, the
