@@ -49,7 +49,8 @@ pub struct Choose<'a> {
     pub backend: Option<(&'a ServiceKey, u16)>,
     /// Endpoints that this request could not reach: not again, while there are others.
     pub tried: &'a [Rc<Upstream>],
-    /// The endpoint with this [`Upstream::token`], if it may be chosen at all: the client's session.
+    /// The endpoint with this [`Upstream::token`], if it may be chosen at all: the client's
+    /// session.
     pub prefer: Option<u64>,
 }
 

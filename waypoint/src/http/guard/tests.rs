@@ -32,9 +32,12 @@ fn what_is_proper_passes_whole() {
         "\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
         "GET / HTTP/1.0\r\n\r\n",
         "OPTIONS * HTTP/1.1\r\nhost:a:80\r\nX: \t y\t\r\n\r\n",
-        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhelloGET / HTTP/1.1\r\nHost: [::1]\r\n\r\n",
-        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n5;a=\"b c\"\r\nhello\r\n0\r\n\r\n",
-        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n00A\r\n0123456789\r\n0\r\nX-Sum: 1\r\nY: 2\r\n\r\nGET / HTTP/1.0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhelloGET / HTTP/1.1\r\n\
+         Host: [::1]\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n5;a=\"b c\"\r\n\
+         hello\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n00A\r\n\
+         0123456789\r\n0\r\nX-Sum: 1\r\nY: 2\r\n\r\nGET / HTTP/1.0\r\n\r\n",
         "GET / HTTP/1.1\r\nHost:\r\n\r\n",
     ] {
         assert_eq!(whole(input), (input.len(), None), "{input:?}");
@@ -226,7 +229,9 @@ proptest! {
     }
 
     #[test]
-    fn only_a_beginning_of_what_came_passes(input in proptest::collection::vec(any::<u8>(), 0..300)) {
+    fn only_a_beginning_of_what_came_passes(
+        input in proptest::collection::vec(any::<u8>(), 0..300),
+    ) {
         let (passed, _) = passed(&input, &[7]);
         prop_assert!(input.starts_with(&passed));
     }
