@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
+use std::thread::JoinHandle;
 
 const SHOP: &str = include_str!("shop.yaml");
 
@@ -139,11 +140,11 @@ fn an_empty_directory_is_an_error_that_names_it() {
 }
 
 /// A culvertd that answers one request with this page.
-fn culvertd(page: String) -> String {
+fn culvertd(page: String) -> (String, JoinHandle<()>) {
     use std::io::{Read, Write};
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    std::thread::spawn(move || {
+    let serve = move || {
         let (mut stream, _) = listener.accept().unwrap();
         let mut asked = [0; 1024];
         let length = stream.read(&mut asked).unwrap();
@@ -151,8 +152,9 @@ fn culvertd(page: String) -> String {
         let length = page.len();
         let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
         stream.write_all((head + &page).as_bytes()).unwrap();
-    });
-    address
+    };
+    let server = std::thread::Builder::new().name("culvertd".into());
+    (address, server.spawn(serve).unwrap())
 }
 
 #[test]
@@ -168,14 +170,18 @@ fn status_asks_a_running_culvertd() {
         "HTTPRoute shop/r": [{"type": "PartiallyInvalid", "status": "True",
             "reason": "UnsupportedValue", "message": "Dropped Rule", "parent": "Gateway shop/wp"}]
         }}"#;
-    let output = status(&culvertd(page.to_owned()), &[]);
+    let (address, server) = culvertd(page.to_owned());
+    let output = status(&address, &[]);
+    server.join().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(
         said.contains("1 of 1 replicas ready") && said.contains("Dropped Rule"),
         "{said}"
     );
     assert_eq!(output.status.code(), Some(1), "a rule is dropped");
-    let output = status(&culvertd(page.to_owned()), &["Gateway", "-o", "json"]);
+    let (address, server) = culvertd(page.to_owned());
+    let output = status(&address, &["Gateway", "-o", "json"]);
+    server.join().unwrap();
     assert_eq!(output.status.code(), Some(0));
     assert!(
         !String::from_utf8(output.stdout)

@@ -87,16 +87,30 @@ mod tests {
 
     #[test]
     fn counters_of_waypoints_are_summed_by_service_and_others_are_not() {
-        let page = r#"# TYPE istio_requests counter
-istio_requests_total{reporter="waypoint",destination_service_name="v2",destination_service_namespace="shop",response_code="200"} 5
-istio_requests_total{reporter="waypoint",x="a\"}b,c=",destination_service_name="v2",destination_service_namespace="shop",response_code="503"} 2.0
-istio_requests_total{reporter="source",destination_service_name="v2",destination_service_namespace="shop"} 90
-istio_requests_total{reporter="waypoint",destination_service_name="v2",destination_service_namespace="bank"} 7
-istio_tcp_connections_opened_total{reporter="waypoint",destination_service_name="v2"} 1
-"#;
+        let line = |reporter: &str, service: &str, namespace: &str, rest: &str| {
+            format!(
+                "istio_requests_total{{reporter=\"{reporter}\",\
+                 destination_service_name=\"{service}\",\
+                 destination_service_namespace=\"{namespace}\"{rest}\n"
+            )
+        };
+        let page = [
+            "# TYPE istio_requests counter\n".to_owned(),
+            line("waypoint", "v2", "shop", ",response_code=\"200\"} 5"),
+            line(
+                "waypoint",
+                "v2",
+                "shop",
+                ",x=\"a\\\"}b,c=\",response_code=\"503\"} 2.0",
+            ),
+            line("source", "v2", "shop", "} 90"),
+            line("waypoint", "v2", "bank", "} 7"),
+            "istio_tcp_connections_opened_total{reporter=\"waypoint\"} 1\n".to_owned(),
+        ];
+        let page = page.concat();
         let mut counts = Counts::new();
-        add(&mut counts, page);
-        add(&mut counts, page);
+        add(&mut counts, &page);
+        add(&mut counts, &page);
         let of = |namespace: &str| counts[&(namespace.to_owned(), "v2".to_owned())];
         assert_eq!((of("shop"), of("bank"), counts.len()), (14, 14, 2));
     }

@@ -1,4 +1,4 @@
-//! The server in the conformance pods: says as JSON what it saw, and misbehaves when it is asked to.
+//! The server in the conformance pods: says as JSON what it saw, and misbehaves when asked to.
 //!
 //! `echo NAME` listens on 8080 and 8081 (HTTP/1.1 and HTTP/2 with prior knowledge), 8443 (the same
 //! in TLS, under a certificate of its own making) and 9000 (greets, then gives back every byte).
