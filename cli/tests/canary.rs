@@ -142,8 +142,9 @@ fn promote_and_rollback_set_everything_to_one_side() {
 #[test]
 fn a_backend_without_a_weight_gets_one_in_flow_and_block() {
     let flow = SHOP.replace(
-        "      backendRefs:\n        # the old one\n        - name: web-v1\n          port: 80\n          \
-         weight:   95   # of a hundred\n        - weight: 5\n          name: web-v2\n          port: 80\n",
+        "      backendRefs:\n        # the old one\n        - name: web-v1\n          port: 80\n\
+        \x20         weight:   95   # of a hundred\n        - weight: 5\n\
+        \x20         name: web-v2\n          port: 80\n",
         "      backendRefs: [{name: web-v1, port: 80}, {name: web-v2, port: 80}]\n",
     );
     assert_ne!(flow, SHOP);
@@ -196,7 +197,8 @@ fn what_cannot_be_set_is_refused_with_the_reason_and_nothing_is_written() {
     }
     let twice = SHOP.replace(
         "    - name: all\n",
-        "    - backendRefs: [{name: web-v1, port: 80}, {name: web-v2, port: 80}]\n    - name: all\n",
+        "    - backendRefs: [{name: web-v1, port: 80}, {name: web-v2, port: 80}]\n\
+        \x20   - name: all\n",
     );
     let shop = Directory::with("twice", &twice);
     let said = shop.refused(&["set", "web", "v2=5"]);
@@ -272,7 +274,8 @@ fn metrics(v1: u32, v2: u32) -> (String, JoinHandle<()>) {
         let _ = stream.read(&mut [0; 4096]).unwrap();
         let line = |name: &str, count: u32| {
             format!(
-                "istio_requests_total{{reporter=\"waypoint\",destination_service_namespace=\"shop\",\
+                "istio_requests_total{{reporter=\"waypoint\",\
+                 destination_service_namespace=\"shop\",\
                  destination_service_name=\"{name}\"}} {count}\n"
             )
         };

@@ -127,7 +127,8 @@ http {{
         listen [::]:{HTTP_PORT} backlog=512;
         default_type application/json;
         location / {{
-            return 200 '{{"server":"{name}","path":"$request_uri","client":"$remote_addr","marker":"$http_x_marker"}}';
+            set $who '"server":"{name}","client":"$remote_addr"';
+            return 200 '{{$who,"path":"$request_uri","marker":"$http_x_marker"}}';
         }}
     }}
 }}
