@@ -150,7 +150,8 @@ impl Waypoints {
         self.inner.plan.borrow().check(node, pods);
     }
 
-    /// The lists for a node: the first at once, another at each change, until its token is replaced.
+    /// The lists for a node: the first at once, another at each change, until its token is
+    /// replaced.
     pub fn follow(&self, caller: Caller) -> Lists {
         let (sender, lists) = mpsc::channel(LISTS);
         let following = Following::new(self.clone(), caller.node.clone());

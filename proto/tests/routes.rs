@@ -370,7 +370,9 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_make_the_reader_panic(routed in routed(), at in any::<usize>(), byte in any::<u8>()) {
+    fn no_bytes_make_the_reader_panic(
+        routed in routed(), at in any::<usize>(), byte in any::<u8>(),
+    ) {
         let mut resource = encode::routed(&routed, "1");
         let bytes = &mut resource.resource.as_mut().unwrap().value;
         let at = at % bytes.len();

@@ -83,8 +83,8 @@ fn main() -> ExitCode {
                 pins::read_only,
             ),
             scenario(
-                "a bpffs that is unmounted fails an ADD by name, captured pods go on, and what it held is \
-                 repaired",
+                "a bpffs that is unmounted fails an ADD by name, captured pods go on, and what it \
+                 held is repaired",
                 pins::unmounted,
             ),
         ],

@@ -53,8 +53,8 @@ pub struct Open {
     pub far: End,
 }
 
-/// Carries what `begun` opens, to its end. `begun` is on the heap: an idle connection shall not carry
-/// the way it came.
+/// Carries what `begun` opens, to its end. `begun` is on the heap: an idle connection shall not
+/// carry the way it came.
 pub async fn serve(worker: Rc<Worker>, begun: Pin<Box<impl Future<Output = Option<Open>>>>) {
     if let Some(open) = begun.await {
         carry(&worker, &open).await;

@@ -150,7 +150,8 @@ fn h2load(
     done(&output).with_context(|| format!("output of h2load:\n{output}"))
 }
 
-/// `finished in 2.00s, 12.50 req/s, ...` and `requests: 25 total, ..., 25 succeeded, 0 failed, ...`.
+/// `finished in 2.00s, 12.50 req/s, ...` and
+/// `requests: 25 total, ..., 25 succeeded, 0 failed, ...`.
 fn done(text: &str) -> anyhow::Result<Done> {
     let line = |start: &str| {
         let line = text.lines().find(|line| line.starts_with(start));

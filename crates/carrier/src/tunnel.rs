@@ -344,7 +344,8 @@ impl Tunnel {
     fn hand_on(self: &Rc<Self>, event: Event) {
         match event {
             Event::Established { kx, peer } => {
-                self.expires(peer.not_after());
+                let end = Duration::from_secs(peer.not_after().as_secs());
+                self.expires(SystemTime::UNIX_EPOCH + end);
                 tracing::debug!(?kx, peer = ?self.peer(), "tunnel established");
                 self.owner.established(self);
             }

@@ -45,8 +45,8 @@ pub enum Role {
     Server,
 }
 
-/// Silence after which memory is let go that only a busy connection needs: the next message makes it
-/// anew, and a connection that nobody uses holds none.
+/// Silence after which memory is let go that only a busy connection needs: the next message makes
+/// it anew, and a connection that nobody uses holds none.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// Room over the header list bound for a compressed block: size updates and length prefixes.

@@ -1,8 +1,8 @@
 //! HTTP routes of the Gateway API: what they are, which one takes a request, and what it does with
 //! it. Pure: a request and randomness go in, a [`Decision`] with its reasons comes out.
 //!
-//! A [`Table`] holds the routes of one parent (a port of a Service, or a waypoint), a [`Book`] those
-//! of all. They must not know how a request arrived, nor which endpoints a backend has.
+//! A [`Table`] holds the routes of one parent (a port of a Service, or a waypoint), a [`Book`]
+//! those of all. They must not know how a request arrived, nor which endpoints a backend has.
 
 pub mod book;
 pub mod cors;

@@ -166,7 +166,8 @@ spec:
     fn a_gateway_with_a_service_or_a_pod_of_its_own_is_left_to_its_owner() {
         let labels = "labels: {gateway.networking.k8s.io/gateway-name: gate}";
         let service = format!(
-            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: gate, namespace: shop, {labels}}}\n\
+            "---\napiVersion: v1\nkind: Service\n\
+             metadata: {{name: gate, namespace: shop, {labels}}}\n\
              spec: {{ports: [{{name: hbone, port: 15008}}]}}\n"
         );
         let elsewhere = service.replace("namespace: shop", "namespace: other");

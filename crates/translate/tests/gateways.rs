@@ -20,7 +20,10 @@ metadata: {name: shop, labels: {istio.io/use-waypoint: wp}}
 apiVersion: v1
 kind: Service
 metadata: {name: web, namespace: shop}
-spec: {clusterIP: 10.96.0.80, selector: {app: web}, ports: [{port: 80, name: http}, {port: 443, name: tls}]}
+spec:
+  clusterIP: 10.96.0.80
+  selector: {app: web}
+  ports: [{port: 80, name: http}, {port: 443, name: tls}]
 ---
 apiVersion: v1
 kind: Pod

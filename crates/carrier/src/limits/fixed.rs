@@ -90,9 +90,9 @@ pub const BUFFERS_KEPT_FOR: Duration = Duration::from_secs(1);
 /// Ciphertext in bytes that a tunnel hands to its socket in one write.
 pub const TUNNEL_WRITE_BYTES: usize = 256 * 1_024;
 
-/// Requests of one tunnel that are handed on before others have their turn. Each starts a connect of
-/// about 0.1 ms: a tunnel that asks for all its streams at once keeps its neighbours waiting for less
-/// than a millisecond at a time.
+/// Requests of one tunnel that are handed on before others have their turn. Each starts a connect
+/// of about 0.1 ms: a tunnel that asks for all its streams at once keeps its neighbours waiting for
+/// less than a millisecond at a time.
 pub const REQUESTS_PER_TURN: u32 = 8;
 
 /// Longest text of a peer (an authority, a header) that is repeated in a log line, in characters.

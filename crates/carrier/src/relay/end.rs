@@ -165,8 +165,8 @@ impl End {
         }
     }
 
-    /// From now on a socket that ends without [`End::finish`] ends with RST, also when the process is
-    /// killed: what was cut off must not look whole to a protocol without a length of its own.
+    /// From now on a socket that ends without [`End::finish`] ends with RST, also when the process
+    /// is killed: what was cut off must not look whole to a protocol without a length of its own.
     pub fn guard(&self) {
         if let Self::Tcp(socket) = self {
             // Of a socket that is broken already there is nothing to guard.

@@ -123,8 +123,8 @@ impl TunnelStream {
         sent
     }
 
-    /// Waits until the peer, or the end of the tunnel, has reset it. For whoever sets up the far end
-    /// before an answer; nobody may wait for room meanwhile.
+    /// Waits until the peer, or the end of the tunnel, has reset it. For whoever sets up the far
+    /// end before an answer; nobody may wait for room meanwhile.
     pub fn poll_reset(&self, cx: &Context<'_>) -> Poll<StreamError> {
         loop {
             if let Err(error) = self.alive() {
@@ -180,8 +180,8 @@ impl TunnelStream {
         self.state.read.poll(cx)
     }
 
-    /// Makes the next [`Self::poll_ready`] return at once: for whoever waited for it and leaves what
-    /// it announced to somebody else.
+    /// Makes the next [`Self::poll_ready`] return at once: for whoever waited for it and leaves
+    /// what it announced to somebody else.
     pub fn look_again(&self) {
         self.state.read.set();
     }

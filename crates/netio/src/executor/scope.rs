@@ -166,8 +166,8 @@ fn spawn(inner: &Rc<Inner>, task: impl Future<Output = ()> + 'static) -> Result<
     Ok(())
 }
 
-/// A task and its place. An async block that awaits what it captured would be twice as large: it keeps
-/// room for the task where it was captured and where it is awaited.
+/// A task and its place. An async block that awaits what it captured would be twice as large: it
+/// keeps room for the task where it was captured and where it is awaited.
 struct Seated<T> {
     task: T,
     seat: Seat,

@@ -94,7 +94,8 @@ pub struct WaypointReplica {
     pub trust_domain: String,
 }
 
-/// Lists of the replicas that the node shall run, each whole; from [`AgentClient::follow_waypoints`].
+/// Lists of the replicas that the node shall run, each whole; from
+/// [`AgentClient::follow_waypoints`].
 #[derive(Debug)]
 pub struct WaypointReplicas {
     control_plane: ControlPlane,
