@@ -131,9 +131,10 @@ impl<'ast> Visit<'ast> for Uses<'_> {
 }
 
 /// What pure crates may depend on besides ours: crates without I/O, clock, thread or executor.
-const PURE_DEPENDENCIES: [&str; 14] = [
+const PURE_DEPENDENCIES: [&str; 15] = [
     "aws-lc-rs",
     "bytes",
+    "foldhash",
     "imbl",
     "ipnet",
     "k8s-openapi",
