@@ -31,10 +31,11 @@ lint: setup
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
-# The scenarios start the programs, so these are built before any test runs.
+# The scenarios start the programs, so these are built before any test runs; with all targets, so
+# that crates have the features that tests ask of them, and are built once.
 # Which tests failed, and why, is said again at the end: a page of CI shows the last lines alone.
 test: lint
-	cargo build --workspace --locked
+	cargo build --workspace --all-targets --locked
 	@mkdir -p target; cargo test --workspace --locked --no-fail-fast 2>&1 | tee target/test.log; \
 	status=$${PIPESTATUS[0]}; [ $$status = 0 ] || { \
 	echo; echo "what failed:"; \
