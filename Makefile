@@ -30,6 +30,9 @@ demo: build
 lint: setup
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	@cargo metadata --locked --format-version 1 --manifest-path fuzz/Cargo.toml >/dev/null || { \
+	echo "fuzz/Cargo.lock is behind: (cd fuzz && cargo metadata >/dev/null), and commit it" >&2; \
+	exit 1; }
 
 # The scenarios start the programs, so these are built before any test runs; with all targets, so
 # that crates have the features that tests ask of them, and are built once.
