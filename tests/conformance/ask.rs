@@ -73,6 +73,7 @@ pub fn ask(place: &Place, pair: &Pair, to: To<'_>) -> anyhow::Result<Vec<Answer>
         "TCP" => "tcp_client.py",
         "WEBSOCKET" => "websocket_client.py",
         "RAW" => "raw_client.py",
+        "STREAM" => "stream_client.py",
         // Bodies are curl's alone: no pair sends one many times.
         _ if is_many_over_h2(pair, to, url) => "h2_client.py",
         method => return by_curl(place, pair, (method, url), to),
@@ -160,12 +161,13 @@ fn by_curl(
         .stdin(config)
         .limit(PAIR_WITHIN);
     program = program.arg(match (to.version, url.starts_with("https")) {
+        _ if method == "UPGRADE" => "--http2",
         (1, _) => "--http1.1",
         (_, true) => "--http2",
         (_, false) => "--http2-prior-knowledge",
     });
     program = match method {
-        "GET" => program,
+        "GET" | "UPGRADE" => program,
         "HEAD" => program.arg("--head"),
         method => program.args(["-X", method]),
     };

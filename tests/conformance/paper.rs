@@ -16,6 +16,8 @@ use crate::case::{self, Case, Pair};
 
 /// Pods have their addresses from agents, and waypoints their readiness; there are none.
 const WITHOUT_AGENTS: [&str; 2] = ["NoAddress", "Pending"];
+/// First words of pairs that no client of plain requests asks.
+const NO_METHOD: [&str; 6] = ["GRPC", "TCP", "WEBSOCKET", "RAW", "STREAM", "UPGRADE"];
 /// Conditions that are bad when they are there.
 const BAD_WHEN_TRUE: &str = "PartiallyInvalid";
 
@@ -116,7 +118,7 @@ fn explained(case: &Case) -> anyhow::Result<()> {
 fn explained_pair(directory: &Directory, pair: &Pair) -> anyhow::Result<Option<String>> {
     let method = pair.ask.split(' ').next().unwrap_or_default();
     // These are decided without a method and a path, or by other routes.
-    if pair.at.is_some() || ["GRPC", "TCP", "WEBSOCKET", "RAW"].contains(&method) {
+    if pair.at.is_some() || NO_METHOD.contains(&method) {
         return Ok(None);
     }
     let namespace = pair.from.split('/').next().unwrap_or_default();
