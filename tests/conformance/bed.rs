@@ -177,6 +177,11 @@ impl Bed {
         Ok(get(self.place(WAYPOINT)?, &url)?)
     }
 
+    /// Requests of a pair, by its id, that came to all pods together.
+    pub fn came(&self, id: &str) -> anyhow::Result<u64> {
+        Ok(counted_at(&self.echoes()?, id)?.values().sum())
+    }
+
     /// Pods with echo servers, by the name that they give themselves.
     fn echoes(&self) -> anyhow::Result<Vec<(&str, &Place)>> {
         let serving = PODS.iter().filter(|(_, _, serves)| *serves);

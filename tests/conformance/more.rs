@@ -23,6 +23,9 @@ const WEIGHTS: &str = "weights";
 /// Requests that h2load sends, on this many connections.
 const H2LOAD: (u32, u32) = (5000, 10);
 
+/// Requests of which all fail: unbounded they would be tried four times each.
+const FAILING: u32 = 4000;
+
 /// Looks at the counters until they are what was asked: 10 s, or until they stand still.
 const COUNTED_LOOKS: u32 = 40;
 
@@ -45,6 +48,10 @@ pub fn scenarios(weights: &std::rc::Rc<Case>) -> Vec<Scenario<Bed>> {
         scenario(
             "the waypoint's counters are what `culvert canary status` shows",
             counters,
+        ),
+        scenario(
+            "a server that always fails is tried again no more than the budget of retries allows",
+            retry_budget,
         ),
     ]
 }
@@ -134,6 +141,27 @@ fn nghttp(bed: &mut Bed) -> anyhow::Result<()> {
     let said = bed.place("shop/client")?.text(&program)?;
     ensure!(said.contains(":status: 200"), "{said}");
     ensure!(said.contains("x-end: 42"), "no trailer: {said}");
+    Ok(())
+}
+
+/// 20 % of the requests, and what each window of 10 s may have in any case: 10 a second. The last
+/// window is only begun, and the first may lie across two.
+fn retry_budget(bed: &mut Bed) -> anyhow::Result<()> {
+    let address = find("retry-budget")?.address("retry-budget")?;
+    let mut pair = get(FAILING);
+    pair.ask = "GET http://retry-budget/".to_owned();
+    pair.echo = Some("status=503".to_owned());
+    let start = std::time::Instant::now();
+    let (answers, id) = bed.answers(&pair, (address, 2))?;
+    let windows = start.elapsed().as_secs() / 10 + 2;
+    let other = answers.iter().find(|answer| answer.status != 503);
+    ensure!(other.is_none(), "not the server's own answer: {other:?}");
+    let asked = u64::from(FAILING);
+    let again = bed.came(&id)? - asked;
+    let most = asked / 5 + 100 * windows;
+    println!("    {asked} requests failed, {again} more tries, of {most} at most");
+    ensure!(again > 0, "nothing was tried again: this proves nothing");
+    ensure!(again <= most, "{again} more tries, {most} at most");
     Ok(())
 }
 
