@@ -23,6 +23,21 @@ const WEIGHTS: &str = "weights";
 /// Requests that h2load sends, on this many connections.
 const H2LOAD: (u32, u32) = (5000, 10);
 
+/// A route of the Gateway takes the requests of every Service without routes of its own: it is
+/// there in its own scenario alone.
+const GATEWAY_ROUTE: &str = r#"
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: of-the-gateway, namespace: shop}
+spec:
+  parentRefs: [{kind: Gateway, name: waypoint}]
+  hostnames: [plain, "*.plain.example"]
+  rules:
+    - matches: [{path: {value: /two}}]
+      backendRefs: [{name: v2, port: 80}]
+    - matches: [{path: {value: /three}}]
+      backendRefs: [{name: v3, port: 80}]
+"#;
 /// Requests of which all fail: unbounded they would be tried four times each.
 const FAILING: u32 = 4000;
 
@@ -52,6 +67,10 @@ pub fn scenarios(weights: &std::rc::Rc<Case>) -> Vec<Scenario<Bed>> {
         scenario(
             "a server that always fails is tried again no more than the budget of retries allows",
             retry_budget,
+        ),
+        scenario(
+            "a route of the Gateway holds for its hosts, until it is gone",
+            gateway_route,
         ),
     ]
 }
@@ -162,6 +181,38 @@ fn retry_budget(bed: &mut Bed) -> anyhow::Result<()> {
     println!("    {asked} requests failed, {again} more tries, of {most} at most");
     ensure!(again > 0, "nothing was tried again: this proves nothing");
     ensure!(again <= most, "{again} more tries, {most} at most");
+    Ok(())
+}
+
+fn gateway_route(bed: &mut Bed) -> anyhow::Result<()> {
+    let case = find("plain")?;
+    bed.manifests.put("of-the-gateway.yaml", GATEWAY_ROUTE)?;
+    let asked = [
+        ("plain/two", Some("v2"), 200),
+        ("plain/three", Some("v3"), 200),
+        ("some.plain.example/two", Some("v2"), 200),
+        // Hosts and paths that it does not name.
+        ("plain/one", None, 404),
+        ("other.example/two", None, 404),
+    ];
+    let mut wrong = Vec::new();
+    for version in [1, 2] {
+        for (url, by, status) in asked {
+            let mut pair = get(5);
+            pair.ask = format!("GET http://{url}");
+            pair.at = Some("plain".to_owned());
+            pair.expect.status = Some(status);
+            pair.expect.by = by.map(str::to_owned).into_iter().collect();
+            let outcome = bed.settled(&case, &pair, version)?;
+            wrong.extend(outcome.wrong.iter().map(|wrong| format!("{url}: {wrong}")));
+        }
+    }
+    bed.manifests.remove("of-the-gateway.yaml")?;
+    // Without it the Service's requests go to its endpoints again.
+    let mut pair = get(20);
+    pair.ask = "GET http://plain/one".to_owned();
+    wrong.extend(bed.settled(&case, &pair, 1)?.wrong);
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n    "));
     Ok(())
 }
 
