@@ -188,6 +188,8 @@ fn kind(
         _ if is_stream => stream,
         AppProtocol::Http11 | AppProtocol::Http2 | AppProtocol::Grpc => Kind::Http,
         AppProtocol::Tcp | AppProtocol::Tls => stream,
+        // A client that spoke something else would go past the routes of the port.
+        AppProtocol::Unknown if http.is_some_and(|level| level != Level::Gateway) => Kind::Http,
         AppProtocol::Unknown => Kind::Look,
     }
 }

@@ -97,6 +97,9 @@ impl Exchange {
                 return Err(Own::error(status, Reason::BadRequest, violation.why()));
             }
         }
+        if head.headers.get_all(HOST).iter().nth(1).is_some() {
+            return Err(bad("more than one Host"));
+        }
         let (authority, host) = (head.uri.authority(), head.headers.get(HOST));
         if head.version == Version::HTTP_2 {
             let of_host = host.map(HeaderValue::as_bytes);

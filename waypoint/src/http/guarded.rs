@@ -100,6 +100,8 @@ impl Line {
     /// The head that has begun did not come in time.
     pub fn on_late(&self) {
         self.is_late.set(true);
+        // It was late once: hyper may not read for long, and the time must not be up again at once.
+        self.head_since.set(None);
         self.wake();
     }
 
@@ -167,7 +169,8 @@ impl<I> Guarded<I> {
 
     /// Looks again at what is held, after something was decided.
     fn decide(&mut self) {
-        if self.guard.is_undecided() {
+        // What may pass was scanned: only behind it does the guard go on.
+        if self.passing == 0 && self.guard.is_undecided() {
             if self.line.is_open.get() {
                 self.guard.open();
             } else if self.line.answered.get() >= self.guard.heads() {

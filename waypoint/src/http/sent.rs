@@ -135,6 +135,12 @@ impl Source {
         Poll::Ready(Some(Ok(frame)))
     }
 
+    /// Tries until now get no more of it; the number of the next one.
+    pub fn supersede(&mut self) -> u32 {
+        self.current += 1;
+        self.current
+    }
+
     fn finish(&mut self) {
         self.state = State::Done;
         self.copy(|copy| copy.finish());
@@ -206,11 +212,7 @@ impl SentBody {
 
     /// The body of another try; the ones before get no more of it.
     pub fn of(source: &Rc<RefCell<Source>>) -> Self {
-        let number = {
-            let mut source = source.borrow_mut();
-            source.current += 1;
-            source.current
-        };
+        let number = source.borrow_mut().supersede();
         Self(Kind::Try(Try {
             source: source.clone(),
             number,

@@ -204,6 +204,10 @@ impl Tries {
         if !client.budget.borrow_mut().take(now) {
             return Err(None);
         }
+        // The try that failed may still read; what it took meanwhile would be missing in the next.
+        if let Some(source) = &exchange.source {
+            source.borrow_mut().supersede();
+        }
         let pause = retry.pause(self.count, client.site().random());
         let site = client.site();
         let until = site.now() + pause;

@@ -1,9 +1,12 @@
 //! What never reaches an endpoint: requests that two parsers could read in two ways, and those that
 //! are too large or too slow.
 
+use std::rc::Rc;
+use std::time::Duration;
+
 use tokio::io::AsyncWriteExt;
 
-use crate::world::{World, read_answer, read_head, run};
+use crate::world::{Handler, World, read_answer, read_head, run};
 
 async fn is_refused(world: &World, request: &str, status: u16) {
     let mut client = world.connect();
@@ -141,6 +144,29 @@ fn a_head_that_trickles_in_is_answered_with_408() {
     });
 }
 
+/// While a request takes longer than a head may, and hyper holds another and reads nothing.
+#[test]
+fn a_head_that_is_late_behind_a_slow_request_holds_up_nobody() {
+    run(async |world| {
+        let slow: Handler = Rc::new(|mut stream| {
+            Box::pin(async move {
+                read_head(&mut stream).await;
+                tokio::time::sleep(Duration::from_secs(40)).await;
+                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+                let _ = stream.write_all(answer).await;
+            })
+        });
+        world.endpoint("", "v1", Some(slow));
+        let mut client = world.connect();
+        let good = "GET / HTTP/1.1\r\nHost: shop\r\n\r\n";
+        let requests = format!("{good}{good}G");
+        client.write_all(requests.as_bytes()).await.unwrap();
+        for status in [200, 200, 408] {
+            assert_eq!(read_answer(&mut client).await.status, status);
+        }
+    });
+}
+
 #[test]
 fn a_connection_without_requests_is_closed_after_a_while() {
     run(async |world| {
@@ -179,6 +205,8 @@ fn http2_has_the_same_bounds() {
         assert_eq!(ask(many).await.unwrap(), 431);
         let other = http::Request::get("http://shop/").header("host", "other");
         assert_eq!(ask(other).await.unwrap(), 400);
+        let hosts = http::Request::get("http://shop/").header("host", "shop");
+        assert_eq!(ask(hosts.header("host", "shop")).await.unwrap(), 400);
         let twice = http::Request::get("http://shop/").header("content-length", "0");
         let twice = twice.header("content-length", "0");
         assert_eq!(ask(twice).await.unwrap(), 400);
