@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::{Response, StatusCode};
 use http_body_util::Full;
 use mesh::route::{Backend, Retry, Rule};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::world::{Handler, World, read_answer, read_head, run, run_with, target};
 
@@ -208,5 +208,51 @@ fn the_pause_between_tries_is_the_routes() {
             (Duration::from_secs(3)..=Duration::from_secs(6)).contains(&took),
             "{took:?}"
         );
+    });
+}
+
+/// The endpoint refuses on the head alone, and the client goes on sending while the next try waits.
+#[test]
+fn a_body_that_goes_on_during_the_pause_is_sent_from_its_beginning() {
+    run(async |world| {
+        let tries = Rc::new(Cell::new(0));
+        let count = tries.clone();
+        let endpoint: Handler = Rc::new(move |mut stream| {
+            count.set(count.get() + 1);
+            let is_first = count.get() == 1;
+            Box::pin(async move {
+                read_head(&mut stream).await;
+                let mut body = Vec::new();
+                if is_first {
+                    let answer = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n";
+                    stream.write_all(answer).await.unwrap();
+                    let _ = stream.read_to_end(&mut body).await;
+                    return;
+                }
+                while !body.ends_with(b"0\r\n\r\n") && stream.read_buf(&mut body).await.unwrap() > 0
+                {
+                }
+                let xs = body.iter().filter(|byte| **byte == b'x').count();
+                let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nx-got: {xs}\r\n\r\n");
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            })
+        });
+        world.endpoint("v1", "v1", Some(endpoint));
+        let mut rule = retrying(2, &[503]);
+        if let Some(retry) = &mut rule.retry {
+            retry.backoff = Duration::from_millis(300);
+        }
+        world.route(vec![rule]);
+        let mut client = world.connect();
+        let chunk = |bytes: usize| format!("{bytes:x}\r\n{}\r\n", "x".repeat(bytes));
+        let head = "POST / HTTP/1.1\r\nHost: shop\r\nTransfer-Encoding: chunked\r\n\r\n";
+        client.write_all(head.as_bytes()).await.unwrap();
+        client.write_all(chunk(32 << 10).as_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let rest = format!("{}0\r\n\r\n", chunk(128 << 10));
+        client.write_all(rest.as_bytes()).await.unwrap();
+        let answer = read_answer(&mut client).await;
+        assert_eq!((answer.status, tries.get()), (200, 2));
+        assert_eq!(answer.header("x-got"), Some("163840"));
     });
 }
