@@ -18,9 +18,9 @@ use tokio::sync::{mpsc, watch};
 
 use crate::config::DataPath;
 use crate::metrics::Metrics;
-use crate::record;
 use crate::worker::command::Workers;
 use crate::worker::{self, Inputs};
+use carrier::records;
 
 /// What a waypoint is made of.
 pub struct Parts {
@@ -87,7 +87,7 @@ impl Proxy {
         } = parts;
         let certificates = Certificates::new(certificates, config.trust_domain(), tasks);
         certificates.hold(&config.identity)?;
-        let (recorder, records) = record::queue();
+        let (recorder, records) = records::queue();
         let mut threads = Threads::new(workers);
         let mut queues = Vec::with_capacity(workers);
         for number in 0..workers {

@@ -13,11 +13,11 @@ use tokio::sync::{mpsc, watch};
 use crate::config::DataPath;
 use crate::metrics::Metrics;
 use crate::pods::Pods;
-use crate::record;
 use crate::worker::command::Workers;
 use crate::worker::{self, Inputs};
 use carrier::certificate::Certificates;
 use carrier::limits::COMMANDS_QUEUED;
+use carrier::records;
 use carrier::threads::Threads;
 
 /// What a proxy is made of.
@@ -66,7 +66,7 @@ impl Proxy {
             metrics,
         } = parts;
         let certificates = Certificates::new(certificates, config.trust_domain.clone(), tasks);
-        let (recorder, records) = record::queue();
+        let (recorder, records) = records::queue();
         let mut threads = Threads::new(workers);
         let mut queues = Vec::with_capacity(workers);
         for number in 0..workers {

@@ -14,6 +14,7 @@ pub mod headers;
 pub mod hush;
 pub mod limits;
 pub mod memory;
+pub mod records;
 pub mod relay;
 pub mod signal;
 pub mod threads;
