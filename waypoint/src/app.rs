@@ -22,9 +22,7 @@ use netio::ProbeError;
 use netio::netns::{Netns, NetnsError};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use process::admin::{self, BindError, Condition, Readiness};
-use process::certs::{CertManager, DEFAULT_TTL, GrpcAuthority};
-use process::clock::SystemClock;
-use process::grpc::{AddressError, ControlPlane, Settings};
+use process::grpc::AddressError;
 use process::metrics::{XdsMetrics, register_build};
 use process::tasks::{TaskFailure, Tasks, terminated};
 use process::telemetry::LogControl;
@@ -125,7 +123,7 @@ fn start(config: &Config, limits: Limits, logging: LogControl) -> Result<Serving
     let data_path = config.data_path(limits)?;
     let identity = data_path.identity.clone();
     let page = admin::readiness(readiness.clone());
-    admin::serve(&tasks, "readiness", config.ready_addr, page)?;
+    admin::serve(&tasks, "readiness", config.flags.ready_addr, page)?;
     let (metrics, xds_metrics) = serve_metrics(&tasks, config)?;
     let listener = TcpListener::bind(config.listen_addr)
         .map_err(|error| AppError::Listen(config.listen_addr, error))?;
@@ -140,7 +138,7 @@ fn start(config: &Config, limits: Limits, logging: LogControl) -> Result<Serving
         snapshots: feed.subscribe(),
         books: feed.subscribe_book(),
         open: opened,
-        certificates: manager(&tasks, config)?,
+        certificates: config.flags.certificates(&tasks)?,
         metrics,
     };
     let Proxy {
@@ -158,7 +156,7 @@ fn start(config: &Config, limits: Limits, logging: LogControl) -> Result<Serving
         limits,
     };
     let page = dump::routes(sources).merge(admin::logging(logging));
-    admin::serve(&tasks, "admin", config.admin_addr, page)?;
+    admin::serve(&tasks, "admin", config.flags.admin_addr, page)?;
     tasks.spawn("memory", memory::release_when_idle(tasks.stop()));
     let gate = Gate {
         readiness,
@@ -244,7 +242,7 @@ fn serve_metrics(tasks: &Tasks, config: &Config) -> Result<(Metrics, XdsMetrics)
     metrics.register(&mut registry);
     let xds_metrics = XdsMetrics::register(&mut registry);
     let page = admin::metrics(Arc::new(registry));
-    admin::serve(tasks, "metrics", config.metrics_addr, page)?;
+    admin::serve(tasks, "metrics", config.flags.metrics_addr, page)?;
     Ok((metrics, xds_metrics))
 }
 
@@ -259,8 +257,8 @@ fn feed(
     metrics: XdsMetrics,
     readiness: &Readiness,
 ) -> Result<Feed, AddressError> {
-    let control_plane = control_plane(config, &config.xds_address)?;
-    let mut node = Node::ztunnel(&config.node_name, &config.cluster_id);
+    let control_plane = config.flags.discovery()?;
+    let mut node = Node::ztunnel(&config.flags.node_name, &config.flags.cluster_id);
     "waypoint".clone_into(&mut node.role);
     node.name.clone_from(&config.pod_name);
     node.namespace.clone_from(&config.pod_namespace);
@@ -271,20 +269,4 @@ fn feed(
         routes: true,
     };
     Ok(xds::start(tasks, control_plane, wanted, metrics, readiness))
-}
-
-fn manager(tasks: &Tasks, config: &Config) -> Result<CertManager, AddressError> {
-    let authority = GrpcAuthority::new(control_plane(config, &config.ca_address)?);
-    Ok(CertManager::start(
-        tasks,
-        Arc::new(authority),
-        Arc::new(SystemClock),
-        DEFAULT_TTL,
-    ))
-}
-
-fn control_plane(config: &Config, address: &str) -> Result<ControlPlane, AddressError> {
-    let mut settings = Settings::new(address, &config.root_cert, Some(&config.token_file));
-    settings.cluster_id.clone_from(&config.cluster_id);
-    ControlPlane::new(settings)
 }

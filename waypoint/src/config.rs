@@ -9,18 +9,22 @@ use carrier::limits::{self, Limits};
 use clap::Parser;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use mesh::Identity;
-use mesh::identity::{DEFAULT_TRUST_DOMAIN, IdentityError};
+use mesh::identity::IdentityError;
 use mesh::route::GatewayKey;
 use mesh::workload::WorkloadUid;
 use netio::Choice;
 use process::config::ConfigError;
-use process::telemetry::Format;
+use process::flags::Flags;
 use serde::{Serialize, Serializer};
 
 /// The L7 proxy of Culvert: applies routes to what is bound to one Gateway.
 #[derive(Clone, Debug, Parser, Serialize)]
 #[command(name = "waypoint", version)]
 pub struct Config {
+    /// What all proxies have.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub flags: Flags,
     /// The Gateway whose waypoint this is, `NAMESPACE/NAME`.
     #[arg(long, env = "GATEWAY", value_parser = gateway)]
     #[serde(serialize_with = "as_text")]
@@ -37,21 +41,6 @@ pub struct Config {
     /// Service account of the waypoint's own pod: the last part of its identity.
     #[arg(long, env = "SERVICE_ACCOUNT")]
     pub service_account: String,
-    /// Name of this node, as the control plane knows it.
-    #[arg(long, env = "NODE_NAME")]
-    pub node_name: String,
-    /// Where discovery is served, `https://host:port`.
-    #[arg(long, env = "XDS_ADDRESS")]
-    pub xds_address: String,
-    /// Where certificates are signed, `https://host:port`.
-    #[arg(long, env = "CA_ADDRESS")]
-    pub ca_address: String,
-    /// PEM file with the roots that the control plane's certificate is checked against.
-    #[arg(long, env = "XDS_ROOT_CA")]
-    pub root_cert: PathBuf,
-    /// File with this node's token; read again for each connection.
-    #[arg(long)]
-    pub token_file: PathBuf,
     /// Where clients' proxies reach it.
     #[arg(long, default_value = "[::]:15008")]
     pub listen_addr: SocketAddr,
@@ -66,21 +55,6 @@ pub struct Config {
         value_parser = clap::value_parser!(u16).range(1..=256)
     )]
     pub workers: Option<u16>,
-    /// Where `/config_dump` and `/logging` are served. It shows no keys, but who talks to whom.
-    #[arg(long, default_value = "127.0.0.1:15000")]
-    pub admin_addr: SocketAddr,
-    /// Where `/metrics` is served.
-    #[arg(long, default_value = "[::]:15020")]
-    pub metrics_addr: SocketAddr,
-    /// Where `/healthz/ready` is served.
-    #[arg(long, default_value = "[::]:15021")]
-    pub ready_addr: SocketAddr,
-    /// Trust domain of the identities of this mesh.
-    #[arg(long, env = "TRUST_DOMAIN", default_value = DEFAULT_TRUST_DOMAIN)]
-    pub trust_domain: String,
-    /// Name of this cluster.
-    #[arg(long, env = "ISTIO_META_CLUSTER_ID", default_value = "Kubernetes")]
-    pub cluster_id: String,
     /// How long open connections may go on after SIGTERM; a few seconds less than who sends it
     /// waits before it kills.
     #[arg(
@@ -107,14 +81,6 @@ pub struct Config {
         value_parser = OsStringValueParser::new().map(PathBuf::from)
     )]
     pub limits: Option<PathBuf>,
-    /// Log level, or a list of `target=level`; `access=warn` leaves out the lines of requests that
-    /// went well.
-    #[arg(long, env = "RUST_LOG", default_value = "info")]
-    pub log: String,
-    /// How log lines are written.
-    #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t)]
-    #[serde(skip)]
-    pub log_format: Format,
 }
 
 fn gateway(text: &str) -> Result<GatewayKey, String> {
@@ -151,9 +117,12 @@ impl Config {
     /// # Errors
     /// Trust domain, namespace and service account make no identity.
     pub fn data_path(&self, limits: Limits) -> Result<DataPath, IdentityError> {
-        let (domain, namespace) = (&self.trust_domain, &self.pod_namespace);
+        let (domain, namespace) = (&self.flags.trust_domain, &self.pod_namespace);
         let identity = Identity::new(domain, namespace, &self.service_account)?;
-        let uid = format!("{}//Pod/{namespace}/{}", self.cluster_id, self.pod_name);
+        let uid = format!(
+            "{}//Pod/{namespace}/{}",
+            self.flags.cluster_id, self.pod_name
+        );
         Ok(DataPath {
             gateway: self.gateway.clone(),
             workload: WorkloadUid(uid.into()),

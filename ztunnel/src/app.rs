@@ -16,9 +16,7 @@ use std::time::Duration;
 use netio::{Choice, ProbeError};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use process::admin::{self, BindError, Condition, Readiness};
-use process::certs::{CertManager, DEFAULT_TTL, GrpcAuthority};
-use process::clock::SystemClock;
-use process::grpc::{AddressError, ControlPlane, Settings};
+use process::grpc::AddressError;
 use process::metrics::{XdsMetrics, register_build};
 use process::tasks::{TaskFailure, Tasks, terminated};
 use process::telemetry::LogControl;
@@ -164,7 +162,7 @@ async fn start(config: &Config, limits: Limits, logging: LogControl) -> Result<S
     serve_metrics(&tasks, config, registry)?;
     let (predecessor, state) = take_over(&config.handover_socket).await;
     let feed = feed(&tasks, config, (xds_metrics, state.carried), &readiness)?;
-    let manager = manager(&tasks, config)?;
+    let manager = config.flags.certificates(&tasks)?;
     manager.adopt(state.certificates);
     let (open, opened) = watch::channel(false);
     let parts = Parts {
@@ -192,7 +190,7 @@ async fn start(config: &Config, limits: Limits, logging: LogControl) -> Result<S
         config: Arc::new(config.clone()),
         limits,
     };
-    serve_admin(&tasks, config.admin_addr, sources, logging)?;
+    serve_admin(&tasks, config.flags.admin_addr, sources, logging)?;
     tasks.spawn("memory", memory::release_when_idle(tasks.stop()));
     let (replaced_by, replaced) = mpsc::channel(1);
     let server = Server {
@@ -310,12 +308,12 @@ fn serve_admin(
 
 fn serve_probes(probes: &Tasks, config: &Config, readiness: &Readiness) -> Result<(), BindError> {
     let page = admin::readiness(readiness.clone());
-    admin::serve(probes, "readiness", config.ready_addr, page).map(drop)
+    admin::serve(probes, "readiness", config.flags.ready_addr, page).map(drop)
 }
 
 fn serve_metrics(tasks: &Tasks, config: &Config, registry: Arc<Registry>) -> Result<(), BindError> {
     let page = admin::metrics(registry);
-    admin::serve(tasks, "metrics", config.metrics_addr, page).map(drop)
+    admin::serve(tasks, "metrics", config.flags.metrics_addr, page).map(drop)
 }
 
 fn feed(
@@ -324,8 +322,8 @@ fn feed(
     (metrics, carried): (XdsMetrics, Option<Carried>),
     readiness: &Readiness,
 ) -> Result<Feed, AddressError> {
-    let control_plane = control_plane(config, &config.xds_address)?;
-    let node = Node::ztunnel(&config.node_name, &config.cluster_id);
+    let control_plane = config.flags.discovery()?;
+    let node = Node::ztunnel(&config.flags.node_name, &config.flags.cluster_id);
     let wanted = xds::Config {
         routes: false,
         node,
@@ -333,20 +331,4 @@ fn feed(
         carried,
     };
     Ok(xds::start(tasks, control_plane, wanted, metrics, readiness))
-}
-
-fn manager(tasks: &Tasks, config: &Config) -> Result<CertManager, AddressError> {
-    let authority = GrpcAuthority::new(control_plane(config, &config.ca_address)?);
-    Ok(CertManager::start(
-        tasks,
-        Arc::new(authority),
-        Arc::new(SystemClock),
-        DEFAULT_TTL,
-    ))
-}
-
-fn control_plane(config: &Config, address: &str) -> Result<ControlPlane, AddressError> {
-    let mut settings = Settings::new(address, &config.root_cert, Some(&config.token_file));
-    settings.cluster_id.clone_from(&config.cluster_id);
-    ControlPlane::new(settings)
 }

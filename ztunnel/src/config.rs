@@ -1,17 +1,15 @@
 //! The flags of the program and what they mean. Knows no socket.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, ValueEnum, arg, value_parser};
-use mesh::identity::DEFAULT_TRUST_DOMAIN;
 use mesh::workload::WorkloadUid;
 use netio::executor::{SPIN_MAX, spin_by_default};
 use process::config::ConfigError;
-use process::telemetry::Format;
+use process::flags::Flags;
 use serde::Serialize;
 
 use carrier::limits::{self, Limits};
@@ -20,21 +18,10 @@ use carrier::limits::{self, Limits};
 #[derive(Clone, Debug, Parser, Serialize)]
 #[command(name = "ztunnel", version)]
 pub struct Config {
-    /// Name of this node, as the control plane knows it.
-    #[arg(long, env = "NODE_NAME")]
-    pub node_name: String,
-    /// Where discovery is served, `https://host:port`.
-    #[arg(long, env = "XDS_ADDRESS")]
-    pub xds_address: String,
-    /// Where certificates are signed, `https://host:port`.
-    #[arg(long, env = "CA_ADDRESS")]
-    pub ca_address: String,
-    /// PEM file with the roots that the control plane's certificate is checked against.
-    #[arg(long, env = "XDS_ROOT_CA")]
-    pub root_cert: PathBuf,
-    /// File with this node's token; read again for each connection.
-    #[arg(long)]
-    pub token_file: PathBuf,
+    /// What all proxies have.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub flags: Flags,
     /// Socket of the node agent.
     #[arg(
         long,
@@ -57,21 +44,6 @@ pub struct Config {
     /// costs CPU of many.
     #[arg(long, env = "ZTUNNEL_SPIN", default_value = "off", value_parser = spin)]
     pub spin: Spin,
-    /// Where `/config_dump` and `/logging` are served. It shows no keys, but who talks to whom.
-    #[arg(long, default_value = "127.0.0.1:15000")]
-    pub admin_addr: SocketAddr,
-    /// Where `/metrics` is served.
-    #[arg(long, default_value = "[::]:15020")]
-    pub metrics_addr: SocketAddr,
-    /// Where `/healthz/ready` is served.
-    #[arg(long, default_value = "[::]:15021")]
-    pub ready_addr: SocketAddr,
-    /// Trust domain of the identities of this mesh.
-    #[arg(long, env = "TRUST_DOMAIN", default_value = DEFAULT_TRUST_DOMAIN)]
-    pub trust_domain: String,
-    /// Name of this cluster.
-    #[arg(long, env = "ISTIO_META_CLUSTER_ID", default_value = "Kubernetes")]
-    pub cluster_id: String,
     /// Network of this node's pods; empty in a mesh of one network.
     #[arg(long, env = "NETWORK", default_value = "")]
     pub network: String,
@@ -114,13 +86,6 @@ pub struct Config {
     /// YAML file with limits that differ from the defaults; `ztunnel limits` prints a whole one.
     #[arg(long, env = "ZTUNNEL_LIMITS", value_name = "FILE")]
     pub limits: Option<PathBuf>,
-    /// Log level, or a list of `target=level`.
-    #[arg(long, env = "RUST_LOG", default_value = "info")]
-    pub log: String,
-    /// How log lines are written.
-    #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t)]
-    #[serde(skip)]
-    pub log_format: Format,
     /// Name of the proxy's own pod.
     #[arg(long, env = "POD_NAME", default_value = "ztunnel")]
     pub pod_name: String,
@@ -250,8 +215,8 @@ impl Config {
     pub fn data_path(&self, limits: Limits) -> DataPath {
         DataPath {
             network: self.network.as_str().into(),
-            cluster: self.cluster_id.as_str().into(),
-            trust_domain: self.trust_domain.as_str().into(),
+            cluster: self.flags.cluster_id.as_str().into(),
+            trust_domain: self.flags.trust_domain.as_str().into(),
             termination_deadline: self.termination_deadline,
             tunnel_idle: self.tunnel_idle,
             limits,
@@ -308,7 +273,7 @@ mod tests {
             config.zds_socket,
             PathBuf::from("/var/run/ztunnel/ztunnel.sock")
         );
-        assert_eq!(config.admin_addr.to_string(), "127.0.0.1:15000");
+        assert_eq!(config.flags.admin_addr.to_string(), "127.0.0.1:15000");
         assert_eq!(config.termination_deadline, Duration::from_secs(5));
         assert_eq!(config.drain_deadline, Duration::from_secs(3_600));
         assert_eq!(config.handover_socket, PathBuf::new());

@@ -15,7 +15,7 @@ fn main() -> anyhow::Result<()> {
         Err(error) => error.exit(),
     };
     let limits = config.read_limits()?;
-    let logging = telemetry::init(&config.log, config.log_format)?;
+    let logging = telemetry::init(&config.flags.log, config.flags.log_format)?;
     // One thread is enough beside the workers: nothing here is on the data path.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -2,13 +2,14 @@
 //! admin servers, the xDS feed and certificates.
 //!
 //! Knows the domain and the wire, and talks to the control plane; knows nothing of pods' sockets,
-//! namespaces or tunnels. Who uses it: ztunnel, the node agent and culvertd.
+//! namespaces or tunnels. Who uses it: the proxies, the node agent and culvertd.
 
 pub mod admin;
 pub mod certs;
 pub mod clock;
 pub mod config;
 pub mod crowd;
+pub mod flags;
 pub mod grpc;
 pub mod handover;
 pub mod manifests;
