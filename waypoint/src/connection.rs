@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use carrier::flag::Flag;
+pub use carrier::labels::Party;
 use carrier::relay::{End, Pulse};
 use mesh::route::{RouteKey, ServicePort};
 use mesh::service::ServiceKey;
-use mesh::{Identity, Workload};
+use mesh::Identity;
 
 use crate::record::{ConnectionRecord, Outcome, Phase};
 
@@ -35,15 +36,6 @@ impl Ended {
             Self::DrainDeadline => Flag::None,
         }
     }
-}
-
-/// One side of a connection.
-#[derive(Clone, Debug, Default)]
-pub struct Party {
-    /// Its workload, when discovery knows it.
-    pub workload: Option<Arc<Workload>>,
-    /// Its identity, when a certificate proved it (or will have to, for a destination).
-    pub identity: Option<Identity>,
 }
 
 /// What becomes known of a connection on its way.

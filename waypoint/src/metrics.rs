@@ -2,7 +2,6 @@
 //! counts.
 
 mod labels;
-mod sets;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,8 +14,9 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::record::{ConnectionRecord, Phase, Record, RequestRecord};
-use labels::{ConnectionLabels, RequestLabels};
-use sets::Sets;
+use carrier::labels::ConnectionLabels;
+use carrier::labels::sets::Sets;
+use labels::RequestLabels;
 
 /// Bounds of the buckets of durations, in milliseconds: those of the ecosystem's dashboards.
 const DURATIONS_MS: [f64; 19] = [
@@ -76,8 +76,8 @@ pub struct Metrics {
 
 #[derive(Default)]
 struct Both {
-    requests: Sets<RequestLabels, RequestSeries>,
-    connections: Sets<ConnectionLabels, ConnectionLabels>,
+    requests: Sets<RequestRecord, RequestSeries>,
+    connections: Sets<ConnectionRecord, ConnectionLabels>,
 }
 
 /// What one label set of requests counts in.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mesh::service::ServiceKey;
-use mesh::{Identity, Workload};
+use mesh::Identity;
 
 use crate::pod::PodUid;
 use crate::record::{Flag, Outcome, Party, Phase, Record};
@@ -205,15 +205,5 @@ impl Connection {
 }
 
 /// The identity and workload of one side, as far as known.
-impl Party {
-    /// A side whose workload discovery knows.
-    pub fn of(workload: &Arc<Workload>, identity: Option<Identity>) -> Self {
-        Self {
-            workload: Some(Arc::clone(workload)),
-            identity,
-        }
-    }
-}
-
 /// Shared by the tasks of one worker.
 pub type Shared = Rc<Connection>;

@@ -1,74 +1,20 @@
 //! Counters of connections and bytes (protocol.md 9). Knows no socket; only the recorder counts.
 
-mod sets;
+mod series;
 
-use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mesh::Workload;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use crate::connection::{Details, Direction};
-use crate::record::{Flag, Party, Phase, Record};
+use crate::record::{Phase, Record};
+use carrier::labels::ConnectionLabels;
+use carrier::labels::sets::Sets;
 use carrier::limits::Reached;
-use sets::{Series, Sets};
-
-/// A label value; the empty text shows as `unknown`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-struct Text(Arc<str>);
-
-impl EncodeLabelValue for Text {
-    fn encode(&self, encoder: &mut LabelValueEncoder) -> Result<(), std::fmt::Error> {
-        encoder.write_str(if self.0.is_empty() {
-            "unknown"
-        } else {
-            &self.0
-        })
-    }
-}
-
-impl From<&Arc<str>> for Text {
-    fn from(text: &Arc<str>) -> Self {
-        Self(Arc::clone(text))
-    }
-}
-
-impl From<&'static str> for Text {
-    fn from(text: &'static str) -> Self {
-        Self(text.into())
-    }
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Labels {
-    reporter: Text,
-    source_workload: Text,
-    source_canonical_service: Text,
-    source_canonical_revision: Text,
-    source_workload_namespace: Text,
-    source_principal: Text,
-    source_app: Text,
-    source_version: Text,
-    source_cluster: Text,
-    destination_service: Text,
-    destination_service_namespace: Text,
-    destination_service_name: Text,
-    destination_workload: Text,
-    destination_canonical_service: Text,
-    destination_canonical_revision: Text,
-    destination_workload_namespace: Text,
-    destination_principal: Text,
-    destination_app: Text,
-    destination_version: Text,
-    destination_cluster: Text,
-    request_protocol: Text,
-    response_flags: Text,
-    connection_security_policy: Text,
-}
+use series::Series;
 
 /// A limit, and what became of something for it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -80,11 +26,11 @@ struct LimitLabels {
 /// What is counted. Clones count into the same counters.
 #[derive(Clone, Default)]
 pub struct Metrics {
-    opened: Family<Labels, Counter>,
-    closed: Family<Labels, Counter>,
-    failed: Family<Labels, Counter>,
-    sent_bytes: Family<Labels, Counter>,
-    received_bytes: Family<Labels, Counter>,
+    opened: Family<ConnectionLabels, Counter>,
+    closed: Family<ConnectionLabels, Counter>,
+    failed: Family<ConnectionLabels, Counter>,
+    sent_bytes: Family<ConnectionLabels, Counter>,
+    received_bytes: Family<ConnectionLabels, Counter>,
     open: Gauge,
     dropped_records: Counter,
     limits: Family<LimitLabels, Counter>,
@@ -94,7 +40,7 @@ pub struct Metrics {
     pods_started: Counter,
     pods_stopped: Counter,
     /// Label sets in use. Locked by the recorder alone.
-    sets: Arc<Mutex<Sets>>,
+    sets: Arc<Mutex<Sets<Record, Series>>>,
 }
 
 impl Metrics {
@@ -183,7 +129,7 @@ impl Metrics {
     /// Counts one record. Only the first one of a label set writes and hashes text.
     pub fn count(&self, record: &Record) {
         let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
-        let Series { labels, counters } = sets.of(record);
+        let Series { labels, counters } = sets.of(record, Series::new);
         match record.phase {
             Phase::Opened => {
                 counters.opened.of(&self.opened, labels).inc();
@@ -224,85 +170,13 @@ impl Metrics {
     }
 }
 
-/// Whether mutual TLS carries the connection.
-fn is_mutual_tls(direction: Direction, details: &Details) -> bool {
-    match direction {
-        Direction::Outbound => details.authority.is_some(),
-        Direction::Inbound => details.source.identity.is_some(),
-    }
-}
-
-fn flag_of(record: &Record) -> Flag {
-    match &record.outcome {
-        Ok(()) => Flag::None,
-        Err((flag, _)) => *flag,
-    }
-}
-
-fn labels(record: &Record) -> Labels {
-    let details = &record.details;
-    let mutual_tls = is_mutual_tls(record.direction, details);
-    let mut labels = Labels {
-        reporter: match record.direction {
-            Direction::Outbound => "source".into(),
-            Direction::Inbound => "destination".into(),
-        },
-        request_protocol: "tcp".into(),
-        response_flags: flag_of(record).as_str().into(),
-        connection_security_policy: if mutual_tls { "mutual_tls" } else { "unknown" }.into(),
-        source_principal: principal(&details.source),
-        destination_principal: principal(&details.destination),
-        ..Labels::default()
-    };
-    if let Some(service) = &details.service {
-        let name = service.hostname.split('.').next().unwrap_or_default();
-        labels.destination_service = (&service.hostname).into();
-        labels.destination_service_namespace = (&service.namespace).into();
-        labels.destination_service_name = Text(name.into());
-    }
-    if let Some(source) = &details.source.workload {
-        set_source(&mut labels, source);
-    }
-    if let Some(destination) = &details.destination.workload {
-        set_destination(&mut labels, destination);
-    }
-    labels
-}
-
-fn principal(party: &Party) -> Text {
-    match &party.identity {
-        Some(identity) => Text(identity.to_string().into()),
-        None => Text::default(),
-    }
-}
-
-fn set_source(labels: &mut Labels, workload: &Workload) {
-    labels.source_workload = (&workload.workload_name).into();
-    labels.source_canonical_service = (&workload.canonical_name).into();
-    labels.source_canonical_revision = (&workload.canonical_revision).into();
-    labels.source_workload_namespace = (&workload.namespace).into();
-    labels.source_app = (&workload.canonical_name).into();
-    labels.source_version = (&workload.canonical_revision).into();
-    labels.source_cluster = (&workload.cluster).into();
-}
-
-fn set_destination(labels: &mut Labels, workload: &Workload) {
-    labels.destination_workload = (&workload.workload_name).into();
-    labels.destination_canonical_service = (&workload.canonical_name).into();
-    labels.destination_canonical_revision = (&workload.canonical_revision).into();
-    labels.destination_workload_namespace = (&workload.namespace).into();
-    labels.destination_app = (&workload.canonical_name).into();
-    labels.destination_version = (&workload.canonical_revision).into();
-    labels.destination_cluster = (&workload.cluster).into();
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::connection::Details;
-    use crate::record::Flag;
+    use crate::connection::{Details, Direction};
+    use crate::record::{Flag, Party};
     use carrier::limits::LABEL_SETS;
     use mesh::Identity;
 

@@ -4,27 +4,16 @@
 //! data path.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
-
-use mesh::{Identity, Workload};
 
 use crate::connection::{Details, Direction};
 use crate::metrics::Metrics;
 pub use carrier::flag::Flag;
 use carrier::hush::Cause;
+pub use carrier::labels::Party;
 use carrier::limits::Limit;
 use carrier::records::{self, Keeper};
 pub use carrier::records::{Outcome, Phase};
-
-/// One side of a connection.
-#[derive(Clone, Debug, Default)]
-pub struct Party {
-    /// Its workload, when discovery knows it.
-    pub workload: Option<Arc<Workload>>,
-    /// Its identity, when a certificate proved it (or will have to, for a destination).
-    pub identity: Option<Identity>,
-}
 
 /// What is recorded of one connection.
 #[derive(Clone, Debug)]

@@ -12,6 +12,7 @@ pub mod guests;
 pub mod handshakes;
 pub mod headers;
 pub mod hush;
+pub mod labels;
 pub mod limits;
 pub mod memory;
 pub mod records;

@@ -8,45 +8,40 @@ use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::{Arc, Weak};
 
-use carrier::limits::LABEL_SETS;
 use mesh::service::ServiceKey;
 use mesh::{Identity, Workload};
 
-use super::labels::names;
-use crate::connection::Party;
+use super::{Parties, Party};
+use crate::limits::LABEL_SETS;
 
 /// Series that are remembered by address, after which all are looked up anew; two for each label
 /// set, since a push may bring the same workload at a new address.
 const SERIES: usize = 2 * LABEL_SETS;
 
-/// Who takes part in what is recorded.
-pub(super) struct Parties<'a> {
-    pub(super) source: &'a Party,
-    pub(super) destination: &'a Party,
-    pub(super) service: Option<&'a ServiceKey>,
-}
-
-/// What else tells label sets apart: the flag, the status, the status of gRPC.
-pub(super) type Extra = (&'static str, u16, Option<u16>);
-
 /// What can be counted under labels.
-pub(super) trait Labelled {
+pub trait Labelled {
+    /// Its labels.
     type Labels: Clone + Eq + Hash;
+    /// What else tells label sets apart, in a few numbers.
+    type Extra: Eq + Hash;
 
+    /// Who takes part.
     fn parties(&self) -> Parties<'_>;
-    fn extra(&self) -> Extra;
+    /// What else tells its labels from others.
+    fn extra(&self) -> Self::Extra;
+    /// Writes them.
     fn labels(&self) -> Self::Labels;
     /// Where everything counts that comes after [`LABEL_SETS`].
-    fn rest() -> Self::Labels;
+    fn rest(&self) -> Self::Labels;
 }
 
 /// The label sets.
-pub(super) struct Sets<L, S> {
-    seen: HashSet<L>,
-    series: HashMap<Key, Kept<S>>,
+pub struct Sets<R: Labelled, S> {
+    seen: HashSet<R::Labels>,
+    series: HashMap<Key<R::Extra>, Kept<S>>,
 }
 
-impl<L, S> Default for Sets<L, S> {
+impl<R: Labelled, S> Default for Sets<R, S> {
     fn default() -> Self {
         Self {
             seen: HashSet::new(),
@@ -57,8 +52,8 @@ impl<L, S> Default for Sets<L, S> {
 
 /// What labels are made of, by address.
 #[derive(PartialEq, Eq, Hash)]
-struct Key {
-    extra: Extra,
+struct Key<E> {
+    extra: E,
     /// Both workloads, the service's two names, both identities; 0 for what is not known.
     addresses: [usize; 6],
 }
@@ -72,13 +67,9 @@ struct Kept<S> {
     _identities: [Option<Identity>; 2],
 }
 
-impl<L: Clone + Eq + Hash, S> Sets<L, S> {
-    /// The series that a record counts in.
-    pub(super) fn of<R: Labelled<Labels = L>>(
-        &mut self,
-        record: &R,
-        make: impl FnOnce(&L) -> S,
-    ) -> &mut S {
+impl<R: Labelled, S> Sets<R, S> {
+    /// The series that a record counts in, made for its labels at the first one.
+    pub fn of(&mut self, record: &R, make: impl FnOnce(&R::Labels) -> S) -> &mut S {
         if self.series.len() >= SERIES {
             self.series = HashMap::new();
         }
@@ -92,8 +83,8 @@ impl<L: Clone + Eq + Hash, S> Sets<L, S> {
     }
 }
 
-impl Key {
-    fn of(record: &impl Labelled) -> Self {
+impl<E> Key<E> {
+    fn of(record: &impl Labelled<Extra = E>) -> Self {
         let Parties {
             source,
             destination,
@@ -108,7 +99,9 @@ impl Key {
             let known = party.identity.as_ref();
             known.map_or(0, |identity| identity.service_account().as_ptr().addr())
         };
-        let [hostname, namespace] = names(service);
+        let [hostname, namespace] = service.map_or([0, 0], |key| {
+            [key.hostname.as_ptr().addr(), key.namespace.as_ptr().addr()]
+        });
         Self {
             extra: record.extra(),
             addresses: [
@@ -145,5 +138,5 @@ fn bounded<R: Labelled>(record: &R, seen: &mut HashSet<R::Labels>) -> R::Labels 
         seen.insert(labels.clone());
         return labels;
     }
-    R::rest()
+    record.rest()
 }
