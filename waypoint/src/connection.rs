@@ -11,9 +11,9 @@ use std::time::Instant;
 use carrier::flag::Flag;
 pub use carrier::labels::Party;
 use carrier::relay::{End, Pulse};
+use mesh::Identity;
 use mesh::route::{RouteKey, ServicePort};
 use mesh::service::ServiceKey;
-use mesh::Identity;
 
 use crate::record::{ConnectionRecord, Outcome, Phase};
 

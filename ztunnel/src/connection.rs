@@ -8,8 +8,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use mesh::service::ServiceKey;
 use mesh::Identity;
+use mesh::service::ServiceKey;
 
 use crate::pod::PodUid;
 use crate::record::{Flag, Outcome, Party, Phase, Record};

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context;
 use nix::sys::signal::Signal;
@@ -25,6 +26,9 @@ const SCANNED: u16 = 20_000;
 const HOARD: u16 = 16_128;
 /// First port that a proxy may connect from.
 const FIRST_PORT: u16 = 1024;
+/// How long the proxy takes a search's word for it that all ports are taken (half a second), and a
+/// little more.
+const WORD_HOLDS: Duration = Duration::from_millis(700);
 /// The mark that the proxy's own connections have, and that of captured ones (steering).
 const MARKS: [u32; 2] = [0x539, 0x53a];
 /// An address of nobody.
@@ -173,6 +177,7 @@ fn source_ports(bed: &Bed, _: &Plan, name: &str) -> anyhow::Result<Attack> {
         holder.wait_end(crate::attack::PATIENCE)?;
     }
     let mut attack = attack?;
+    bed.mesh.world.interrupt().sleep(WORD_HOLDS)?;
     let later = bed.run(client.place(), &dial(bed, &["--times", "10", &server]))?;
     attack.wrong.extend(only(&later, &["echoed"]));
     Ok(attack)
@@ -248,10 +253,7 @@ fn readiness(bed: &Bed, _: &Plan, name: &str) -> anyhow::Result<Attack> {
     let attack = || {
         let attacker = bed.start(bed.mallory.place(), &program)?;
         for _ in 0..3 {
-            bed.mesh
-                .world
-                .interrupt()
-                .sleep(std::time::Duration::from_secs(1))?;
+            bed.mesh.world.interrupt().sleep(Duration::from_secs(1))?;
             ready.push(get(node, "http://127.0.0.1:15021/healthz/ready").is_ok());
         }
         bed.result(&attacker)
