@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use crate::goals::{Reached, reached};
-use crate::report::{Report, short};
+use crate::report::{Report, Row, short};
 
 /// What is measured and how; the tables follow.
 const HEAD: &str = include_str!("document/head.md");
@@ -30,16 +30,24 @@ pub fn write(report: &Report, file: &Path) -> anyhow::Result<()> {
     Ok(std::fs::write(file, text)?)
 }
 
+/// Paths, with the ratios to direct and to baseline in each cell.
+const COLUMNS: Columns = Columns {
+    path: "path",
+    head: unit,
+    cell: Report::cell,
+};
+
 fn document(report: &Report, image: &str) -> String {
     let mut text = HEAD.to_owned();
     machine(&mut text, report);
+    let _ = writeln!(text, "## Figures to reach\n");
     goals(&mut text, &reached(report));
     let _ = writeln!(text, "![Latency and CPU of each path]({image})\n");
     let mut axes: Vec<_> = report.rows.iter().map(|row| row.axis.as_str()).collect();
     axes.dedup();
     for axis in axes {
         let _ = writeln!(text, "## {}\n", heading(axis));
-        table(&mut text, report, axis);
+        table(&mut text, report, axis, &COLUMNS);
     }
     text.push_str(TAIL);
     text
@@ -81,7 +89,7 @@ fn machine(text: &mut String, report: &Report) {
 }
 
 /// One line a goal and case, one column a path of culvert.
-fn goals(text: &mut String, all: &[Reached]) {
+pub(crate) fn goals(text: &mut String, all: &[Reached]) {
     let mut paths: Vec<&str> = Vec::new();
     let mut lines: Vec<(&str, &str)> = Vec::new();
     for one in all {
@@ -92,7 +100,6 @@ fn goals(text: &mut String, all: &[Reached]) {
             lines.push((&one.what, &one.limit));
         }
     }
-    let _ = writeln!(text, "## Figures to reach\n");
     let _ = writeln!(text, "| figure | to reach | {} |", paths.join(" | "));
     let _ = writeln!(text, "|---|---|{}", "---|".repeat(paths.len()));
     for (what, limit) in lines {
@@ -122,8 +129,18 @@ fn shown(reached: &Reached) -> String {
     )
 }
 
+/// What the columns of a table are.
+pub(crate) struct Columns {
+    /// What the second one holds.
+    pub(crate) path: &'static str,
+    /// The head of a figure.
+    pub(crate) head: fn(&str) -> String,
+    /// A figure of a row; nothing when the row has none.
+    pub(crate) cell: fn(&Report, &Row, &str) -> String,
+}
+
 /// One line a case and path, one column a figure.
-fn table(text: &mut String, report: &Report, axis: &str) {
+pub(crate) fn table(text: &mut String, report: &Report, axis: &str, columns: &Columns) {
     let rows: Vec<_> = report.rows.iter().filter(|row| row.axis == axis).collect();
     let mut figures: Vec<&str> = Vec::new();
     for name in rows.iter().flat_map(|row| row.figures.keys()) {
@@ -132,21 +149,21 @@ fn table(text: &mut String, report: &Report, axis: &str) {
         }
     }
     figures.sort_by_key(|name| name.contains("cpu"));
-    let heads = figures.iter().map(|name| format!("{} |", unit(name)));
-    let _ = writeln!(text, "| case | path | {}", heads.collect::<String>());
+    let heads = figures
+        .iter()
+        .map(|name| format!(" {} |", (columns.head)(name)));
+    let heads = heads.collect::<String>();
+    let _ = writeln!(text, "| case | {} |{heads}", columns.path);
     let _ = writeln!(text, "|---|---|{}", "---|".repeat(figures.len()));
     for row in rows {
         let _ = write!(text, "| {} | {} |", row.case, row.path);
         if let Some(why) = &row.failed {
             let why = why.replace(['|', '\n'], " ");
-            let _ = write!(
-                text,
-                " **FAILED**: {} |",
-                why.chars().take(200).collect::<String>()
-            );
+            let why: String = why.chars().take(200).collect();
+            let _ = write!(text, " **FAILED**: {why} |");
         } else {
             for name in &figures {
-                let _ = write!(text, " {} |", report.cell(row, name));
+                let _ = write!(text, " {} |", (columns.cell)(report, row, name));
             }
         }
         text.push('\n');
@@ -176,7 +193,6 @@ mod tests {
     use super::*;
     use crate::figures::Figure;
     use crate::machine::Machine;
-    use crate::report::Row;
 
     fn row(path: &str, value: f64) -> Row {
         Row {

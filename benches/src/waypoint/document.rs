@@ -7,7 +7,8 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::RIVAL;
-use super::goals::{Reached, reached};
+use super::goals::reached;
+use crate::document::{Columns, goals, table};
 use crate::report::{Report, Row, short};
 
 /// Where the section begins and ends in the document.
@@ -15,6 +16,13 @@ const BEGIN: &str = "<!-- benches waypoint: begin -->\n";
 const END: &str = "<!-- benches waypoint: end -->\n";
 /// What is measured and how; the tables follow.
 const HEAD: &str = include_str!("head.md");
+
+/// Ways, with the ratio to Envoy's in each cell.
+const COLUMNS: Columns = Columns {
+    path: "way",
+    head,
+    cell,
+};
 
 /// Writes the section into the document, in the place of the last one.
 ///
@@ -64,7 +72,7 @@ pub fn section(report: &Report) -> String {
     axes.dedup();
     for axis in axes {
         let _ = writeln!(text, "### {}\n", heading(axis));
-        table(&mut text, report, axis);
+        table(&mut text, report, axis, &COLUMNS);
     }
     text
 }
@@ -81,74 +89,6 @@ fn heading(axis: &str) -> &str {
         "change" => "A changed manifest of a route under load",
         other => other,
     }
-}
-
-/// One line a goal and case, one column a way of ours.
-fn goals(text: &mut String, all: &[Reached]) {
-    let mut ways: Vec<&str> = Vec::new();
-    let mut lines: Vec<(&str, &str)> = Vec::new();
-    for one in all {
-        if !ways.contains(&one.way.as_str()) {
-            ways.push(&one.way);
-        }
-        if !lines.contains(&(&one.what, &one.limit)) {
-            lines.push((&one.what, &one.limit));
-        }
-    }
-    let _ = writeln!(text, "| figure | to reach | {} |", ways.join(" | "));
-    let _ = writeln!(text, "|---|---|{}", "---|".repeat(ways.len()));
-    for (what, limit) in lines {
-        let _ = write!(text, "| {what} | {limit} |");
-        for way in &ways {
-            let mut here = all.iter();
-            let here = here.find(|one| one.what == what && one.way == *way);
-            let _ = write!(text, " {} |", here.map_or_else(String::new, shown));
-        }
-        text.push('\n');
-    }
-    text.push('\n');
-}
-
-fn shown(reached: &Reached) -> String {
-    let Some(value) = &reached.value else {
-        return "**not measured**".to_owned();
-    };
-    let met = if reached.met { "met" } else { "**not met**" };
-    format!(
-        "{} ({} to {}) {met}",
-        short(value.median),
-        short(value.low),
-        short(value.high)
-    )
-}
-
-/// One line a case and way, one column a figure.
-fn table(text: &mut String, report: &Report, axis: &str) {
-    let rows: Vec<_> = report.rows.iter().filter(|row| row.axis == axis).collect();
-    let mut figures: Vec<&str> = Vec::new();
-    for name in rows.iter().flat_map(|row| row.figures.keys()) {
-        if !figures.contains(&name.as_str()) {
-            figures.push(name);
-        }
-    }
-    figures.sort_by_key(|name| name.contains("cpu"));
-    let heads = figures.iter().map(|name| format!(" {} |", head(name)));
-    let _ = writeln!(text, "| case | way |{}", heads.collect::<String>());
-    let _ = writeln!(text, "|---|---|{}", "---|".repeat(figures.len()));
-    for row in rows {
-        let _ = write!(text, "| {} | {} |", row.case, row.path);
-        if let Some(why) = &row.failed {
-            let why = why.replace(['|', '\n'], " ");
-            let why: String = why.chars().take(200).collect();
-            let _ = write!(text, " **FAILED**: {why} |");
-        } else {
-            for name in &figures {
-                let _ = write!(text, " {} |", cell(report, row, name));
-            }
-        }
-        text.push('\n');
-    }
-    text.push('\n');
 }
 
 /// `12.3 (11.9 to 12.8; 0.45)`: median, spread, ratio to Envoy's.

@@ -2,6 +2,7 @@
 
 use super::RIVAL;
 use crate::figures::{Figure, ratio};
+use crate::goals::Reached;
 use crate::report::{Report, Row};
 
 /// What a figure is compared with.
@@ -95,19 +96,6 @@ const ALL: &[Goal] = &[
     ),
 ];
 
-/// What a way has reached of one goal.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Reached {
-    /// What is compared with what, and the case.
-    pub(super) what: String,
-    /// `≤ 0.6`.
-    pub(super) limit: String,
-    pub(super) way: String,
-    /// None: it could not be measured.
-    pub(super) value: Option<Figure>,
-    pub(super) met: bool,
-}
-
 /// Every goal that the report has cases of, for every way of ours.
 pub(super) fn reached(report: &Report) -> Vec<Reached> {
     let mut all = Vec::new();
@@ -127,7 +115,7 @@ pub(super) fn reached(report: &Report) -> Vec<Reached> {
                     AtLeast(least) => format!("≥ {least}"),
                     AtMost(most) => format!("≤ {most}"),
                 },
-                way: row.path.clone(),
+                path: row.path.clone(),
                 met: row.failed.is_none() && value.as_ref().is_some_and(met),
                 value,
             }
