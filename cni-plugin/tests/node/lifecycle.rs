@@ -400,7 +400,7 @@ async fn addresses_that_come_and_go_are_followed_and_only_given_ones_are_reporte
 async fn a_pod_that_has_lost_its_capture_route_reaches_nothing() {
     let rig = Rig::start().await;
     let ztunnel = Ztunnel::connect(&rig.zds_socket()).await;
-    rig.add().unwrap();
+    rig.add_and_settle().await;
     let (mut app, _outside) = servers(&rig);
     let name = &rig.network.pod.name;
     ip(&format!("-n {name} route del local default table 100"));
