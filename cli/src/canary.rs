@@ -33,6 +33,7 @@ pub enum Command {
     /// not named gets what is left of 100.
     Set(Set),
     /// Say which split is set, and which one the waypoints saw.
+    #[command(visible_alias = "show")]
     Status(StatusOptions),
     /// Send everything to the new version: the second of two, or the one that is named.
     Promote(Side),
@@ -190,7 +191,13 @@ fn set(options: &Set) -> Result<String, CanaryError> {
         other => other?,
     };
     let weights = split::weights(&place, &target.service, &options.shares)?;
-    change(target, &place, (&words, &weights))
+    let said = change(target, &place, (&words, &weights))?;
+    let sum: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
+    Ok(match sum {
+        100 => said,
+        // As the API has it, and perhaps not what was meant.
+        _ => format!("{said}\nnote: the weights are parts of {sum}, not of 100"),
+    })
 }
 
 fn one_side(side: &Side, default: usize) -> Result<String, CanaryError> {

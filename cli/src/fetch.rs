@@ -29,6 +29,10 @@ pub(crate) fn page(address: &str, path: &str) -> Result<String, String> {
 }
 
 async fn fetch(address: &str, path: &str) -> Result<String, BoxError> {
+    let port = address.rsplit_once(':').map(|(_, port)| port.parse());
+    let Some(Ok::<u16, _>(_)) = port else {
+        return Err("it is no HOST:PORT".into());
+    };
     let stream = TcpStream::connect(address).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let ask = async move {

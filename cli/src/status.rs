@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use serde::{Deserialize, Serialize};
@@ -17,15 +17,19 @@ use crate::route::Format;
 
 /// Page of culvertd's admin server that has the conditions.
 const ADMIN_PAGE: &str = "/debug/status";
+/// Reasons of what is so until something runs, which is no mistake of a directory of manifests.
+const UNTIL_IT_RUNS: [&str; 2] = ["NoAddress", "Pending"];
 
 /// Arguments of `culvert status`.
 #[derive(Clone, Debug, Args)]
+#[command(group(ArgGroup::new("of").required(true).multiple(false)))]
 pub struct Options {
-    /// Directory of manifests, read as culvertd reads it; no pod is taken to run.
-    #[arg(long, value_name = "DIR", required_unless_present = "culvertd")]
+    /// Directory of manifests, read as culvertd reads it. No pod is taken to run, and what only
+    /// waits for that is no reason for exit code 1.
+    #[arg(long, value_name = "DIR", group = "of")]
     manifests: Option<PathBuf>,
     /// Admin address of a running culvertd (its --admin-addr), which knows what runs too.
-    #[arg(long, value_name = "HOST:PORT", conflicts_with = "manifests")]
+    #[arg(long, value_name = "HOST:PORT", group = "of")]
     culvertd: Option<String>,
     /// Only objects whose `Kind namespace/name` contains this text.
     #[arg(value_name = "OBJECT")]
@@ -49,6 +53,12 @@ pub enum StatusError {
         /// A sentence.
         why: String,
     },
+    /// Nothing to tell of what was asked for.
+    #[error(
+        "nothing is said of any object whose `Kind namespace/name` contains `{0}`; \
+         without it all are told"
+    )]
+    NoObject(String),
 }
 
 #[derive(Serialize)]
@@ -70,8 +80,9 @@ struct Condition {
 }
 
 impl Condition {
-    fn is_problem(&self) -> bool {
-        (self.status == Status::False) != BAD_WHEN_TRUE.contains(&&*self.kind)
+    fn is_problem(&self, is_running: bool) -> bool {
+        let is_bad = (self.status == Status::False) != BAD_WHEN_TRUE.contains(&&*self.kind);
+        is_bad && (is_running || !UNTIL_IT_RUNS.contains(&&*self.reason))
     }
 }
 
@@ -102,7 +113,8 @@ struct Source {
 /// The conditions, as they are printed, and whether all hold and every document was accepted.
 ///
 /// # Errors
-/// The directory cannot be read or has no object, or culvertd does not answer.
+/// The directory cannot be read or has no object, culvertd does not answer, or there is nothing of
+/// the object that was asked for.
 pub fn told(options: &Options) -> Result<(String, bool), StatusError> {
     let mut page = match (&options.culvertd, &options.manifests) {
         (Some(address), _) => served(address)?,
@@ -110,8 +122,12 @@ pub fn told(options: &Options) -> Result<(String, bool), StatusError> {
     };
     let wanted = options.object.as_deref().unwrap_or_default();
     page.objects.retain(|name, _| name.contains(wanted));
+    if page.objects.is_empty() && page.errors.is_empty() && !wanted.is_empty() {
+        return Err(StatusError::NoObject(wanted.to_owned()));
+    }
     let mut all = page.objects.values().flatten();
-    let fine = page.errors.is_empty() && !all.any(Condition::is_problem);
+    let is_running = options.culvertd.is_some();
+    let fine = page.errors.is_empty() && !all.any(|one| one.is_problem(is_running));
     let text = match options.output {
         Format::Json => {
             serde_json::to_string_pretty(&page).expect("a page has texts and numbers only")

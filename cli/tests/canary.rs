@@ -117,6 +117,8 @@ fn set_changes_the_two_numbers_and_no_other_byte() {
     shop.ok(&["set", "web", "v2=5", "v1=95"]);
     assert_eq!(shop.text(), SHOP);
     assert!(shop.ok(&["set", "web", "v2=5"]).starts_with("unchanged: "));
+    let said = shop.ok(&["set", "web", "v1=60", "v2=50"]);
+    assert!(said.contains("parts of 110, not of 100"), "{said}");
 }
 
 #[test]
@@ -195,6 +197,11 @@ fn what_cannot_be_set_is_refused_with_the_reason_and_nothing_is_written() {
             "{words:?}: {said:?} does not say {why:?}"
         );
     }
+    let mut elsewhere = Command::new(env!("CARGO_BIN_EXE_culvert"));
+    elsewhere.args(["canary", "set", "web", "v2=5", "--manifests"]);
+    let said = elsewhere.arg(&shop.0).output().unwrap().stderr;
+    let said = String::from_utf8(said).unwrap();
+    assert!(said.contains("in namespace shop has: `-n shop`"), "{said}");
     let twice = SHOP.replace(
         "    - name: all\n",
         "    - backendRefs: [{name: web-v1, port: 80}, {name: web-v2, port: 80}]\n\
@@ -312,6 +319,11 @@ fn status_shows_the_split_that_is_set_and_the_one_that_was_seen() {
     assert!(answer["p_value"].as_f64().unwrap() < 1e-6, "{said}");
     let said = shop.refused(&["status", "web", "--metrics", "127.0.0.1:1"]);
     assert!(said.contains("metrics of 127.0.0.1:1"), "{said}");
+    let said = shop.refused(&["show", "web", "--metrics", "waypoint"]);
+    assert!(
+        said.contains("metrics of waypoint: it is no HOST:PORT"),
+        "{said}"
+    );
     for (_, server) in [one, two, wrong] {
         server.join().unwrap();
     }

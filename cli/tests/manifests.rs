@@ -131,6 +131,33 @@ fn a_status_with_something_wrong_says_so_and_gives_1() {
 }
 
 #[test]
+fn what_waits_for_a_pod_to_run_is_told_and_gives_0() {
+    const POD: &str = "---\napiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: shop}\n\
+        spec: {nodeName: n, containers: [{name: c, image: none}]}\n";
+    let shop = Directory::with("pod", &format!("{SHOP}{POD}"));
+    let output = shop.culvert(&["status"]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("NoAddress"), "{said}");
+    assert_eq!(output.status.code(), Some(0), "{said}");
+}
+
+#[test]
+fn a_status_of_nothing_is_an_error_that_says_what_was_asked_for() {
+    let shop = Directory::with("nothing", SHOP);
+    let output = shop.culvert(&["status", "HTPRoute"]);
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("contains `HTPRoute`"), "{said}");
+    let output = Command::new(env!("CARGO_BIN_EXE_culvert"))
+        .arg("status")
+        .output();
+    let said = String::from_utf8(output.unwrap().stderr).unwrap();
+    for flag in ["--manifests", "--culvertd"] {
+        assert!(said.contains(flag), "{said}");
+    }
+}
+
+#[test]
 fn an_empty_directory_is_an_error_that_names_it() {
     let empty = Directory::with("empty", "# nothing\n");
     let output = empty.culvert(&["status"]);

@@ -19,8 +19,12 @@ pub enum CanaryError {
     /// No route has the Service as its parent.
     #[error(
         "no HTTPRoute or GRPCRoute{} in the namespace of Service {service} has it as parentRef{}; \
-         `culvert canary set ... --create` writes one",
-        .route.as_deref().unwrap_or_default(), .unreadable.as_deref().unwrap_or_default()
+         {}",
+        .route.as_deref().unwrap_or_default(), .unreadable.as_deref().unwrap_or_default(),
+        match .elsewhere {
+            Some(namespace) => format!("one in namespace {namespace} has: `-n {namespace}`"),
+            None => "`culvert canary set ... --create` writes one".to_owned(),
+        }
     )]
     NoRoute {
         /// `namespace/name`.
@@ -29,6 +33,8 @@ pub enum CanaryError {
         route: Option<String>,
         /// A file that may have it.
         unreadable: Option<String>,
+        /// Another namespace that has a Service of this name with a route.
+        elsewhere: Option<String>,
     },
     /// Its routes have no rule with these backends.
     #[error(

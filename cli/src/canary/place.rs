@@ -72,7 +72,7 @@ impl Which<'_> {
     pub(super) fn find(&self, directory: &Path) -> Result<Place, CanaryError> {
         let files = Directory::new(directory, MAX_FILE_BYTES).read_changed()?;
         let mut found = Vec::new();
-        let (mut routes, mut unreadable) = (Vec::new(), None);
+        let (mut routes, mut unreadable, mut elsewhere) = (Vec::new(), None, None);
         for (name, text) in files.unwrap_or_default() {
             let file = directory.join(&name);
             let documents = text.and_then(|text| match documents(&text) {
@@ -87,21 +87,27 @@ impl Which<'_> {
                 }
             };
             for object in documents.iter().flat_map(objects) {
-                if let Some(route) = self.route_of(object) {
-                    routes.push(route.clone());
-                    self.rules(object, &route, (&file, &text), &mut found)?;
+                let Some((kind, name, namespace)) = self.route_of(object) else {
+                    continue;
+                };
+                if namespace != self.namespace {
+                    elsewhere.get_or_insert(namespace.to_owned());
+                    continue;
                 }
+                let route = format!("{kind} {namespace}/{name}");
+                self.rules(object, &route, (&file, &text), &mut found)?;
+                routes.push(route);
             }
         }
         routes.dedup();
-        self.only(found, &routes, unreadable)
+        self.only(found, &routes, (unreadable, elsewhere))
     }
 
     fn only(
         &self,
         mut found: Vec<Place>,
         routes: &[String],
-        unreadable: Option<String>,
+        (unreadable, elsewhere): (Option<String>, Option<String>),
     ) -> Result<Place, CanaryError> {
         let service = format!("{}/{}", self.namespace, self.service);
         match (found.len(), routes) {
@@ -110,6 +116,7 @@ impl Which<'_> {
                 service,
                 route: self.route.map(|name| format!(" of the name {name}")),
                 unreadable: unreadable.map(|file| format!("; not readable: {file}")),
+                elsewhere,
             }),
             (0, routes) => Err(CanaryError::NoRule {
                 service,
@@ -127,8 +134,9 @@ impl Which<'_> {
         }
     }
 
-    /// `HTTPRoute shop/web` when the object is a route of the Service.
-    fn route_of(&self, object: &Node) -> Option<String> {
+    /// Kind, name and namespace when the object is a route of a Service of this name in the
+    /// route's own namespace: a consumer's route in another one is another story, and its owner's.
+    fn route_of<'o>(&self, object: &'o Node) -> Option<(&'o str, &'o str, &'o str)> {
         let kind = object.text_of("kind")?;
         let group = object.text_of("apiVersion")?.split('/').next();
         if !matches!(kind, "HTTPRoute" | "GRPCRoute") || group != Some("gateway.networking.k8s.io")
@@ -141,14 +149,11 @@ impl Which<'_> {
         let is_parent = |parent: &Node| {
             parent.text_of("kind") == Some("Service")
                 && parent.text_of("name") == Some(self.service)
-                && parent.text_of("namespace").unwrap_or(namespace) == self.namespace
+                && parent.text_of("namespace").unwrap_or(namespace) == namespace
         };
         let parents = object.get("spec")?.items_of("parentRefs");
         let wanted = self.route.is_none_or(|wanted| wanted == name);
-        // A consumer's route in another namespace is another story, and its owner's.
-        let own = namespace == self.namespace;
-        (wanted && own && parents.iter().any(is_parent))
-            .then(|| format!("{kind} {namespace}/{name}"))
+        (wanted && parents.iter().any(is_parent)).then_some((kind, name, namespace))
     }
 
     fn rules(
