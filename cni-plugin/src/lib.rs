@@ -10,6 +10,7 @@
 pub mod agent;
 pub mod cli;
 pub mod client;
+mod durable;
 pub mod install;
 pub mod message;
 pub mod plugin;

@@ -10,6 +10,7 @@ mod decide;
 mod instance;
 mod made;
 mod manage;
+mod orphans;
 mod probe;
 mod process;
 pub mod record;
@@ -28,6 +29,7 @@ use tokio::sync::watch;
 
 use crate::agent::Reporter;
 use crate::agent::control::Control;
+use process::Process;
 use record::{Record, Store};
 
 /// Where things are, and how a waypoint is started.
@@ -62,6 +64,8 @@ pub struct Waypoints {
 struct Inner {
     settings: Settings,
     store: Store,
+    /// What was found without a record: to be taken away.
+    orphans: Vec<Record>,
     shown: Mutex<BTreeMap<String, Shown>>,
 }
 
@@ -88,18 +92,24 @@ impl Waypoints {
     /// With the records that another agent left.
     ///
     /// # Errors
-    /// The directory of records is there and cannot be read.
+    /// The directory of records is there and cannot be read, or those of cgroups and namespaces.
     pub fn open(settings: Settings) -> io::Result<Self> {
         let store = Store::new(&settings.state_dir);
-        let records = store.load()?;
+        let loaded = store.load()?;
+        let orphans = orphans::find(&settings, &loaded)?;
         let waypoints = Self {
             inner: Arc::new(Inner {
                 settings,
                 store,
+                orphans,
                 shown: Mutex::default(),
             }),
         };
-        for record in records {
+        for mut record in loaded.records {
+            // Nobody must be sent to one that ended while no agent ran, as all do in a reboot.
+            let cgroup = waypoints.inner.settings.cgroup.join(&record.sandbox);
+            let runs = sandbox::netns(&record).is_some() && Process::adopt(&cgroup).is_some();
+            record.ready &= runs;
             waypoints.show(record);
         }
         Ok(waypoints)
@@ -154,7 +164,7 @@ impl Waypoints {
     fn show(&self, record: Record) -> watch::Receiver<bool> {
         let (drain, told) = watch::channel(record.draining);
         let shown = Shown {
-            ips: record.addresses(),
+            ips: sandbox::addresses(&record),
             drain,
             advertised: false,
             problem: String::new(),

@@ -126,7 +126,7 @@ async fn an_agent_that_dies_after_any_step_of_an_enrolment_leaves_a_pod_that_the
         listen(index + 1);
         let netns = std::os::fd::AsFd::as_fd(&rig.network.pod.netns);
         let request = rig.add_request(&[POD_V4, POD_V6]);
-        let wait = Duration::from_secs(20);
+        let wait = Duration::from_secs(90);
         let answer = cni_plugin::client::ask(&rig.cni_socket(), &request, Some(netns), wait);
         assert!(answer.is_err(), "after {step}: {answer:?}");
         assert_eq!(HEARD.lock().unwrap().steps, steps[..=index]);

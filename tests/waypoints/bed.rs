@@ -12,7 +12,7 @@ use netio::cgroup::Cgroup;
 use serde::Deserialize;
 use serde_json::Value;
 use world::stack::{Binaries, ControlPlane, get, wait_agent, wait_ztunnel};
-use world::{Interrupt, Node, Pod, Process, World};
+use world::{Node, Pod, Process, World};
 
 /// Where culvertd says what it knows, on its machine.
 const STATUS: &str = "http://127.0.0.1:15014/debug/status";
@@ -107,7 +107,7 @@ impl Told {
 impl Bed {
     pub fn up() -> anyhow::Result<Self> {
         world::remove_leftovers(world::Leftovers::Abandoned)?;
-        let mut world = World::with_interrupt(Interrupt::default())?;
+        let mut world = World::new()?;
         let logs = format!("culvert-waypoints-{}", std::process::id());
         world.save_logs_to(std::env::temp_dir().join(logs));
         let binaries = Binaries::of_this_build()?;

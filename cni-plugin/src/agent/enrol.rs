@@ -33,6 +33,7 @@ use crate::steering::fault::Fault;
 use crate::steering::pod::unroute;
 use crate::steering::pod::{Listeners, PodSteering, SteerError};
 use crate::steering::program;
+use crate::steering::routes::{AddressWatch, RouteError};
 use crate::zds::{HandError, HandedPod};
 use failure::{StepError, busy, foreign, unusable};
 
@@ -287,6 +288,7 @@ async fn steps(
         .await
         .map_err(StepError::at("listeners and program"))?;
     done(&uid, "listeners and program");
+    let watch = AddressWatch::new(netns);
     call.within(steering.settle())
         .await?
         .map_err(StepError::at("addresses"))?;
@@ -302,7 +304,7 @@ async fn steps(
     done(&uid, "ztunnel's acknowledgement");
     let before = existing::find(netns, &record.ips);
     capture(agent, record, &steering, &listeners, call).await?;
-    keep(agent, record.clone(), steering, listeners);
+    keep(agent, record.clone(), steering, listeners, watch);
     Ok(before)
 }
 
@@ -405,12 +407,14 @@ pub(super) fn handed(record: &Record, netns: &Netns, listeners: &Arc<Listeners>)
     })
 }
 
-/// Puts a captured pod into the table and follows its addresses.
+/// Puts a captured pod into the table and follows its addresses: what `watch` tells of came after
+/// the steering was made for those it had.
 pub(super) fn keep(
     agent: &Arc<Agent>,
     record: Record,
     steering: PodSteering,
     listeners: Arc<Listeners>,
+    watch: Result<AddressWatch, RouteError>,
 ) {
     let stop = CancellationToken::new();
     let uid = record.pod.uid.clone();
@@ -423,9 +427,8 @@ pub(super) fn keep(
         record,
         live: Some(live),
     });
-    agent
-        .tasks
-        .spawn("address follower", follow::run(agent.clone(), uid, stop));
+    let follower = follow::run(agent.clone(), uid, watch, stop);
+    agent.tasks.spawn("address follower", follower);
 }
 
 /// Captures a pod again whose un-enrolment has not ended: its proxy and program are still there.

@@ -1,9 +1,11 @@
 //! Keeps a captured pod's addresses right: what the kernel says of them changes the program's map
 //! and the routes at once, and the control plane's picture soon after.
+//!
+//! The kernel is listened to from before an enrolment (or a takeover) looks at the addresses, so
+//! that no change falls between, and no look is made without one.
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Agent;
 use super::record::Phase;
-use crate::steering::routes::AddressWatch;
+use crate::steering::routes::{AddressWatch, RouteError};
 
 /// Changes come in bursts (address, then its routes); one look per burst.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -31,12 +33,23 @@ const PAUSES: Pauses = Pauses {
 };
 
 /// Follows until the stop. A loss of the kernel's messages is logged and ends in a new look.
-pub async fn run(agent: Arc<Agent>, uid: String, stop: CancellationToken) {
+/// `watch` was made before the pod's addresses were looked at.
+pub async fn run(
+    agent: Arc<Agent>,
+    uid: String,
+    watch: Result<AddressWatch, RouteError>,
+    stop: CancellationToken,
+) {
     let process_stop = agent.tasks.stop();
+    let mut first = Some(watch);
+    let once = || {
+        let (agent, uid, watch) = (agent.clone(), uid.clone(), first.take());
+        async move { follow(&agent, &uid, watch).await }
+    };
     tokio::select! {
         () = stop.cancelled() => {}
         () = process_stop.cancelled() => {}
-        _ = restarted(&uid, PAUSES, || follow(&agent, &uid)) => {}
+        _ = restarted(&uid, PAUSES, once) => {}
     }
 }
 
@@ -65,30 +78,33 @@ where
 }
 
 /// Follows until the namespace's socket is lost; tells why.
-async fn follow(agent: &Arc<Agent>, uid: &str) -> String {
-    let live = agent.table.get(uid).and_then(|entry| entry.live);
-    let Some(live) = live else {
-        return "the pod is not captured any more".into();
+async fn follow(
+    agent: &Agent,
+    uid: &str,
+    first: Option<Result<AddressWatch, RouteError>>,
+) -> String {
+    let (watch, is_new) = match first {
+        Some(watch) => (watch, false),
+        None => {
+            let Some(live) = agent.table.get(uid).and_then(|entry| entry.live) else {
+                return "the pod is not captured any more".into();
+            };
+            (AddressWatch::new(live.steering.netns()), true)
+        }
     };
-    let watch = AddressWatch::new(live.steering.netns());
-    // It would keep the namespace alive as long as this task.
-    drop(live);
-    let (mut watch, driver) = match watch {
+    let mut watch = match watch {
         Ok(watch) => watch,
         Err(error) => return error.to_string(),
     };
-    let work = async {
-        // What changed since the last look, or the enrolment's.
+    if is_new {
+        // What changed while nobody listened.
         refresh(agent, uid).await;
-        while watch.changed().await {
-            tokio::time::sleep(SETTLE).await;
-            refresh(agent, uid).await;
-        }
-    };
-    tokio::select! {
-        () = pin!(driver) => "the kernel's socket was lost".into(),
-        () = work => "the kernel's messages ended".into(),
     }
+    while watch.changed().await {
+        tokio::time::sleep(SETTLE).await;
+        refresh(agent, uid).await;
+    }
+    "the kernel's socket was lost".into()
 }
 
 async fn refresh(agent: &Agent, uid: &str) {

@@ -45,6 +45,8 @@ pub struct Metrics {
     pub vanished: Counter,
     /// Pods whose record could not be read at start: they stay captured as they were.
     pub unreadable_records: Gauge,
+    /// Rounds of the verification that are over.
+    pub rounds: Counter,
     verified: Family<ResultLabel, Gauge>,
     repairs: Family<CauseLabel, Counter>,
     existing: Family<ResultLabel, Counter>,
@@ -86,6 +88,11 @@ impl Metrics {
             "verified_pods",
             "Enrolled pods by what the last verification of their capture found",
             metrics.verified.clone(),
+        );
+        registry.register(
+            "verification_rounds",
+            "Verifications of all enrolled pods that are over",
+            metrics.rounds.clone(),
         );
         registry.register(
             "repairs",

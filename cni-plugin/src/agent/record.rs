@@ -3,14 +3,15 @@
 //! The files lie in /run: they end with the boot, as namespaces and pins do. Knows no BPF.
 
 use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, DirBuilder, File};
+use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::durable;
 use crate::message::PodName;
 use crate::steering::sysctls::Before;
 
@@ -121,28 +122,10 @@ impl StateDir {
     /// Writes a record; a reader sees the old or the new one.
     ///
     /// # Errors
-    /// When it cannot be written, naming the file; the old one is then as it was, and nothing is
-    /// beside it.
+    /// See [`durable::replace`].
     pub fn save(&self, record: &Record) -> io::Result<()> {
-        let path = self.path(&record.pod.uid);
-        let beside = path.with_extension("new");
         let text = serde_json::to_vec_pretty(record)?;
-        let write = || {
-            let mut options = OpenOptions::new();
-            let mut file = options
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&beside)?;
-            file.write_all(&text)?;
-            fs::rename(&beside, &path)
-        };
-        write().map_err(|error| {
-            // The error that is reported is the first one.
-            let _ = fs::remove_file(&beside);
-            io::Error::new(error.kind(), format!("{}: {error}", path.display()))
-        })
+        durable::replace(&self.path(&record.pod.uid), &text, 0o600)
     }
 
     /// Removes a record. Unknown is fine.
@@ -245,18 +228,6 @@ mod tests {
         state.remove("u-1").unwrap();
         state.remove("u-1").unwrap();
         assert_eq!(state.load().unwrap(), Loaded::default());
-    }
-
-    #[test]
-    fn a_record_that_cannot_be_written_is_named_and_leaves_nothing_beside_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let state = StateDir::open(dir.path()).unwrap();
-        // Nothing can be renamed over a directory that is not empty.
-        let path = dir.path().join("u-1.json");
-        fs::create_dir_all(path.join("x")).unwrap();
-        let error = state.save(&record("u-1")).unwrap_err().to_string();
-        assert!(error.contains(&*path.to_string_lossy()), "{error}");
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]

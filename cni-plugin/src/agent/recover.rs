@@ -20,6 +20,7 @@ use super::{Agent, enrol};
 use crate::message::is_id;
 use crate::steering::pod::SteerError;
 use crate::steering::program;
+use crate::steering::routes::AddressWatch;
 use crate::zds::{HandedPod, Known};
 
 /// Name of the hook's directory beside those of the pods.
@@ -141,6 +142,7 @@ async fn captured(
 ) -> Result<Arc<HandedPod>, SteerError> {
     let dir = agent.pod_dir(&record.pod.uid);
     let (steering, listeners) = enrol::load(&dir, &netns, false).await?;
+    let watch = AddressWatch::new(&netns);
     steering.set_sysctls()?;
     if record.given.is_empty() {
         // Of an agent that did not know the difference.
@@ -155,7 +157,7 @@ async fn captured(
     let handed = enrol::handed(&record, &netns, &listeners);
     let known = Known::Handed(handed.clone());
     agent.zds.remember(&record.pod.uid, known);
-    enrol::keep(agent, record, steering, listeners);
+    enrol::keep(agent, record, steering, listeners, watch);
     Ok(handed)
 }
 

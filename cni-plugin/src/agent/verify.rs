@@ -60,6 +60,7 @@ pub async fn run(agent: Arc<Agent>, interval: Duration, stop: CancellationToken)
             .count();
         let pods = verdicts.len();
         tracing::info!(pods, captured, repaired, "capture verified");
+        agent.metrics.rounds.inc();
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(interval.max(SHORTEST_INTERVAL)) => {}

@@ -5,24 +5,22 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 
+use futures::channel::mpsc::UnboundedReceiver;
 use futures::future::{Either, select};
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use netio::netns::Netns;
-use rtnetlink::packet_core::NetlinkPayload;
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
 use rtnetlink::packet_route::route::{RouteScope, RouteType};
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::sys::SocketAddr;
 use rtnetlink::{Handle, IpVersion, MulticastGroup, RouteMessageBuilder};
-use tokio::sync::mpsc;
 
 use super::abi::{LOOPBACK_IFINDEX, MARK_CAPTURE, MARK_MASK, TABLE};
-
-/// Changes of addresses that may wait to be looked at: one is enough, since a look reads all.
-const PENDING_CHANGES: usize = 1;
 
 /// Metric of the IPv6 capture route: named, since 0 would become the kernel's 1024.
 const CAPTURE_METRIC: u32 = 1;
@@ -364,49 +362,58 @@ pub async fn installed(netns: &Netns, family: IpVersion) -> Result<Installed, Ro
     .await
 }
 
-/// Tells of changes of the namespace's addresses.
+/// Tells of changes of the namespace's addresses, from the moment it is made.
 pub struct AddressWatch {
-    changes: mpsc::Receiver<()>,
+    events: UnboundedReceiver<Event>,
+    /// Reads the socket while [`AddressWatch::changed`] waits; between two calls the kernel keeps
+    /// what it has to say.
+    connection: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// The connection ends with its last handle.
+    _handle: Handle,
 }
 
+type Event = (NetlinkMessage<RouteNetlinkMessage>, SocketAddr);
+
 impl AddressWatch {
-    /// Starts to listen. The second value must be run by a task of the caller: it ends when the
-    /// watch is dropped or the socket is lost.
+    /// Starts to listen.
     ///
     /// # Errors
     /// When there is no socket to be had.
-    pub fn new(
-        netns: &Netns,
-    ) -> Result<(Self, impl Future<Output = ()> + Send + use<>), RouteError> {
+    pub fn new(netns: &Netns) -> Result<Self, RouteError> {
         let groups = [MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
-        let (connection, handle, mut events) =
+        let (connection, handle, events) =
             netns.enter(|| rtnetlink::new_multicast_connection(&groups))??;
-        let (changed, changes) = mpsc::channel(PENDING_CHANGES);
-        let listen = async move {
-            while let Some((message, _)) = events.next().await {
-                let is_change = matches!(
-                    message.payload,
-                    NetlinkPayload::InnerMessage(
-                        RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_)
-                    )
-                );
-                // Full: a look that is still to come will see this change too.
-                if is_change && changed.try_send(()).is_err() && changed.is_closed() {
-                    return;
-                }
-            }
-        };
-        let driver = async move {
-            let _alive = handle;
-            select(pin!(listen), pin!(connection)).await;
-        };
-        Ok((Self { changes }, driver))
+        Ok(Self {
+            events,
+            connection: Box::pin(connection),
+            _handle: handle,
+        })
     }
 
-    /// Ends at the next change; false when the socket is lost.
+    /// Ends when addresses have changed since the last call, or since the beginning; however often
+    /// they did, once. False when the socket is lost.
     pub async fn changed(&mut self) -> bool {
-        self.changes.recv().await.is_some()
+        loop {
+            let event = match select(self.events.next(), &mut self.connection).await {
+                Either::Left((Some(event), _)) => event,
+                Either::Left((None, _)) | Either::Right(_) => return false,
+            };
+            if is_change(&event) {
+                // One look sees them all.
+                while let Some(Some(_)) = self.events.next().now_or_never() {}
+                return true;
+            }
+        }
     }
+}
+
+fn is_change((message, _): &Event) -> bool {
+    matches!(
+        message.payload,
+        NetlinkPayload::InnerMessage(
+            RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_)
+        ) | NetlinkPayload::Overrun(_)
+    )
 }
 
 #[cfg(test)]

@@ -21,8 +21,6 @@ use super::process::Process;
 use super::record::Record;
 use super::{Settings, Surroundings, made, probe, sandbox};
 
-/// How often an end of the process is looked for.
-const LOOK: Duration = Duration::from_millis(100);
 /// Pause between two questions whether it is ready, before the first yes.
 const PROBE_FIRST: Duration = Duration::from_millis(200);
 /// The same after it.
@@ -38,6 +36,8 @@ const ADVERTISE_ATTEMPTS: u32 = 3;
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 /// A process that ran for so long did not end from what ended it before.
 const SETTLED: Duration = Duration::from_secs(60);
+/// Longest wait for the end of a process that was killed: it may write a core dump first.
+const GONE_WITHIN: Duration = Duration::from_secs(10);
 /// Attempts at DEL before the namespace is removed without it.
 const DEL_ATTEMPTS: u32 = 5;
 
@@ -50,6 +50,8 @@ pub struct Instance {
 
 enum Watched {
     Ended(String),
+    /// It runs, and its namespace has no name any more.
+    Homeless,
     Drain,
 }
 
@@ -82,7 +84,8 @@ impl Instance {
         let waypoints = &self.surroundings.waypoints;
         waypoints.shown().remove(&self.record.uid);
         self.surroundings.reporter.changed();
-        tracing::info!(pod = self.record.name(), "the waypoint is gone");
+        let sandbox = &self.record.sandbox;
+        tracing::info!(pod = self.record.name(), sandbox, "the waypoint is gone");
     }
 
     /// Makes the sandbox unless it is there; false when it is told to drain before.
@@ -92,8 +95,11 @@ impl Instance {
         }
         let mut pauses = pauses();
         while !self.drains() {
-            // What an agent left half made, or the last attempt here, or a reboot.
+            // What an agent left half made, or the last attempt here, or a reboot. Its addresses
+            // may be another's by now.
             if self.record.added.is_some() || sandbox::netns(&self.record).is_some() {
+                self.is_not_ready();
+                self.change(|shown| shown.ips.clear());
                 self.remove_sandbox().await;
             }
             let made = self.blocking(sandbox::make).await;
@@ -121,6 +127,10 @@ impl Instance {
                 Ok(mut process) => match self.watch(&mut process).await {
                     Watched::Drain => return Some(process),
                     Watched::Ended(how) => format!("it ended: {how}"),
+                    Watched::Homeless => {
+                        self.kill(process).await;
+                        "its network namespace is gone".to_owned()
+                    }
                 },
             };
             if began.elapsed() > SETTLED {
@@ -147,6 +157,7 @@ impl Instance {
             tracing::info!(pod, pid = process.pid(), "the waypoint runs already");
             return Ok(process);
         }
+        self.is_not_ready();
         let netns = sandbox::netns(&self.record).ok_or("its network namespace is gone")?;
         let settings = self.settings();
         let made_of = made::Binary::look(settings);
@@ -163,23 +174,15 @@ impl Instance {
     }
 
     async fn watch(&mut self, process: &mut Process) -> Watched {
-        let ended = async {
-            loop {
-                match process.ended() {
-                    Some(how) => return how,
-                    None => sleep(LOOK).await,
-                }
-            }
-        };
         let mut told = self.told.clone();
         let told = async {
             // Its sender goes with what is shown, which only this task removes.
             let _ = told.wait_for(|drain| *drain).await;
         };
         tokio::select! {
-            how = ended => Watched::Ended(how),
+            how = process.end() => Watched::Ended(how),
             () = told => Watched::Drain,
-            () = self.follow_readiness() => Watched::Ended("its network namespace is gone".into()),
+            () = self.follow_readiness() => Watched::Homeless,
         }
     }
 
@@ -188,7 +191,10 @@ impl Instance {
         let Some(netns) = sandbox::netns(&self.record) else {
             return;
         };
-        let (mut misses, began) = (MISSES, Instant::now());
+        // One that another agent found ready is so until it says no as often as any.
+        let was_ready = self.change(|shown| shown.record.ready) == Some(true);
+        let mut misses = if was_ready { 0 } else { MISSES };
+        let began = Instant::now();
         loop {
             match ask(netns.clone()).await {
                 Ok(()) => {
@@ -249,20 +255,18 @@ impl Instance {
 
     async fn end(&self, mut process: Process) {
         process.terminate();
-        let until = Instant::now() + self.settings().drain_deadline;
-        while Instant::now() < until {
-            if process.ended().is_some() {
-                return;
-            }
-            sleep(LOOK).await;
+        if !process.wait(self.settings().drain_deadline).await {
+            tracing::warn!(pod = self.record.name(), "the waypoint did not end in time");
+            self.kill(process).await;
         }
-        tracing::warn!(pod = self.record.name(), "the waypoint did not end in time");
-        if let Ok(cgroup) = Cgroup::open(self.cgroup()) {
-            // What is left of it is met again when the cgroup is removed.
-            let _ = cgroup.kill();
-        }
-        while process.ended().is_none() {
-            sleep(LOOK).await;
+    }
+
+    /// What is left of it after that is met again when its cgroup is removed.
+    async fn kill(&self, mut process: Process) {
+        process.kill(&self.cgroup());
+        if !process.wait(GONE_WITHIN).await {
+            let (pod, pid) = (self.record.name(), process.pid());
+            tracing::error!(pod, pid, "the waypoint was killed and does not end");
         }
     }
 
@@ -355,7 +359,7 @@ impl Instance {
             let ready = shown.record.ready;
             shown.record = self.record.clone();
             shown.record.ready = ready;
-            shown.ips = self.record.addresses();
+            shown.ips = sandbox::addresses(&self.record);
         });
         self.save();
     }

@@ -111,6 +111,15 @@ impl Manager {
         for (record, told) in left {
             self.begin(record, told);
         }
+        for orphan in self.surroundings.waypoints.inner.orphans.clone() {
+            tracing::error!(
+                sandbox = orphan.sandbox,
+                "a waypoint without a record that can be read is taken away"
+            );
+            // Nobody else is told of it.
+            let (_, told) = watch::channel(true);
+            self.begin(orphan, told);
+        }
     }
 
     fn look_at_binary(&mut self) {

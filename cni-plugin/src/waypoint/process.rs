@@ -6,17 +6,21 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use netio::cgroup::Cgroup;
 use netio::command::Placement;
 use netio::netns::Netns;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tokio::time::{sleep, timeout};
 
 use super::Settings;
 use super::made::locate;
 use super::record::Record;
 
+/// How often an end of the process is looked for.
+const LOOK: Duration = Duration::from_millis(100);
 /// What of the agent's own environment a waypoint sees.
 const PASSED_ON: [&str; 4] = ["PATH", "RUST_LOG", "RUST_BACKTRACE", "LOG_FORMAT"];
 
@@ -101,14 +105,41 @@ impl Process {
         }
     }
 
+    /// Waits for its end; how it ended.
+    pub async fn end(&mut self) -> String {
+        loop {
+            match self.ended() {
+                Some(how) => return how,
+                None => sleep(LOOK).await,
+            }
+        }
+    }
+
+    /// Waits for its end, no longer than that; whether it has.
+    pub async fn wait(&mut self, within: Duration) -> bool {
+        timeout(within, self.end()).await.is_ok()
+    }
+
     /// Asks it to drain and end.
     pub fn terminate(&mut self) {
+        self.signal(Signal::SIGTERM);
+    }
+
+    /// Ends it with all that runs in its cgroup; it alone when that is not to be had.
+    pub fn kill(&mut self, cgroup: &Path) {
+        if let Err(error) = Cgroup::open(cgroup).and_then(|cgroup| cgroup.kill()) {
+            tracing::warn!(pid = self.pid, %error, "the cgroup of a waypoint cannot be ended");
+        }
+        self.signal(Signal::SIGKILL);
+    }
+
+    fn signal(&mut self, signal: Signal) {
         if self.ended().is_some() {
             return;
         }
         if let Ok(pid) = i32::try_from(self.pid) {
             // It may end between the look and the signal.
-            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+            let _ = kill(Pid::from_raw(pid), signal);
         }
     }
 }
@@ -193,6 +224,27 @@ mod tests {
         assert!(how.contains("signal: 15"), "{how}");
         other.started = started;
         assert!(other.ended().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_process_that_will_not_end_is_killed_and_reaped_also_without_its_cgroup() {
+        let script = "trap '' TERM; echo deaf; while :; do sleep 1; done";
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut said = [0; 5];
+        io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut said).unwrap();
+        let mut process = Process {
+            pid: child.id(),
+            started: start_time(child.id()).unwrap(),
+            child: Some(child),
+        };
+        process.terminate();
+        assert!(!process.wait(LOOK * 2).await);
+        process.kill(Path::new("/no/such/cgroup"));
+        assert!(process.wait(Duration::from_secs(60)).await);
+        let entry = Path::new("/proc").join(process.pid().to_string());
+        assert!(!entry.exists(), "a zombie is left");
     }
 
     #[test]

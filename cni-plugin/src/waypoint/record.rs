@@ -1,16 +1,20 @@
 //! What is kept of each instance, so that an agent that starts again finds it: one file each,
 //! written before anything is made and removed after everything is gone.
+//!
+//! The sandbox's name ends with its id in CNI calls, and that is the pod's UID without dashes: what
+//! has lost its record (see `orphans`) can be taken away by its name or the record's.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read};
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use process::grpc::agent::WaypointReplica;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::durable;
 use crate::message::PodName;
 
 /// Replicas of a waypoint: the control plane's bound, and the step of pod numbers from one instance
@@ -20,9 +24,15 @@ pub const REPLICAS: u32 = 16;
 /// Largest record read, in bytes: a result of ADD has some KiB.
 const MAX_RECORD_BYTES: u64 = 1024 * 1024;
 
-/// One instance of a replica: a sandbox and the process in it.
+/// Characters of an id, and of an UID.
+const ID_CHARS: usize = 32;
+const UID_CHARS: usize = ID_CHARS + 4;
+/// Most characters of a pod's name in its sandbox's.
+const MAX_NAME_IN_SANDBOX: usize = 50;
+
+/// One instance of a replica: a sandbox and the process in it. Fields that are not known here are
+/// passed over: an older agent must find what a newer one left.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Record {
     /// What it was made for.
     pub replica: WaypointReplica,
@@ -30,7 +40,7 @@ pub struct Record {
     pub number: u32,
     /// UID of its pod, random.
     pub uid: String,
-    /// Id of its sandbox in CNI calls, random.
+    /// Id of its sandbox in CNI calls: the UID without dashes.
     pub container_id: String,
     /// Name of its network namespace, and of its cgroup.
     pub sandbox: String,
@@ -48,24 +58,44 @@ pub struct Record {
 impl Record {
     /// Of a new instance.
     pub fn new(replica: WaypointReplica, number: u32, prefix: &str, made_of: String) -> Self {
-        let uid = random_uid();
-        let container_id = random_uid().replace('-', "");
-        // Names of namespaces are file names; the UID makes it unique whatever is cut off.
+        let container_id = random_id();
+        // Names of namespaces are file names; the id makes it unique whatever is cut off.
         let pod: String = pod_name(&replica.gateway, number)
             .chars()
-            .take(60)
+            .take(MAX_NAME_IN_SANDBOX)
             .collect();
-        let sandbox = format!("{prefix}{pod}-{}", &uid[..8]);
+        let sandbox = format!("{prefix}{pod}-{container_id}");
         Self {
             replica,
             number,
-            uid,
+            uid: uid_of(&container_id),
             container_id,
             sandbox,
             made_of,
             added: None,
             ready: false,
             draining: false,
+        }
+    }
+
+    /// Of a sandbox whose record is lost; it can only be taken away. Without its id in CNI calls
+    /// the chain keeps what it has of it.
+    pub fn lost(sandbox: String, id: Option<String>) -> Self {
+        let container_id = id.unwrap_or_else(random_id);
+        let replica = WaypointReplica {
+            namespace: "unknown".into(),
+            gateway: "lost".into(),
+            replica: 0,
+            service_account: String::new(),
+            revision: String::new(),
+            trust_domain: String::new(),
+        };
+        Self {
+            uid: uid_of(&container_id),
+            container_id,
+            sandbox,
+            draining: true,
+            ..Self::new(replica, 0, "", String::new())
         }
     }
 
@@ -99,17 +129,36 @@ fn pod_name(gateway: &str, number: u32) -> String {
     format!("{gateway}-{number}")
 }
 
-fn random_uid() -> String {
-    let hex = format!("{:032x}", rand::random::<u128>());
-    // Version 4, variant 1 (RFC 9562, 5.4).
-    format!(
-        "{}-{}-4{}-8{}-{}",
-        &hex[..8],
-        &hex[8..12],
-        &hex[13..16],
-        &hex[17..20],
-        &hex[20..]
-    )
+fn random_id() -> String {
+    // As an UID it is one of version 4, variant 1 (RFC 9562, 5.4).
+    let id = rand::random::<u128>() & !(0xf << 76) & !(0x3 << 62);
+    format!("{:032x}", id | 0x4 << 76 | 0x2 << 62)
+}
+
+/// The id that ends a text (a sandbox's name, or an UID with or without dashes), if one does.
+pub fn id_of(text: &str) -> Option<String> {
+    let text = match text.len() {
+        UID_CHARS => text.replace('-', ""),
+        _ => text.rsplit('-').next().unwrap_or_default().to_owned(),
+    };
+    let is_hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    (text.len() == ID_CHARS && text.bytes().all(is_hex)).then_some(text)
+}
+
+/// The id with dashes, as UIDs are written.
+fn uid_of(id: &str) -> String {
+    let parts = [(0, 8), (8, 12), (12, 16), (16, 20), (20, id.len())];
+    let parts = parts.map(|(from, to)| id.get(from..to).unwrap_or_default());
+    parts.join("-")
+}
+
+/// What lies in the directory.
+#[derive(Debug, Default, PartialEq)]
+pub struct Loaded {
+    /// The instances.
+    pub records: Vec<Record>,
+    /// UIDs, by the names of the files, of those whose record is there and cannot be read.
+    pub unreadable: Vec<String>,
 }
 
 /// The directory of records.
@@ -129,26 +178,14 @@ impl Store {
     /// Writes a record; a reader sees the old or the new one.
     ///
     /// # Errors
-    /// When it cannot be written, naming the file.
+    /// See [`durable::replace`].
     pub fn save(&self, record: &Record) -> io::Result<()> {
-        let path = self.path(&record.uid);
-        let beside = path.with_extension("new");
         let text = serde_json::to_vec_pretty(record)?;
-        let write = || {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&self.dir)?;
-            let mut options = OpenOptions::new();
-            options.write(true).create(true).truncate(true).mode(0o600);
-            options.open(&beside)?.write_all(&text)?;
-            fs::rename(&beside, &path)
-        };
-        write().map_err(|error| {
-            // The error that is reported is the first one.
-            let _ = fs::remove_file(&beside);
-            io::Error::new(error.kind(), format!("{}: {error}", path.display()))
-        })
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.dir)?;
+        durable::replace(&self.path(&record.uid), &text, 0o600)
     }
 
     /// Removes a record. Unknown is fine.
@@ -162,30 +199,32 @@ impl Store {
         }
     }
 
-    /// All records. One that cannot be read is logged, named, and left where it is.
+    /// All records. One that cannot be read is logged and named, and left where it is.
     ///
     /// # Errors
     /// When the directory is there and cannot be read.
-    pub fn load(&self) -> io::Result<Vec<Record>> {
+    pub fn load(&self) -> io::Result<Loaded> {
+        let mut loaded = Loaded::default();
         let entries = match fs::read_dir(&self.dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(loaded),
             entries => entries?,
         };
-        let mut records = Vec::new();
         for entry in entries {
             let path = entry?.path();
             if path.extension().is_none_or(|ending| ending != "json") {
                 continue;
             }
             match read(&path) {
-                Ok(record) => records.push(record),
+                Ok(record) => loaded.records.push(record),
                 Err(error) => {
+                    let uid = path.file_stem().unwrap_or_default().to_string_lossy();
+                    loaded.unreadable.push(uid.into());
                     let path = path.display();
                     tracing::error!(%path, %error, "a waypoint's record is unreadable");
                 }
             }
         }
-        Ok(records)
+        Ok(loaded)
     }
 
     fn path(&self, uid: &str) -> PathBuf {
@@ -214,7 +253,7 @@ mod tests {
     fn records_come_back_and_go_and_a_bad_one_hides_no_other() {
         let base = tempfile::tempdir().unwrap();
         let store = Store::new(&base.path().join("waypoints"));
-        assert_eq!(store.load().unwrap(), []);
+        assert_eq!(store.load().unwrap(), Loaded::default());
         let mut record = Record::new(replica("gate"), 17, "culvert-", "m".into());
         store.save(&record).unwrap();
         record.added = Some(serde_json::json!({ "ips": [{ "address": "10.0.0.9/24" }] }));
@@ -224,11 +263,52 @@ mod tests {
         foreign.sandbox = "../escape".into();
         let text = serde_json::to_vec(&foreign).unwrap();
         fs::write(base.path().join("waypoints/foreign.json"), text).unwrap();
-        assert_eq!(store.load().unwrap(), [record.clone()]);
+        let mut loaded = store.load().unwrap();
+        assert_eq!(loaded.records, [record.clone()]);
+        loaded.unreadable.sort();
+        assert_eq!(loaded.unreadable, ["bad", "foreign"]);
         assert_eq!(record.addresses(), ["10.0.0.9".parse::<IpAddr>().unwrap()]);
         store.remove(&record.uid).unwrap();
         store.remove(&record.uid).unwrap();
-        assert_eq!(store.load().unwrap(), []);
+        assert_eq!(store.load().unwrap().records, []);
+    }
+
+    #[test]
+    fn what_a_newer_agent_wrote_is_read_but_for_what_is_new() {
+        let base = tempfile::tempdir().unwrap();
+        let store = Store::new(base.path());
+        let record = Record::new(replica("gate"), 1, "culvert-", "m".into());
+        let mut newer = serde_json::to_value(&record).unwrap();
+        newer["zone"] = "a".into();
+        newer["replica"]["class"] = "b".into();
+        let text = newer.to_string();
+        fs::write(base.path().join(format!("{}.json", record.uid)), text).unwrap();
+        assert_eq!(store.load().unwrap().records, [record]);
+    }
+
+    #[test]
+    fn a_sandbox_and_a_record_tell_their_id() {
+        let record = Record::new(replica("gate-way"), 1, "culvert-", String::new());
+        for text in [&record.sandbox, &record.uid, &record.container_id] {
+            assert_eq!(id_of(text).as_ref(), Some(&record.container_id), "{text}");
+        }
+        assert_eq!(uid_of(&record.container_id), record.uid);
+        let uid: Vec<&str> = record.uid.split('-').collect();
+        assert_eq!(
+            uid.iter().map(|part| part.len()).collect::<Vec<_>>(),
+            [8, 4, 4, 4, 12]
+        );
+        assert!(
+            uid[2].starts_with('4') && uid[3].starts_with(['8', '9', 'a', 'b']),
+            "{uid:?}"
+        );
+        for text in ["", "bad", "culvert-gate-1-3c1f9a20", &"g".repeat(32)] {
+            assert_eq!(id_of(text), None, "{text}");
+        }
+        let lost = Record::lost(record.sandbox.clone(), id_of(&record.sandbox));
+        let of = |record: Record| (record.sandbox, record.uid, record.container_id);
+        assert_eq!(lost.mistake(), None);
+        assert_eq!(of(lost), of(record));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::process::Stdio;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use chain::{Call, Chain, CniError, Ran, Runner, Sandbox};
 use futures::future::{Either, select};
+use netio::cgroup::Cgroup;
 use netio::netns::{self, Netns};
 use rtnetlink::LinkUnspec;
 use serde_json::Value;
@@ -35,8 +37,8 @@ const NO_DAD: [&str; 2] = [
 /// What could not be done to a sandbox.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
-    /// The namespace.
-    #[error("its network namespace: {0}")]
+    /// The namespace, or the cgroup.
+    #[error("its network namespace or cgroup: {0}")]
     Netns(#[from] io::Error),
     /// The interface `lo`.
     #[error("its loopback interface: {0}")]
@@ -51,12 +53,22 @@ pub fn netns(record: &Record) -> Option<Netns> {
     Netns::open(netns::path_of(&record.sandbox)).ok()
 }
 
+/// The addresses that the chain gave it, while it has them.
+pub fn addresses(record: &Record) -> Vec<IpAddr> {
+    match netns(record) {
+        Some(_) => record.addresses(),
+        None => Vec::new(),
+    }
+}
+
 /// Makes the namespace and calls ADD; the chain's result. Blocks. After an error the caller has to
 /// [`remove`] what there is.
 ///
 /// # Errors
 /// [`SandboxError`].
 pub fn make(settings: &Settings, record: &Record) -> Result<Value, SandboxError> {
+    // First: by it the next agent finds the rest, should it have lost the record.
+    Cgroup::create(settings.cgroup.join(&record.sandbox))?;
     let netns = netns::create(&record.sandbox)?;
     // A kernel without IPv6 has no such files, and needs none.
     netns.enter(|| NO_DAD.iter().for_each(|path| drop(fs::write(path, "0"))))?;

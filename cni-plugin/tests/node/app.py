@@ -78,7 +78,7 @@ def bind(order):
 
 def dial(order):
     connection = socket.socket(family(order["addr"]), socket.SOCK_STREAM, order.get("protocol", 0))
-    connection.settimeout(order.get("timeout", 20))
+    connection.settimeout(order.get("timeout", 60))
     if "mark" in order:
         connection.setsockopt(socket.SOL_SOCKET, SO_MARK, order["mark"])
     if "device" in order:

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use netio::command::Placement;
 use netio::netns::Netns;
@@ -52,8 +53,22 @@ impl App {
         answer
     }
 
+    /// Waits for the address: the kernel shows an IPv6 one that is new a moment before it can be
+    /// used.
     pub fn listen(&mut self, addr: &str, port: u16) {
-        self.must(json!({"do": "listen", "addr": addr, "port": port, "reuse": true}));
+        let order = json!({"do": "listen", "addr": addr, "port": port, "reuse": true});
+        let start = Instant::now();
+        loop {
+            let answer = self.ask(order.clone());
+            let why = answer["why"].as_str().unwrap_or_default();
+            if answer.get("error").is_none() {
+                return;
+            }
+            let waits = why.contains("Cannot assign requested address");
+            let patient = start.elapsed() < Duration::from_secs(60);
+            assert!(waits && patient, "{order}: {answer}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     pub fn dial(&mut self, addr: &str, port: u16) -> Dialled {
@@ -70,9 +85,11 @@ impl App {
         Dialled::of(&answer)
     }
 
-    /// The kind of error that the program met.
-    pub fn dial_error(&mut self, addr: &str, port: u16) -> String {
-        let answer = self.ask(json!({"do": "dial", "addr": addr, "port": port, "timeout": 2}));
+    /// The kind of error that the program met; `TimeoutError` when nobody says no for so many
+    /// seconds.
+    pub fn dial_error(&mut self, addr: &str, port: u16, timeout: u64) -> String {
+        let order = json!({"do": "dial", "addr": addr, "port": port, "timeout": timeout});
+        let answer = self.ask(order);
         answer["error"]
             .as_str()
             .unwrap_or_else(|| panic!("no error: {answer}"))

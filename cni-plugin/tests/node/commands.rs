@@ -118,7 +118,7 @@ impl Site {
             "--netns",
             path(&netns),
             "--timeout",
-            "2s",
+            "6s",
         ];
         command(&arguments)
     }

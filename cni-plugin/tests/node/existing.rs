@@ -13,7 +13,7 @@ fn enrol(rig: &Rig, close_existing: bool) -> Request {
     Request::Enrol {
         pod: rig.pod.clone(),
         netns: rig.network.pod.path().display().to_string(),
-        timeout_ms: 10_000,
+        timeout_ms: 30_000,
         close_existing,
     }
 }

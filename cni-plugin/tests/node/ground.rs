@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{LazyLock, Mutex};
+use std::time::{Duration, Instant};
 
 use netio::cgroup::Cgroup;
 use netio::netns::{self, Netns};
@@ -228,11 +229,34 @@ impl Network {
              -n {o} route add default via 10.88.0.1
              -n {o} -6 route add default via fd88::1"
         ));
+        until_local(&pod, POD_V6);
+        until_local(&outside, OUTSIDE_V6);
         Self {
             _node: node,
             pod,
             outside,
         }
+    }
+}
+
+/// Waits until the kernel has done all that it does by itself after a link is up: its link-local
+/// address, and the route that makes an IPv6 address the namespace's own. Else rules that a test
+/// compares change under it, and the agent follows an address that no test has made.
+fn until_local(space: &Space, ip: &str) {
+    let name = &space.name;
+    let within = Duration::from_secs(60);
+    let start = Instant::now();
+    loop {
+        let addresses = ip_text(&format!("-n {name} -6 addr show dev eth0"));
+        let routes = ip_text(&format!("-n {name} -6 route show table local dev eth0"));
+        let own = format!("local {ip} ");
+        let link_local = routes.lines().any(|line| line.starts_with("local fe80"));
+        let multicast = routes.contains("multicast ff00::/8");
+        if !addresses.contains("tentative") && link_local && multicast && routes.contains(&own) {
+            return;
+        }
+        assert!(start.elapsed() < within, "{addresses}{routes}");
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

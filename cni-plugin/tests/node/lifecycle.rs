@@ -6,11 +6,12 @@ use std::time::Duration;
 use cni_plugin::message::Request;
 use cni_plugin::plugin::code;
 use cni_plugin::steering::pod::{Listeners, PodSteering, SteerError};
+use cni_plugin::steering::routes::AddressWatch;
 use netio::netns::Netns;
 use process::grpc::agent::Described;
 use serde_json::json;
 
-use crate::ground::{OUTSIDE_V4, OUTSIDE_V6, POD_V4, POD_V6, Space, ip};
+use crate::ground::{Network, OUTSIDE_V4, OUTSIDE_V6, POD_V4, POD_V6, Space, ip};
 use crate::rig::{FakeControl, Rig};
 use crate::traffic::{Connections, rules, servers, sysctls};
 use crate::ztunnel::{Manners, Ztunnel};
@@ -231,7 +232,7 @@ async fn an_add_waits_for_the_control_plane_until_its_timeout() {
     *rig.control.answer.lock().unwrap() = Err("connection refused".into());
     let mut request = rig.add_request(&[POD_V4]);
     if let Request::Add { timeout_ms, .. } = &mut request {
-        *timeout_ms = 1500;
+        *timeout_ms = 4000;
     }
     let failure = rig.ask(&request, Some(&rig.network.pod)).unwrap_err();
     assert_eq!(failure.code, code::TRY_LATER);
@@ -258,7 +259,7 @@ async fn a_pod_that_the_control_plane_does_not_know_fails_instead_of_running_unp
     *rig.control.answer.lock().unwrap() = Ok(Described::Unknown { reason });
     let mut request = rig.add_request(&[POD_V4]);
     if let Request::Add { timeout_ms, .. } = &mut request {
-        *timeout_ms = 1500;
+        *timeout_ms = 4000;
     }
     let failure = rig.ask(&request, Some(&rig.network.pod)).unwrap_err();
     assert_eq!(failure.code, code::TRY_LATER);
@@ -397,16 +398,36 @@ async fn addresses_that_come_and_go_are_followed_and_only_given_ones_are_reporte
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_addresses_is_told_once_also_when_it_came_before_anybody_asked() {
+    let network = Network::new();
+    let mut watch = AddressWatch::new(&network.pod.netns).unwrap();
+    let name = &network.pod.name;
+    let within = Duration::from_secs(60);
+    for turn in 0..2 {
+        ip(&format!(
+            "-n {name} addr add 10.77.0.{}/24 dev eth0
+            -n {name} addr add 10.77.0.{}/24 dev eth0",
+            100 + turn,
+            200 + turn
+        ));
+        let told = tokio::time::timeout(within, watch.changed()).await;
+        assert_eq!(told, Ok(true));
+    }
+    let again = tokio::time::timeout(Duration::from_millis(300), watch.changed()).await;
+    assert!(again.is_err(), "nothing changed since");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pod_that_has_lost_its_capture_route_reaches_nothing() {
     let rig = Rig::start().await;
     let ztunnel = Ztunnel::connect(&rig.zds_socket()).await;
-    rig.add_and_settle().await;
+    rig.add().unwrap();
     let (mut app, _outside) = servers(&rig);
     let name = &rig.network.pod.name;
     ip(&format!("-n {name} route del local default table 100"));
     ip(&format!("-n {name} -6 route del local default table 100"));
     for to in [OUTSIDE_V4, OUTSIDE_V6] {
-        assert_eq!(app.dial_error(to, 7000), "OSError");
+        assert_eq!(app.dial_error(to, 7000, 60), "OSError");
     }
     assert!(rig.check().is_err());
     ztunnel.stop().await;
@@ -529,7 +550,7 @@ async fn garbage_collection_keeps_what_the_runtime_lists() {
 async fn a_check_names_every_part_that_was_removed_by_hand() {
     let rig = Rig::start().await;
     let ztunnel = Ztunnel::connect(&rig.zds_socket()).await;
-    rig.add_and_settle().await;
+    rig.add().unwrap();
     rig.check().unwrap();
     let name = rig.network.pod.name.clone();
     std::fs::remove_file(rig.pins().join("link")).unwrap();

@@ -145,7 +145,8 @@ async fn no_step_begins_after_the_callers_deadline() {
         ..Manners::default()
     };
     let ztunnel = Ztunnel::with(&rig.zds_socket(), silent).await;
-    let adding = asked(&rig, add_request(&rig, Duration::from_secs(2)));
+    // Shorter than ztunnel's time to answer, 5 s.
+    let adding = asked(&rig, add_request(&rig, Duration::from_secs(4)));
     let failure = adding.join().unwrap().unwrap_err();
     assert_eq!(failure.code, code::TRY_LATER, "{failure:?}");
     assert_eq!(failure.details, "ztunnel did not acknowledge the pod");
@@ -157,7 +158,7 @@ async fn no_step_begins_after_the_callers_deadline() {
 async fn a_namespace_belongs_to_one_pod() {
     let rig = Rig::start().await;
     let ztunnel = Ztunnel::connect(&rig.zds_socket()).await;
-    rig.add_and_settle().await;
+    rig.add().unwrap();
     let failure = rig
         .ask(&enrol_request(&rig, "another"), Some(&rig.network.pod))
         .unwrap_err();
@@ -186,7 +187,7 @@ async fn a_namespace_belongs_to_one_pod() {
 async fn an_add_or_enrol_of_an_enrolled_pod_repairs_it_or_fails() {
     let rig = Rig::start().await;
     let ztunnel = Ztunnel::connect(&rig.zds_socket()).await;
-    rig.add_and_settle().await;
+    rig.add().unwrap();
     assert_eq!(rig.add().unwrap().1, "it was enrolled already");
     let enrol = enrol_request(&rig, &rig.pod.uid);
     for request in [rig.add_request(&[POD_V4, POD_V6]), enrol] {
@@ -219,7 +220,8 @@ async fn a_known_pod_whose_enrolment_crashed_or_failed_is_known_as_not_enrolled(
     let ztunnel = Ztunnel::with(&rig.zds_socket(), silent).await;
     let mut request = enrol_request(&rig, &rig.pod.uid);
     if let Request::Enrol { timeout_ms, .. } = &mut request {
-        *timeout_ms = 4000;
+        // Longer than ztunnel's time to answer.
+        *timeout_ms = 30_000;
     }
     let enrolling = asked(&rig, request);
     rig.until("ztunnel was asked", |rig| ztunnel.added(&rig.pod.uid) > 0)
@@ -245,7 +247,7 @@ async fn a_known_pod_whose_enrolment_crashed_or_failed_is_known_as_not_enrolled(
     };
     *rig.control.answer.lock().unwrap() = Ok(unknown);
     rig.ask(
-        &add_request(&rig, Duration::from_secs(1)),
+        &add_request(&rig, Duration::from_secs(4)),
         Some(&rig.network.pod),
     )
     .unwrap_err();

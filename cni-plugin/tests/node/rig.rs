@@ -11,11 +11,11 @@ use cni_plugin::agent::{self, Settings};
 use cni_plugin::client::{self, Status};
 use cni_plugin::message::{Answer, Failure, PodName, PodStatus, PodVerdict, Request};
 use process::grpc::agent::{Described, PodDescription, PodReport};
-use process::tasks::Tasks;
+use process::tasks::{Drained, Tasks};
 use prometheus_client::registry::Registry;
 
 use crate::app::App;
-use crate::ground::{Bpffs, Network, Space, Tree, ip_text, unique};
+use crate::ground::{Bpffs, Network, Space, Tree, unique};
 
 /// Answers as a test wants it, and remembers what it was told.
 pub struct FakeControl {
@@ -76,7 +76,7 @@ pub struct Rig {
 
 impl Rig {
     pub async fn start() -> Self {
-        // No round but that of the start.
+        // No round but that of the start, which is over.
         Self::verifying(Duration::from_secs(3600)).await
     }
 
@@ -140,13 +140,31 @@ impl Rig {
             waypoints: None,
         };
         let control = Box::new(SharedControl(self.control.clone()));
+        let rounds = self.rounds();
         agent::start(settings, control, self.metrics.clone(), &self.tasks)
             .await
             .unwrap();
+        // Its first round would repair what a test breaks.
+        self.until("the round of the start", |rig| rig.rounds() > rounds)
+            .await;
+    }
+
+    /// Verifications of all pods that are over, of all agents of this rig.
+    fn rounds(&self) -> u64 {
+        self.metric("culvert_agent_verification_rounds_total ")
+    }
+
+    /// A metric, by all that is before its value; 0 while it is not there.
+    pub fn metric(&self, name: &str) -> u64 {
+        let metrics = self.metrics();
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+        line.map_or(0, |value| value.parse().unwrap())
     }
 
     pub async fn stop_agent(&mut self) {
-        self.tasks.shutdown(Duration::from_secs(2)).await;
+        // No longer than it needs.
+        let drained = self.tasks.shutdown(Duration::from_secs(60)).await;
+        assert_eq!(drained, Drained::default());
         self.tasks = Tasks::new();
     }
 
@@ -203,28 +221,6 @@ impl Rig {
         self.ask(&self.add_request(&ips), Some(&self.network.pod))
     }
 
-    /// The same, with nothing left for the address follower to do, which would put back a rule
-    /// that a test removes: it looks once after every enrolment, and when the link-local address
-    /// comes.
-    pub async fn add_and_settle(&self) {
-        let line = format!("-n {} -6 addr show dev eth0", self.network.pod.name);
-        self.until("the link-local address", |_| {
-            ip_text(&line).contains("fe80")
-        })
-        .await;
-        self.add().unwrap();
-        let subscriptions = || std::fs::read_to_string("/proc/thread-self/net/netlink");
-        // RTNLGRP_IPV4_IFADDR and RTNLGRP_IPV6_IFADDR.
-        let subscribed = |rig: &Self| {
-            let text = rig.network.pod.netns.enter(subscriptions).unwrap().unwrap();
-            text.contains(" 00000110 ")
-        };
-        self.until("addresses are followed", subscribed).await;
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        // Waits for its turn behind the follower's.
-        assert!(self.verify(false).captured);
-    }
-
     pub fn del(&self) {
         self.ask(
             &Request::Del {
@@ -256,7 +252,7 @@ impl Rig {
     /// The verdict on the pod.
     pub fn verify(&self, repair: bool) -> PodVerdict {
         let uid = Some(self.pod.uid.clone());
-        let wait = Duration::from_secs(60);
+        let wait = Duration::from_secs(90);
         let mut verdicts = client::verify(&self.cni_socket(), uid, repair, wait).unwrap();
         assert_eq!(verdicts.len(), 1);
         verdicts.remove(0)
@@ -270,7 +266,7 @@ impl Rig {
     }
 
     pub fn status(&self) -> Status {
-        client::status(&self.cni_socket(), Duration::from_secs(30)).unwrap()
+        client::status(&self.cni_socket(), Duration::from_secs(90)).unwrap()
     }
 
     pub fn pod_status(&self) -> Option<PodStatus> {

@@ -103,7 +103,7 @@ fn are_new(rig: &Rig, older: &[Option<u64>]) -> bool {
 async fn listeners_that_were_renewed_while_no_ztunnel_ran_are_handed_to_the_next() {
     let rig = Rig::start().await;
     let ztunnel = Ztunnel::connect(&rig.zds_socket()).await;
-    rig.add_and_settle().await;
+    rig.add().unwrap();
     ztunnel.stop().await;
     std::fs::remove_dir_all(rig.pins()).unwrap();
     assert!(rig.verify(true).captured);
@@ -120,7 +120,7 @@ async fn a_running_agent_keeps_a_pod_captured_whose_pins_are_gone_and_can_let_it
     let mut rig = Rig::start().await;
     let ztunnel = Ztunnel::connect(&rig.zds_socket()).await;
     let (mut app, mut outside) = servers(&rig);
-    rig.add_and_settle().await;
+    rig.add().unwrap();
     let unpin = |rig: &Rig| {
         std::fs::remove_dir_all(rig.pins()).unwrap();
         std::fs::remove_dir_all(rig.bpffs.path().join("node")).unwrap();

@@ -19,17 +19,16 @@ fn causes(faults: &[Fault]) -> Vec<Cause> {
 }
 
 fn repairs(rig: &Rig, cause: Cause) -> u64 {
-    let start = format!("culvert_agent_repairs_total{{cause=\"{}\"}} ", cause.name());
-    let metrics = rig.metrics();
-    let line = metrics.lines().find_map(|line| line.strip_prefix(&start));
-    line.map_or(0, |count| count.parse().unwrap())
+    let cause = cause.name();
+    rig.metric(&format!(
+        "culvert_agent_repairs_total{{cause=\"{cause}\"}} "
+    ))
 }
 
-fn verified(rig: &Rig, result: &str) -> String {
-    let start = format!("culvert_agent_verified_pods{{result=\"{result}\"}} ");
-    let metrics = rig.metrics();
-    let line = metrics.lines().find_map(|line| line.strip_prefix(&start));
-    line.unwrap_or("-").to_owned()
+fn verified(rig: &Rig, result: &str) -> u64 {
+    rig.metric(&format!(
+        "culvert_agent_verified_pods{{result=\"{result}\"}} "
+    ))
 }
 
 /// Connections of all kinds go to the proxy.
@@ -52,13 +51,13 @@ fn assert_captured(rig: &Rig, ztunnel: &Ztunnel) {
 async fn found_and_repaired(cause: Cause, damages: &[fn(&Rig)]) {
     let rig = Rig::start().await;
     let ztunnel = Ztunnel::connect(&rig.zds_socket()).await;
-    rig.add_and_settle().await;
+    rig.add().unwrap();
     for (index, damage) in damages.iter().enumerate() {
         damage(&rig);
         let found = rig.verify(false);
         assert!(!found.captured);
         assert_eq!(causes(&found.faults), [cause], "{:?}", found.faults);
-        assert_eq!(verified(&rig, "not_captured"), "1");
+        assert_eq!(verified(&rig, "not_captured"), 1);
         assert_eq!(rig.check().unwrap_err().code, code::BROKEN);
         assert_eq!(repairs(&rig, cause), index as u64);
         let repaired = rig.verify(true);
@@ -66,8 +65,8 @@ async fn found_and_repaired(cause: Cause, damages: &[fn(&Rig)]) {
         assert_eq!(causes(&repaired.repaired), [cause]);
         let clean = rig.verify(true);
         assert!(clean.captured && clean.repaired.is_empty(), "{clean:?}");
-        assert_eq!(verified(&rig, "captured"), "1");
-        assert_eq!(verified(&rig, "not_captured"), "0");
+        assert_eq!(verified(&rig, "captured"), 1);
+        assert_eq!(verified(&rig, "not_captured"), 0);
         assert_eq!(repairs(&rig, cause), index as u64 + 1);
     }
     assert_captured(&rig, &ztunnel);
@@ -224,7 +223,7 @@ async fn an_add_whose_pod_is_not_captured_in_the_end_fails_and_is_undone() {
 async fn the_agent_repairs_by_itself_at_its_next_round() {
     let rig = Rig::verifying(Duration::from_secs(1)).await;
     let ztunnel = Ztunnel::connect(&rig.zds_socket()).await;
-    rig.add_and_settle().await;
+    rig.add().unwrap();
     std::fs::remove_file(rig.pins().join("link")).unwrap();
     pod_ip(&rig, "rule del pref 100");
     rig.until("both were repaired", |rig| {
@@ -234,7 +233,7 @@ async fn the_agent_repairs_by_itself_at_its_next_round() {
     assert_captured(&rig, &ztunnel);
     rig.del();
     rig.until("it is no longer counted", |rig| {
-        verified(rig, "captured") == "0"
+        verified(rig, "captured") == 0
     })
     .await;
     ztunnel.stop().await;
@@ -256,7 +255,7 @@ async fn a_pod_of_one_family_is_verified_on_that() {
     let rig = Rig::start().await;
     let ztunnel = Ztunnel::connect(&rig.zds_socket()).await;
     pod_ip(&rig, &format!("addr del {POD_V4}/24 dev eth0"));
-    rig.add_and_settle().await;
+    rig.add().unwrap();
     pod_ip(&rig, "-6 rule del pref 100");
     assert_eq!(causes(&rig.verify(true).repaired), [Cause::Rule]);
     ztunnel.stop().await;
@@ -266,7 +265,7 @@ async fn a_pod_of_one_family_is_verified_on_that() {
 async fn an_agent_whose_sockets_the_hook_does_not_see_verifies_all_but_the_hook() {
     let rig = Rig::start_apart().await;
     let ztunnel = Ztunnel::connect(&rig.zds_socket()).await;
-    rig.add_and_settle().await;
+    rig.add().unwrap();
     let before = rig.pod_status().unwrap().counters;
     assert!(rig.verify(false).captured);
     let after = rig.pod_status().unwrap().counters;
@@ -299,7 +298,7 @@ async fn the_command_prints_a_table_or_json_and_ends_with_1_when_a_pod_is_not_ca
     let ztunnel = Ztunnel::connect(&rig.zds_socket()).await;
     let (code, table, _) = command(&rig, &[]);
     assert_eq!((code, table.as_str()), (0, "no pod is enrolled\n"));
-    rig.add_and_settle().await;
+    rig.add().unwrap();
     let (code, table, _) = command(&rig, &["--pod", &rig.pod.uid]);
     assert_eq!(code, 0);
     let line = table.lines().nth(1).unwrap();

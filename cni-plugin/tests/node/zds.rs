@@ -183,7 +183,8 @@ async fn a_silent_ztunnel_fails_the_add_and_is_dropped() {
     let ztunnel = Ztunnel::with(&rig.zds_socket(), manners).await;
     let failure = rig.add().unwrap_err();
     assert_eq!(failure.code, 11, "{failure:?}");
-    assert!(rig.status().ztunnels.is_empty());
+    rig.until("it was dropped", |rig| rig.status().ztunnels.is_empty())
+        .await;
     assert!(!rig.pins().exists());
     ztunnel.stop().await;
 }
@@ -205,7 +206,7 @@ async fn more_than_four_ztunnels_are_refused() {
             &[],
         )
         .await;
-    let answer = tokio::time::timeout(Duration::from_secs(5), conn.recv(1024, 8)).await;
+    let answer = tokio::time::timeout(Duration::from_secs(60), conn.recv(1024, 8)).await;
     assert!(!matches!(answer.unwrap(), Ok(Some(_))));
     for ztunnel in ztunnels {
         ztunnel.stop().await;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use netio::netns::Netns;
 use netio::seqpacket::Conn;
-use process::tasks::Tasks;
+use process::tasks::{Drained, Tasks};
 use proto::zds::{Ack, Hello, ListenerRole, Request};
 use proto::{decode, encode};
 use socket2::{Domain, SockRef, Socket, Type};
@@ -119,7 +119,8 @@ impl Ztunnel {
 
     /// Ends: listeners, connections and all.
     pub async fn stop(self) {
-        self.tasks.shutdown(Duration::from_millis(100)).await;
+        let drained = self.tasks.shutdown(Duration::from_secs(60)).await;
+        assert_eq!(drained, Drained::default());
     }
 }
 
@@ -163,16 +164,25 @@ fn take(shared: &Arc<Shared>, tasks: &Tasks, uid: String, fds: Vec<OwnedFd>) {
         let (shared, netns, stop) = (shared.clone(), netns.clone(), stop.clone());
         let inner = tasks.clone();
         tasks.spawn("listener", async move {
+            let all_stop = inner.stop();
             loop {
                 let (client, peer) = tokio::select! {
                     () = stop.cancelled() => return,
+                    () = all_stop.cancelled() => return,
                     accepted = listener.accept() => accepted.unwrap(),
                 };
                 let local = client.local_addr().unwrap();
                 let accepted = Accepted { role, local, peer };
                 shared.accepted.lock().unwrap().push(accepted.clone());
                 let unbound = std::mem::take(&mut shared.manners.lock().unwrap().unbound_once);
-                inner.spawn("relay", relay(client, accepted, netns.clone(), unbound));
+                let relay = relay(client, accepted, netns.clone(), unbound);
+                let all_stop = all_stop.clone();
+                inner.spawn("relay", async move {
+                    tokio::select! {
+                        () = all_stop.cancelled() => {}
+                        () = relay => {}
+                    }
+                });
             }
         });
     }
@@ -239,7 +249,7 @@ fn inbound(
 }
 
 fn finish(socket: Socket, to: SocketAddr) -> std::io::Result<std::net::TcpStream> {
-    socket.connect_timeout(&to.into(), Duration::from_secs(10))?;
+    socket.connect_timeout(&to.into(), Duration::from_secs(60))?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
 }
