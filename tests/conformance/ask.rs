@@ -71,9 +71,12 @@ pub fn ask(place: &Place, pair: &Pair, to: To<'_>) -> anyhow::Result<Vec<Answer>
     let client = match method {
         "GRPC" => "grpc_client.py",
         "TCP" => "tcp_client.py",
-        "WEBSOCKET" => "websocket_client.py",
+        "WEBSOCKET" if to.version == 1 => "websocket_client.py",
+        "WEBSOCKET" | "TUNNEL" => "tunnel_client.py",
         "RAW" => "raw_client.py",
         "STREAM" => "stream_client.py",
+        "DRIP" => "drip_client.py",
+        "KEEP" | "PIPELINE" => "sequence_client.py",
         // Bodies are curl's alone: no pair sends one many times.
         _ if is_many_over_h2(pair, to, url) => "h2_client.py",
         method => return by_curl(place, pair, (method, url), to),
@@ -88,12 +91,21 @@ pub fn ask(place: &Place, pair: &Pair, to: To<'_>) -> anyhow::Result<Vec<Answer>
         path.to_owned(),
         pair.times.to_string(),
     ];
+    // What is no header of the request is written as one that no request has.
+    let version = format!(":version: {}", to.version);
+    let told = match method {
+        "WEBSOCKET" if to.version == 2 => vec![version, ":protocol: websocket".to_owned()],
+        "TUNNEL" | "DRIP" => vec![version],
+        "PIPELINE" => vec![":pipeline: all".to_owned()],
+        _ if client == "h2_client.py" => vec![format!(":method: {method}")],
+        _ => Vec::new(),
+    };
     let program = Program::line("/usr/bin/python3 -u")
         .arg(to.programs.join(client))
         .args(words)
         .args(pair.body.iter().cloned())
         .args(pair.headers.iter().cloned())
-        .args((client == "h2_client.py").then(|| format!(":method: {method}")))
+        .args(told)
         .args(pair.keep.iter().map(|kept| format!(":keep: {kept}")))
         .args(pair.echo.iter().map(|echo| format!("x-echo: {echo}")))
         .arg(format!("x-pair: {}", to.id))
@@ -142,6 +154,7 @@ fn by_curl(
     to: To<'_>,
 ) -> anyhow::Result<Vec<Answer>> {
     let mut config = String::new();
+    let url = &repeated(url);
     for _ in 0..pair.times {
         config.push_str(&format!("url = \"{url}\"\n"));
     }
@@ -176,7 +189,7 @@ fn by_curl(
         program = program.args(["-b", ""]);
     }
     for header in &pair.headers {
-        program = program.args(["-H", header]);
+        program = program.args(["-H", &repeated(header)]);
     }
     if let Some(echo) = &pair.echo {
         program = program.args(["-H", &format!("x-echo: {echo}")]);
@@ -187,6 +200,21 @@ fn by_curl(
     let output = place.run(&program)?;
     let answers = answers(&String::from_utf8_lossy(&output.stdout));
     complete(answers, pair, &output.stderr)
+}
+
+/// `{a*1000}` stands for a thousand times `a`.
+fn repeated(text: &str) -> String {
+    let Some((before, rest)) = text.split_once('{') else {
+        return text.to_owned();
+    };
+    let found = rest.split_once('}').and_then(|(inside, after)| {
+        let (one, times) = inside.split_once('*')?;
+        Some((one.repeat(times.parse().ok()?), after))
+    });
+    match found {
+        Some((many, after)) => format!("{before}{many}{after}"),
+        None => text.to_owned(),
+    }
 }
 
 /// Requests of a pair that came to a pod.

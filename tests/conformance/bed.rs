@@ -2,27 +2,29 @@
 //! manifests, applied before the first one is asked.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use cli::demo::manifest::Manifests;
 use world::stack::{Binaries, ControlPlane, get, wait_waypoint, wait_ztunnel};
-use world::{Interrupt, Node, Place, Pod, Process, Program, World};
+use world::{Node, Place, Pod, Process, Program, World};
 
 use crate::ask::{Answer, To, ask, counted_at};
 use crate::case::{self, Case, Pair};
 use crate::judge::judge;
 
 /// Pods of the world: namespace and name, node, whether an echo server runs in it.
-const PODS: [(&str, usize, bool); 7] = [
+const PODS: [(&str, usize, bool); 9] = [
     ("shop/client", 0, false),
     ("bank/teller", 0, false),
     ("shop/v1", 0, true),
     ("shop/v2", 1, true),
     ("shop/v3", 1, true),
     ("vault/v4", 1, true),
+    ("cellar/v5", 1, true),
+    ("outside/stranger", 0, false),
     ("shop/waypoint-0", 1, false),
 ];
 /// The pod that the waypoint runs in.
@@ -36,10 +38,13 @@ const APPLIED_WITHIN: Duration = Duration::from_secs(60);
 pub struct Bed {
     // In the order of dropping: what runs in the world goes before the world.
     _servers: Vec<Process>,
-    _waypoint: Process,
+    /// Its log is the access log too.
+    pub waypoint: Process,
     _ztunnels: Vec<Process>,
     _agents: Vec<Process>,
     _culvertd: Process,
+    /// Where culvertd runs.
+    pub control: Place,
     pods: Vec<Pod>,
     _nodes: Vec<Node>,
     /// What culvertd watches.
@@ -54,7 +59,7 @@ impl Bed {
     /// Brings it up with the manifests of these scenarios.
     pub fn up(cases: &[Rc<Case>]) -> anyhow::Result<Self> {
         world::remove_leftovers(world::Leftovers::Abandoned)?;
-        let mut world = World::with_interrupt(Interrupt::default())?;
+        let mut world = World::new()?;
         world.save_logs_to(std::env::temp_dir().join("culvert-conformance"));
         let binaries = Binaries::of_this_build()?;
         for name in ["waypoint", "echo"] {
@@ -98,10 +103,11 @@ impl Bed {
         }
         Ok(Bed {
             _servers: servers,
-            _waypoint: waypoint,
+            waypoint,
             _ztunnels: ztunnels,
             _agents: agents,
             _culvertd: culvertd,
+            control: host.place().clone(),
             pods,
             _nodes: nodes,
             manifests,
@@ -113,8 +119,17 @@ impl Bed {
 
     /// Where a pod's programs run: `shop/client`.
     pub fn place(&self, name: &str) -> anyhow::Result<&Place> {
+        Ok(self.pod(name)?.place())
+    }
+
+    fn pod(&self, name: &str) -> anyhow::Result<&Pod> {
         let pod = self.pods.iter().find(|pod| full_name(pod) == name);
-        Ok(pod.with_context(|| format!("no pod is {name}"))?.place())
+        pod.with_context(|| format!("no pod is {name}"))
+    }
+
+    fn address_of(&self, name: &str, is_v6: bool) -> anyhow::Result<IpAddr> {
+        let pod = self.pod(name)?;
+        Ok(if is_v6 { pod.ipv6()? } else { pod.ipv4()? })
     }
 
     /// Asks a pair once it is in force; what is not as expected.
@@ -135,7 +150,10 @@ impl Bed {
     /// Asks a pair; what is not as expected.
     pub fn asked(&mut self, case: &Case, pair: &Pair, version: u8) -> anyhow::Result<Outcome> {
         let host = pair.at.as_deref().map_or_else(|| host_of(&pair.ask), Ok)?;
-        let address = case.address(host)?;
+        let address = match host.split_once('/') {
+            Some((family, pod)) => self.address_of(pod, family == "pod6")?,
+            None => case.address(host)?,
+        };
         let (answers, id) = self.answers(pair, (address, version))?;
         let mut counted = std::collections::BTreeMap::new();
         if !pair.expect.counted.is_empty() || !pair.expect.copied.is_empty() {
@@ -155,8 +173,7 @@ impl Bed {
         pair: &Pair,
         (address, version): (IpAddr, u8),
     ) -> anyhow::Result<(Vec<Answer>, String)> {
-        self.ids += 1;
-        let id = format!("pair-{}", self.ids);
+        let id = self.next_id();
         let place = self.place(&pair.from)?;
         let to = To {
             address,
@@ -169,6 +186,22 @@ impl Bed {
             Some(header) => keeping(place, pair, (header, to))?,
         };
         Ok((answers, id))
+    }
+
+    /// A value that no other pair is counted by.
+    pub fn next_id(&mut self) -> String {
+        self.ids += 1;
+        format!("pair-{}", self.ids)
+    }
+
+    /// For files that programs in the world share with the scenarios.
+    pub fn directory(&self) -> &Path {
+        self.world.directory()
+    }
+
+    /// A pause that ends when the run is to end.
+    pub fn sleep(&self, time: Duration) -> anyhow::Result<()> {
+        Ok(self.world.interrupt().sleep(time)?)
     }
 
     /// A page of the waypoint: `metrics` at 15020, `config_dump` at 15000.
@@ -235,11 +268,7 @@ pub fn host_of(ask: &str) -> anyhow::Result<&str> {
     })
 }
 
-fn serve(
-    binaries: &Binaries,
-    programs: &std::path::Path,
-    pod: &Pod,
-) -> anyhow::Result<Vec<Process>> {
+fn serve(binaries: &Binaries, programs: &Path, pod: &Pod) -> anyhow::Result<Vec<Process>> {
     let name = pod.name().name.as_str();
     let echo = Program::new(binaries.path("echo")).arg(name);
     let python = |file: &str, port: u16| {
@@ -251,5 +280,6 @@ fn serve(
         pod.start("echo", &echo)?,
         pod.start("grpc", &python("grpc_server.py", 9001))?,
         pod.start("websocket", &python("websocket_server.py", 9002))?,
+        pod.start("odd", &python("odd_server.py", 9003))?,
     ])
 }

@@ -73,7 +73,8 @@ pub struct Pair {
     /// Pod that asks.
     #[serde(default = "client")]
     pub from: String,
-    /// The Service whose address is asked, when it is not the URL's host.
+    /// The Service whose address is asked, when it is not the URL's host; `pod/shop/v1`,
+    /// `pod6/shop/v1`: an address of this pod.
     pub at: Option<String>,
     /// `name: value`.
     #[serde(default)]
@@ -131,6 +132,9 @@ pub struct Expect {
     /// Percent of the requests that came to pods too (mirrors).
     #[serde(default)]
     pub copied: BTreeMap<String, f64>,
+    /// The answer breaks off.
+    #[serde(default)]
+    pub cut: bool,
     /// All requests after the first are answered by the pod of the first.
     #[serde(default)]
     pub same: bool,

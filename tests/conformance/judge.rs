@@ -108,6 +108,10 @@ fn one(expect: &Expect, answer: &Answer, wrong: &mut Vec<String>) {
         ));
         return;
     }
+    if status != 0 && expect.cut == answer.error.is_empty() {
+        let (cut, error) = (expect.cut, &answer.error);
+        wrong.push(format!("expected cut = {cut}, got {error:?}"));
+    }
     let pod = answer.pod();
     if !expect.by.is_empty() && !pod.as_ref().is_some_and(|pod| expect.by.contains(pod)) {
         let by = expect.by.join(" or ");

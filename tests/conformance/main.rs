@@ -10,6 +10,7 @@ mod case;
 mod judge;
 mod more;
 mod paper;
+mod whole;
 
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
     let mut scenarios: Vec<Scenario<Bed>> = cases.iter().flat_map(in_the_world).collect();
     let weights = cases.iter().find(|case| case.name == "weights");
     scenarios.extend(weights.into_iter().flat_map(more::scenarios));
+    scenarios.extend(whole::scenarios());
     let in_the_world = run(move || Bed::up(&cases), scenarios);
     match on_paper == ExitCode::SUCCESS && in_the_world == ExitCode::SUCCESS {
         true => ExitCode::SUCCESS,

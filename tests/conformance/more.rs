@@ -75,7 +75,8 @@ pub fn scenarios(weights: &std::rc::Rc<Case>) -> Vec<Scenario<Bed>> {
     ]
 }
 
-fn get(times: u32) -> Pair {
+/// A GET of the weights.
+pub fn get(times: u32) -> Pair {
     Pair {
         ask: format!("GET http://{WEIGHTS}/"),
         from: "shop/client".to_owned(),
@@ -216,7 +217,8 @@ fn gateway_route(bed: &mut Bed) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn find(name: &str) -> anyhow::Result<Case> {
+/// The case of this name.
+pub fn find(name: &str) -> anyhow::Result<Case> {
     let case = case::all()?.into_iter().find(|case| case.name == name);
     case.with_context(|| format!("no case is {name}"))
 }

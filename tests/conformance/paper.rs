@@ -17,7 +17,18 @@ use crate::case::{self, Case, Pair};
 /// Pods have their addresses from agents, and waypoints their readiness; there are none.
 const WITHOUT_AGENTS: [&str; 2] = ["NoAddress", "Pending"];
 /// First words of pairs that no client of plain requests asks.
-const NO_METHOD: [&str; 6] = ["GRPC", "TCP", "WEBSOCKET", "RAW", "STREAM", "UPGRADE"];
+const NO_METHOD: [&str; 10] = [
+    "GRPC",
+    "TCP",
+    "WEBSOCKET",
+    "RAW",
+    "STREAM",
+    "UPGRADE",
+    "DRIP",
+    "KEEP",
+    "PIPELINE",
+    "TUNNEL",
+];
 /// Conditions that are bad when they are there.
 const BAD_WHEN_TRUE: &str = "PartiallyInvalid";
 

@@ -30,7 +30,7 @@ fn main() -> ExitCode {
 }
 
 fn up() -> anyhow::Result<Shared> {
-    let mut bed = Bed::up(&Interrupt::default(), logs())?;
+    let mut bed = Bed::up(&Interrupt::of_signals(), logs())?;
     let figures = bed.calm(&SHORT)?;
     println!("quiet: {:?}", figures.quiet);
     Ok(Shared { bed, figures })

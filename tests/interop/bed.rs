@@ -10,7 +10,7 @@ use cli::demo::manifest::Manifests;
 use scenarios::stranger::{Issuers, Validity};
 use serde_json::Value;
 use world::stack::{Binaries, ControlPlane, wait_waypoint, wait_ztunnel};
-use world::{Interrupt, Node, Pod, Process, Program, World};
+use world::{Node, Pod, Process, Program, World};
 
 use crate::envoy::{self, Files, HBONE_PORT};
 
@@ -42,7 +42,7 @@ impl Bed {
     /// Brings it up and waits until both ways answer.
     pub fn up() -> anyhow::Result<Self> {
         let binary = envoy::binary()?;
-        let mut world = World::with_interrupt(Interrupt::default())?;
+        let mut world = World::new()?;
         world.save_logs_to(std::env::temp_dir().join("culvert-interop"));
         let binaries = Binaries::of_this_build()?;
         for name in ["waypoint", "echo"] {

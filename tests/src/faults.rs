@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 use serde::de::DeserializeOwned;
 use world::capture::Capture;
 use world::stack::{Binaries, ControlPlane, READY_WITHIN};
-use world::{Interrupt, Node, Place, Pod, Process, Program, World};
+use world::{Node, Place, Pod, Process, Program, World};
 
 use crate::traffic::LoadReport;
 pub use look::Mark;
@@ -79,7 +79,7 @@ impl Bed {
     /// The logs of its processes are kept below the temporary directory under `name`.
     pub fn up(name: &str) -> anyhow::Result<Self> {
         world::remove_leftovers(world::Leftovers::Abandoned)?;
-        let mut world = World::with_interrupt(Interrupt::default())?;
+        let mut world = World::new()?;
         let logs = format!("culvert-faults-{name}-{}", std::process::id());
         world.save_logs_to(std::env::temp_dir().join(logs));
         let binaries = Binaries::of_this_build()?;

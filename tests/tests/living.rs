@@ -11,7 +11,7 @@ use world::Interrupt;
 
 fn main() -> ExitCode {
     run(
-        || Bed::up(&Interrupt::default(), logs()),
+        || Bed::up(&Interrupt::of_signals(), logs()),
         vec![
             scenario(
                 "a pod is let go and captured with live connections and none breaks",

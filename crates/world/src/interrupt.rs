@@ -13,17 +13,35 @@ const PAUSE: Duration = Duration::from_millis(4);
 
 /// A flag that a signal handler raises and that every wait in a world looks at.
 #[derive(Clone, Debug, Default)]
-pub struct Interrupt(Arc<AtomicBool>);
+pub struct Interrupt {
+    raised: Arc<AtomicBool>,
+    of_signals: bool,
+}
 
 impl Interrupt {
+    /// One that SIGINT and SIGTERM raise from the first world with it on. They remove all worlds
+    /// that have such a flag and end the process, whatever it waits for: for tests, which have
+    /// nobody who listens. The default is raised by its holder alone.
+    pub fn of_signals() -> Self {
+        Interrupt {
+            raised: Arc::default(),
+            of_signals: true,
+        }
+    }
+
+    /// Whether signals are to raise it.
+    pub(crate) fn is_of_signals(&self) -> bool {
+        self.of_signals
+    }
+
     /// Makes every present and future wait end with [`WorldError::Interrupted`].
     pub fn raise(&self) {
-        self.0.store(true, Ordering::SeqCst);
+        self.raised.store(true, Ordering::SeqCst);
     }
 
     /// Whether it was raised.
     pub fn is_raised(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
+        self.raised.load(Ordering::SeqCst)
     }
 
     /// `Err(Interrupted)` once raised.

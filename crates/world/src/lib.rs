@@ -8,6 +8,7 @@
 
 pub mod capture;
 pub mod cni;
+mod ending;
 mod error;
 mod interrupt;
 mod ip;

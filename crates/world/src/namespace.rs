@@ -6,10 +6,12 @@ use std::path::Path;
 
 use netio::netns;
 
+use crate::ending::making;
 use crate::error::WorldError;
 
 /// Makes a named namespace and sets sysctls (path below `/proc/sys/`, value) in it.
 pub(crate) fn create(name: &str, sysctls: &[(&str, &str)]) -> Result<(), WorldError> {
+    let _making = making()?;
     let make = || {
         let netns = netns::create(name)?;
         netns.enter(|| {

@@ -14,6 +14,7 @@ use netio::netns::Netns;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
+use crate::ending::making;
 use crate::error::WorldError;
 use crate::interrupt::Interrupt;
 use crate::process::Process;
@@ -142,6 +143,7 @@ impl Place {
             // A Ctrl-C of the terminal goes to the demo alone, which then ends them in order.
             .process_group(0);
         let what = format!("start {} on {}", program.shown(), self.name);
+        let _making = making()?;
         let mut start = || {
             let netns = Netns::open(&self.netns)?;
             let place = Placement {
@@ -159,6 +161,7 @@ impl Place {
 /// Makes a directory of the cgroup tree, with its parents.
 pub(crate) fn make_cgroup(path: &Path) -> Result<(), WorldError> {
     let what = format!("make cgroup {}", path.display());
+    let _making = making()?;
     Cgroup::create(path).map(drop).map_err(WorldError::io(what))
 }
 

@@ -20,6 +20,12 @@ use crate::error::WorldError;
 /// One directory per world; tmpfs, so that a reboot forgets what a reboot removed.
 pub(crate) const WORLDS: &str = "/run/culvert-worlds";
 const STATE_FILE: &str = "state.json";
+/// How often a directory is removed into which somebody still writes.
+const REMOVALS: u32 = 20;
+
+/// Two threads that remove the same world do it one after the other: who comes second finds
+/// nothing, and the process does not end before the first is done.
+static REMOVING: Mutex<()> = Mutex::new(());
 
 /// A process by pid and start time in clock ticks since boot, so that a reused pid is not taken
 /// for it.
@@ -170,8 +176,9 @@ pub fn remove_leftovers(which: Leftovers<'_>) -> Result<Vec<Removed>, WorldError
 }
 
 /// Ends the processes of a world and removes all it made. Goes on after a failure and gives the
-/// first one.
+/// first one; what is gone is none.
 pub(crate) fn remove(state: &State) -> Result<(), WorldError> {
+    let _one = REMOVING.lock().unwrap_or_else(PoisonError::into_inner);
     let mut first = None;
     let mut note = |result: Result<(), WorldError>| {
         if let Err(e) = result {
@@ -189,12 +196,13 @@ pub(crate) fn remove(state: &State) -> Result<(), WorldError> {
     let prefix = format!("{}-", state.id);
     let names = netns::names().unwrap_or_default();
     for name in names.iter().filter(|name| name.starts_with(&prefix)) {
-        note(netns::delete(name).map_err(WorldError::io(format!("remove namespace {name}"))));
+        let deleted = gone(netns::delete(name));
+        note(deleted.map_err(WorldError::io(format!("remove namespace {name}"))));
     }
     for mount in state.mounts.iter().rev().filter(|mount| mount.exists()) {
         match umount2(mount, MntFlags::MNT_DETACH) {
             // EINVAL: not a mount point, recorded but never mounted.
-            Ok(()) | Err(nix::errno::Errno::EINVAL) => {}
+            Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => {}
             Err(e) => note(Err(WorldError::io(format!("unmount {}", mount.display()))(
                 e.into(),
             ))),
@@ -203,8 +211,7 @@ pub(crate) fn remove(state: &State) -> Result<(), WorldError> {
     let directory = Path::new(WORLDS).join(&state.id);
     // Only without a mount left below it, or the files of that mount would go.
     if first.is_none() {
-        let removed = fs::remove_dir_all(&directory);
-        first = removed
+        first = remove_directory(&directory)
             .map_err(WorldError::io(format!("remove {}", directory.display())))
             .err();
         // Goes only with the last world.
@@ -213,9 +220,30 @@ pub(crate) fn remove(state: &State) -> Result<(), WorldError> {
     first.map_or(Ok(()), Err)
 }
 
+/// Also when a thread of the owner writes one more file meanwhile.
+fn remove_directory(path: &Path) -> io::Result<()> {
+    let mut tries = 1;
+    loop {
+        match gone(fs::remove_dir_all(path)) {
+            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty && tries < REMOVALS => {
+                tries += 1;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// What another removed first is removed.
+fn gone(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
 fn remove_cgroup(path: &Path) -> io::Result<()> {
     match Cgroup::open(path) {
-        Ok(cgroup) => cgroup.remove(),
+        Ok(cgroup) => gone(cgroup.remove()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(e) => Err(e),
     }

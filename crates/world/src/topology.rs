@@ -11,6 +11,7 @@ use nix::mount::{MsFlags, mount};
 use serde_json::Value;
 
 use crate::cni::{CniError, Runtime, Sandbox, bridge_conflist};
+use crate::ending::making;
 use crate::error::WorldError;
 use crate::ip;
 use crate::namespace;
@@ -243,6 +244,7 @@ impl Node {
 
     fn mount_bpffs(&self) -> Result<(), WorldError> {
         fs::create_dir_all(&self.bpffs).map_err(WorldError::io("make the bpffs directory"))?;
+        let _making = making()?;
         self.place.recorder.mount(&self.bpffs)?;
         mount(
             Some("bpf"),

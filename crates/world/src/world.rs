@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use nix::mount::{MsFlags, mount};
 
+use crate::ending::{guard, listen, making};
 use crate::error::WorldError;
 use crate::interrupt::Interrupt;
 use crate::ip;
@@ -67,16 +68,15 @@ impl Kept {
 
 impl World {
     /// An empty world: a router namespace. Fails when the machine lacks something, naming all.
+    /// SIGINT and SIGTERM remove it and end the process: see [`Interrupt::of_signals`].
     pub fn new() -> Result<Self, WorldError> {
-        World::with_interrupt(Interrupt::default())
+        World::with_interrupt(Interrupt::of_signals())
     }
 
     /// The same, ended early by a flag that a signal handler raises.
     pub fn with_interrupt(interrupt: Interrupt) -> Result<Self, WorldError> {
         let cgroups = requirements::check()?;
-        let id = new_id()?;
-        let cgroup = cgroups.join(format!("culvert-{id}"));
-        let recorder = Arc::new(Recorder::new(&id, cgroup.clone())?);
+        let (id, cgroup, recorder) = reserve(&cgroups, &interrupt)?;
         let name = format!("{id}-router");
         let router = Place {
             name: "router".to_owned(),
@@ -146,6 +146,7 @@ impl World {
         let path = self.directory().join(name);
         let what = || format!("make the disk {}", path.display());
         fs::create_dir(&path).map_err(WorldError::io(what()))?;
+        let _making = making()?;
         self.recorder.mount(&path)?;
         let options = format!("size={bytes},mode=0700");
         let (kind, flags) = (Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV);
@@ -273,6 +274,24 @@ fn next(count: u8) -> Result<u8, WorldError> {
         )));
     }
     Ok(next)
+}
+
+/// The id, the cgroup's path and the record of a new world.
+fn reserve(
+    cgroups: &Path,
+    interrupt: &Interrupt,
+) -> Result<(String, PathBuf, Arc<Recorder>), WorldError> {
+    if interrupt.is_of_signals() {
+        listen()?;
+    }
+    let making = making()?;
+    let id = new_id()?;
+    let cgroup = cgroups.join(format!("culvert-{id}"));
+    let recorder = Arc::new(Recorder::new(&id, cgroup.clone())?);
+    if interrupt.is_of_signals() {
+        guard(&making, &recorder, interrupt);
+    }
+    Ok((id, cgroup, recorder))
 }
 
 /// A short id that no world on this machine has; making its directory reserves it.

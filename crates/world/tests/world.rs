@@ -1,12 +1,18 @@
 //! Worlds made on this machine: plain pods, traffic, captures, and nothing left behind.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::net::IpAddr;
 use std::path::Path;
+use std::process::Stdio;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use world::capture::Capture;
 use world::{Interrupt, Leftovers, Program, Removed, World, WorldError, remove_leftovers};
+
+/// Held by tests that look for abandoned worlds, or make one: they would take it from each other.
+static ABANDONED: Mutex<()> = Mutex::new(());
 
 fn leftovers(id: &str) -> Vec<String> {
     let names = |directory: &str| -> Vec<String> {
@@ -148,6 +154,7 @@ fn a_cni_error_names_the_plugin_and_its_message() {
 
 #[test]
 fn a_kept_world_stands_until_it_is_removed() {
+    let _alone = ABANDONED.lock().unwrap_or_else(PoisonError::into_inner);
     let mut world = World::new().unwrap();
     let node = world.node("a").unwrap();
     let sleep = node
@@ -179,6 +186,7 @@ fn a_world_whose_process_crashed_is_removed_by_its_record() {
         println!("[{}]", sleep.pid());
         std::process::abort();
     }
+    let _alone = ABANDONED.lock().unwrap_or_else(PoisonError::into_inner);
     let output = std::process::Command::new(std::env::current_exe().unwrap())
         .args([
             "--exact",
@@ -210,6 +218,58 @@ fn a_world_whose_process_crashed_is_removed_by_its_record() {
     );
     assert_eq!(leftovers(id), Vec::<String>::new());
     assert_goes(inside('[', ']').parse().unwrap());
+}
+
+#[test]
+fn a_signal_removes_the_worlds_of_a_process_whatever_it_waits_for() {
+    const WAITING: &str = "CULVERT_TEST_WAITS";
+    if let Ok(how) = std::env::var(WAITING) {
+        let mut world = World::new().unwrap();
+        let node = world.node("a").unwrap();
+        let pod = node.pod("client").unwrap();
+        let sleep = pod.start("sleep", &Program::line("sleep 1000")).unwrap();
+        println!("<{}>[{}]", world.id(), sleep.pid());
+        if how == "itself" {
+            // No wait of a world: nothing looks at the flag.
+            std::thread::sleep(Duration::from_secs(1000));
+        }
+        let forever = Program::line("sleep 1000").limit(Duration::from_secs(1000));
+        node.place().run(&forever).unwrap();
+        unreachable!("it was not interrupted");
+    }
+    for (how, signal) in [("itself", "TERM"), ("itself", "INT"), ("program", "TERM")] {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "a_signal_removes_the_worlds_of_a_process_whatever_it_waits_for",
+                "--nocapture",
+            ])
+            .env(WAITING, how)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let line = lines.find_map(|line| line.ok().filter(|line| line.contains("]")));
+        let line = line.expect("the world is up");
+        let (id, pid) = line[line.find('<').unwrap() + 1..line.len() - 1]
+            .split_once(">[")
+            .unwrap();
+        assert_ne!(leftovers(id), Vec::<String>::new(), "this proves nothing");
+        let signalled = std::process::Command::new("kill")
+            .args(["-s", signal, &child.id().to_string()])
+            .status();
+        assert!(signalled.unwrap().success());
+        // Its output is read to its end, so that it may say what it likes.
+        lines.for_each(drop);
+        let status = child.wait().unwrap();
+        assert!(!status.success(), "{how} {signal}: {status}");
+        if how == "itself" {
+            let number = if signal == "TERM" { 15 } else { 2 };
+            assert_eq!(status.code(), Some(128 + number));
+        }
+        assert_eq!(leftovers(id), Vec::<String>::new(), "{how} {signal}");
+        assert_goes(pid.parse().unwrap());
+    }
 }
 
 /// A killed orphan is a zombie until process 1 reaps it.

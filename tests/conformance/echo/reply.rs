@@ -57,8 +57,10 @@ pub(crate) async fn answer(
     let body = if behaviour.body {
         body.map_err(io::Error::other).boxed()
     } else {
-        let body = body.collect().await?.to_bytes();
-        told(server, met, (&head, &body), &behaviour)?
+        let body = body.collect().await?;
+        let trailers = body.trailers().cloned().unwrap_or_default();
+        let body = body.to_bytes();
+        told(server, met, (&head, &body, &trailers), &behaviour)?
     };
     let mut response = Response::new(body);
     *response.status_mut() = behaviour.status.unwrap_or(200).try_into()?;
@@ -73,14 +75,10 @@ pub(crate) async fn answer(
 fn told(
     server: &Server,
     met: &Met,
-    (head, body): (&http::request::Parts, &Bytes),
+    (head, body, trailers): (&http::request::Parts, &Bytes, &HeaderMap),
     behaviour: &Behaviour,
 ) -> anyhow::Result<Body> {
-    let mut headers: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for (name, value) in &head.headers {
-        let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
-        headers.entry(name.as_str()).or_default().push(value);
-    }
+    let headers = fields(&head.headers);
     let authority = head.uri.authority().map(|authority| authority.to_string());
     let host = headers.get("host").and_then(|hosts| hosts.first().cloned());
     let text = json!({
@@ -94,6 +92,7 @@ fn told(
         "host": authority.or(host),
         "path": head.uri.path_and_query().map(|path| path.as_str()),
         "headers": headers,
+        "trailers": fields(trailers),
         "bytes": body.len(),
         "body": String::from_utf8_lossy(&body[..body.len().min(TOLD_BYTES)]),
     });
@@ -108,6 +107,15 @@ fn told(
     let frames = [Frame::data(Bytes::from(text)), Frame::trailers(trailers)];
     let frames = stream::iter(frames.map(Ok::<_, io::Error>));
     Ok(BodyExt::boxed(StreamBody::new(frames)))
+}
+
+fn fields(map: &HeaderMap) -> BTreeMap<&str, Vec<String>> {
+    let mut fields: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (name, value) in map {
+        let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+        fields.entry(name.as_str()).or_default().push(value);
+    }
+    fields
 }
 
 fn whole(text: String) -> Body {

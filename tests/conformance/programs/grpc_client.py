@@ -21,7 +21,7 @@ def both_ways(channel):
     """Sends the next message only when the answer to the last has come: nothing may be buffered."""
     asked = queue.Queue()
     asked.put(b"0")
-    call = channel.stream_stream(path)(iter(asked.get, None), metadata=metadata, timeout=20)
+    call = channel.stream_stream(path)(iter(asked.get, None), metadata=metadata, timeout=60)
     messages = []
     for message in call:
         messages.append(message)
@@ -32,15 +32,19 @@ def both_ways(channel):
 def one(channel):
     method = path.rpartition("/")[2]
     if method == "ServerStream":
-        call = channel.unary_stream(path)(b"hello", metadata=metadata, timeout=20)
+        call = channel.unary_stream(path)(b"hello", metadata=metadata, timeout=60)
         return call, list(call)
     if method == "ClientStream":
         messages = iter([b"a", b"b", b"c"])
-        answer, call = channel.stream_unary(path).with_call(messages, metadata=metadata, timeout=20)
+        answer, call = channel.stream_unary(path).with_call(messages, metadata=metadata, timeout=60)
         return call, [answer]
+    if method == "LateStream":
+        messages = iter([b"a", b"b", b"c"])
+        call = channel.stream_stream(path)(messages, metadata=metadata, timeout=60)
+        return call, list(call)
     if method == "BidiStream":
         return both_ways(channel)
-    answer, call = channel.unary_unary(path).with_call(b"hello", metadata=metadata, timeout=20)
+    answer, call = channel.unary_unary(path).with_call(b"hello", metadata=metadata, timeout=60)
     return call, [answer]
 
 

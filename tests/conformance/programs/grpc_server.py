@@ -1,7 +1,8 @@
 """A gRPC server for every service and method: grpc_server.py PORT NAME
 
-The method's name says its kind: Unary, ServerStream, ClientStream, BidiStream. Messages are bytes;
-an answer is JSON of what was seen. The metadata `x-echo: grpc-status=14;first=1` makes it fail.
+The method's name says its kind: Unary, ServerStream, ClientStream, BidiStream, LateStream. Messages are bytes;
+an answer is JSON of what was seen. The metadata `x-echo: grpc-status=14;first=1` makes it fail,
+`at-once` before anything else was answered.
 """
 import collections
 import concurrent.futures
@@ -32,9 +33,12 @@ def fails(details, context):
     pair = metadata.get("x-pair", "")
     seen[pair] += 1
     asked = dict(part.partition("=")[::2] for part in metadata.get("x-echo", "").split(";"))
-    context.send_initial_metadata((("x-pod", name), ("x-seen", str(seen[pair]))))
-    context.set_trailing_metadata((("x-trailer", "end"),))
-    if "grpc-status" in asked and seen[pair] <= int(asked.get("first", "1000000")):
+    is_failing = "grpc-status" in asked and seen[pair] <= int(asked.get("first", "1000000"))
+    # Without any metadata the status is in the answer's only head.
+    if not (is_failing and "at-once" in asked):
+        context.send_initial_metadata((("x-pod", name), ("x-seen", str(seen[pair]))))
+        context.set_trailing_metadata((("x-trailer", "end"),))
+    if is_failing:
         wanted = int(asked["grpc-status"])
         code = next(code for code in grpc.StatusCode if code.value[0] == wanted)
         context.abort(code, "as asked")
@@ -56,6 +60,12 @@ class Any(grpc.GenericRpcHandler):
             fails(details, context)
             return told(details, received)
 
+        def late_stream(messages, context):
+            received = list(messages)
+            fails(details, context)
+            for _ in range(5):
+                yield told(details, received)
+
         def bidi_stream(messages, context):
             fails(details, context)
             for message in messages:
@@ -66,6 +76,8 @@ class Any(grpc.GenericRpcHandler):
             return grpc.unary_stream_rpc_method_handler(server_stream)
         if method == "ClientStream":
             return grpc.stream_unary_rpc_method_handler(client_stream)
+        if method == "LateStream":
+            return grpc.stream_stream_rpc_method_handler(late_stream)
         if method == "BidiStream":
             return grpc.stream_stream_rpc_method_handler(bidi_stream)
         if method == "Missing":
