@@ -13,8 +13,8 @@ use mesh::route::matching::{GrpcMatch, PathMatch, TextMatch, ValueMatch};
 use mesh::route::pattern::Pattern;
 use mesh::route::stream::{StreamBackend, StreamRoute, StreamRule};
 use mesh::route::{
-    Backend, Cookie, Filters, GatewayKey, HostPattern, Persistence, RequestMatch, Retry, Route,
-    RouteKey, RouteKind, Rule, SessionToken, Target, Timeouts,
+    Backend, Cookie, Filters, GatewayKey, HostPattern, OwnFilters, Persistence, RequestMatch,
+    Retry, Route, RouteKey, RouteKind, Rule, SessionToken, Target, Timeouts,
 };
 use mesh::service::ServiceKey;
 use proptest::collection::vec;
@@ -145,7 +145,7 @@ fn cors() -> impl Strategy<Value = Cors> {
         )
 }
 
-fn filters() -> impl Strategy<Value = Filters> {
+fn filters() -> impl Strategy<Value = OwnFilters> {
     let mirror =
         (target(), 0_u32..5, 5_u32..9).prop_map(|(target, numerator, denominator)| Mirror {
             target,
@@ -166,14 +166,17 @@ fn filters() -> impl Strategy<Value = Filters> {
         option::of(text()),
     )
         .prop_map(
-            |(request, response, redirect, rewrite, mirrors, cors, unusable)| Filters {
-                request_headers: request,
-                response_headers: response,
-                redirect,
-                rewrite,
-                mirrors,
-                cors,
-                unusable,
+            |(request, response, redirect, rewrite, mirrors, cors, unusable)| {
+                let filters = Filters {
+                    request_headers: request,
+                    response_headers: response,
+                    redirect,
+                    rewrite,
+                    mirrors,
+                    cors,
+                    unusable,
+                };
+                filters.into()
             },
         )
 }

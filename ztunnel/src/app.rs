@@ -8,13 +8,10 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::num::NonZero;
 use std::sync::Arc;
-use std::thread::available_parallelism;
 use std::time::Duration;
 
-use netio::{Choice, ProbeError};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use netio::ProbeError;
 use process::admin::{self, BindError, Condition, Readiness};
 use process::grpc::AddressError;
 use process::metrics::{XdsMetrics, register_build};
@@ -25,7 +22,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, Io};
+use crate::config::Config;
 use crate::dump;
 use crate::gate::Gate;
 use crate::handover::predecessor::{Predecessor, take_over};
@@ -35,8 +32,8 @@ use crate::proxy::{Parts, Proxy};
 use crate::worker::command::Workers;
 use crate::zds;
 use carrier::limits::Limits;
-use carrier::memory;
 use carrier::threads::{ThreadError, Threads};
+use carrier::{files, memory};
 
 /// What the workers may take beyond their drain deadline: 0.2 s to see what is quiet, 1 s to close
 /// that, 0.5 s to reset the rest.
@@ -98,7 +95,7 @@ struct Serving {
 /// It cannot start, or something in it failed.
 pub async fn run(config: Config, limits: Limits, logging: LogControl) -> Result<(), AppError> {
     let mut terminated = Box::pin(terminated()?);
-    ask_for_open_files(limits.open_files);
+    files::ask_for(limits.open_files);
     netio::executor::set_spin(config.spin.time());
     let mut serving = start(&config, limits, logging).await?;
     let told = tokio::select! {
@@ -118,7 +115,7 @@ pub async fn run(config: Config, limits: Limits, logging: LogControl) -> Result<
             let deadline = config.termination_deadline;
             tracing::info!(signal, ?deadline, "draining");
             workers.drain(deadline).await;
-            join(&mut serving.threads, deadline + WORKER_GRACE).await?;
+            serving.threads.join(deadline + WORKER_GRACE).await?;
         }
         Told::Replaced(replaced) => {
             let deadline = config.drain_deadline;
@@ -129,7 +126,7 @@ pub async fn run(config: Config, limits: Limits, logging: LogControl) -> Result<
             serving.probes.shutdown(TASK_GRACE).await;
             let threads = &mut serving.threads;
             let signal = tokio::select! {
-                joined = join(threads, deadline + WORKER_GRACE) => {
+                joined = threads.join(deadline + WORKER_GRACE) => {
                     joined?;
                     None
                 }
@@ -139,7 +136,7 @@ pub async fn run(config: Config, limits: Limits, logging: LogControl) -> Result<
                 let deadline = config.termination_deadline;
                 tracing::info!(signal, ?deadline, "the drain is shortened");
                 workers.drain(deadline).await;
-                join(&mut serving.threads, deadline + WORKER_GRACE).await?;
+                serving.threads.join(deadline + WORKER_GRACE).await?;
             }
         }
     }
@@ -151,7 +148,7 @@ pub async fn run(config: Config, limits: Limits, logging: LogControl) -> Result<
 }
 
 async fn start(config: &Config, limits: Limits, logging: LogControl) -> Result<Serving, AppError> {
-    let (backend, why) = netio::probe(choice(config.io))?;
+    let (backend, why) = netio::probe(config.io)?;
     tracing::info!(%backend, %why, "io back end");
     let (tasks, probes) = (Tasks::new(), Tasks::new());
     let readiness = Readiness::new();
@@ -167,7 +164,7 @@ async fn start(config: &Config, limits: Limits, logging: LogControl) -> Result<S
     let (open, opened) = watch::channel(false);
     let parts = Parts {
         backend,
-        workers: worker_count(config),
+        workers: config.flags.worker_count(),
         config: config.data_path(limits),
         snapshots: feed.subscribe(),
         open: opened,
@@ -241,50 +238,6 @@ async fn hand_over(
         () = stop.cancelled() => {}
         () = serve => {}
     }
-}
-
-/// Asks the kernel for so many descriptors. It is no reason not to serve when it gives fewer.
-fn ask_for_open_files(wanted: usize) {
-    let asked = || {
-        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
-        let files = most.min(wanted as u64);
-        setrlimit(Resource::RLIMIT_NOFILE, files, most)?;
-        Ok::<_, nix::Error>(files)
-    };
-    match asked() {
-        Ok(files) => tracing::info!(files, wanted, "open files allowed"),
-        Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
-    }
-}
-
-async fn join(threads: &mut Threads, within: Duration) -> Result<(), AppError> {
-    let all = async {
-        while let Some(ended) = threads.next().await {
-            ended?;
-        }
-        Ok(())
-    };
-    match tokio::time::timeout(within, all).await {
-        Ok(joined) => joined,
-        Err(_) => {
-            // The process ends anyway, and its sockets with it.
-            tracing::warn!("a worker did not end in time");
-            Ok(())
-        }
-    }
-}
-
-fn choice(io: Io) -> Choice {
-    match io {
-        Io::Auto => Choice::Auto,
-        Io::IoUring => Choice::IoUring,
-        Io::Epoll => Choice::Epoll,
-    }
-}
-
-fn worker_count(config: &Config) -> usize {
-    let cores = || available_parallelism().map_or(1, NonZero::get);
-    config.workers.map_or_else(cores, usize::from)
 }
 
 fn metrics() -> (Arc<Registry>, Metrics, XdsMetrics) {

@@ -1,18 +1,17 @@
 //! The flags of the program and what they mean. Knows no socket.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::Parser;
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, ValueEnum, arg, value_parser};
 use mesh::workload::WorkloadUid;
+use netio::Choice;
 use netio::executor::{SPIN_MAX, spin_by_default};
-use process::config::ConfigError;
-use process::flags::Flags;
-use serde::Serialize;
+use process::flags::{Flags, Variables};
+use serde::{Serialize, Serializer};
 
-use carrier::limits::{self, Limits};
+use carrier::limits::Limits;
 
 /// The per-node L4 proxy of Culvert: carries every enrolled pod's connections over mutual TLS.
 #[derive(Clone, Debug, Parser, Serialize)]
@@ -29,16 +28,10 @@ pub struct Config {
         default_value = "/var/run/ztunnel/ztunnel.sock"
     )]
     pub zds_socket: PathBuf,
-    /// I/O back end.
-    #[arg(long, value_enum, default_value_t = Io::Auto)]
-    pub io: Io,
-    /// Worker threads; as many as cores when not given.
-    #[arg(
-        long,
-        env = "ZTUNNEL_WORKER_THREADS",
-        value_parser = clap::value_parser!(u16).range(1..=256)
-    )]
-    pub workers: Option<u16>,
+    /// I/O back end: auto, io_uring or epoll.
+    #[arg(long, default_value_t = Choice::Auto)]
+    #[serde(serialize_with = "as_text")]
+    pub io: Choice,
     /// How long a worker looks for work before it sleeps: `off`, up to `200us`, or `auto` (50us,
     /// off where the process has one core or a CPU limit). Saves latency of few connections and
     /// costs CPU of many.
@@ -74,18 +67,6 @@ pub struct Config {
         value_parser = process::config::duration
     )]
     pub termination_deadline: Duration,
-    /// How long a tunnel of ours is kept without connections; one of a peer is kept for twice as
-    /// long.
-    #[arg(
-        long,
-        env = "TUNNEL_IDLE",
-        default_value = "300s",
-        value_parser = process::config::duration
-    )]
-    pub tunnel_idle: Duration,
-    /// YAML file with limits that differ from the defaults; `ztunnel limits` prints a whole one.
-    #[arg(long, env = "ZTUNNEL_LIMITS", value_name = "FILE")]
-    pub limits: Option<PathBuf>,
     /// Name of the proxy's own pod.
     #[arg(long, env = "POD_NAME", default_value = "ztunnel")]
     pub pod_name: String,
@@ -97,18 +78,15 @@ pub struct Config {
     pub instance_ip: String,
 }
 
-/// Which back end moves the bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-#[value(rename_all = "snake_case")]
-#[serde(rename_all = "snake_case")]
-pub enum Io {
-    /// io_uring where the kernel allows it, else epoll.
-    Auto,
-    /// io_uring, or no start.
-    IoUring,
-    /// epoll.
-    Epoll,
+fn as_text<T: ToString, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&value.to_string())
 }
+
+/// The environment variables that are ztunnel's own.
+pub const VARIABLES: Variables = Variables {
+    workers: "ZTUNNEL_WORKER_THREADS",
+    limits: "ZTUNNEL_LIMITS",
+};
 
 /// How long workers look for work before they sleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -152,65 +130,7 @@ fn spin(text: &str) -> Result<Spin, String> {
         })
 }
 
-/// What the command line asks for.
-#[derive(Debug)]
-pub enum Asked {
-    /// To serve.
-    Serve(Box<Config>),
-    /// To print the limits, those of a file if one is named, and to end.
-    Limits {
-        /// The file.
-        file: Option<PathBuf>,
-        /// As the table of the documentation instead of a file.
-        as_table: bool,
-    },
-}
-
-impl Asked {
-    /// Reads a command line, its first word included.
-    ///
-    /// # Errors
-    /// What is wrong with it, or the help that was asked for.
-    pub fn parse_from(
-        words: impl IntoIterator<Item = impl Into<OsString> + Clone>,
-    ) -> Result<Self, clap::Error> {
-        let limits = clap::Command::new("limits")
-            .about("Prints every limit with its value, unit and reason, as a file for --limits")
-            .arg(
-                arg!(--limits <FILE> "File whose limits are printed instead of the defaults")
-                    .env("ZTUNNEL_LIMITS")
-                    .value_parser(value_parser!(PathBuf)),
-            )
-            .arg(
-                arg!(--table "Prints the table of docs/limits.md instead")
-                    .action(ArgAction::SetTrue),
-            );
-        let command = Config::command()
-            .subcommand(limits)
-            .subcommand_negates_reqs(true)
-            .args_conflicts_with_subcommands(true);
-        let found = command.try_get_matches_from(words)?;
-        match found.subcommand() {
-            Some((_, limits)) => Ok(Self::Limits {
-                file: limits.get_one("limits").cloned(),
-                as_table: limits.get_flag("table"),
-            }),
-            None => Ok(Self::Serve(Box::new(Config::from_arg_matches(&found)?))),
-        }
-    }
-}
-
 impl Config {
-    /// The limits: those of the file, or the defaults.
-    ///
-    /// # Errors
-    /// All mistakes of the file.
-    pub fn read_limits(&self) -> Result<Limits, ConfigError> {
-        self.limits
-            .as_deref()
-            .map_or_else(|| Ok(Limits::default()), limits::load)
-    }
-
     /// What the workers need of it.
     pub fn data_path(&self, limits: Limits) -> DataPath {
         DataPath {
@@ -218,7 +138,7 @@ impl Config {
             cluster: self.flags.cluster_id.as_str().into(),
             trust_domain: self.flags.trust_domain.as_str().into(),
             termination_deadline: self.termination_deadline,
-            tunnel_idle: self.tunnel_idle,
+            tunnel_idle: self.flags.tunnel_idle,
             limits,
         }
     }
@@ -250,6 +170,8 @@ impl DataPath {
 
 #[cfg(test)]
 mod tests {
+    use process::flags::Asked;
+
     use super::*;
 
     const NEEDED: [&str; 11] = [
@@ -277,7 +199,7 @@ mod tests {
         assert_eq!(config.termination_deadline, Duration::from_secs(5));
         assert_eq!(config.drain_deadline, Duration::from_secs(3_600));
         assert_eq!(config.handover_socket, PathBuf::new());
-        let data_path = config.data_path(config.read_limits().unwrap());
+        let data_path = config.data_path(Limits::of(&config.flags).unwrap());
         assert_eq!(data_path.limits, Limits::default());
         let uid = data_path.workload_uid("shop", "web");
         assert_eq!(&*uid.0, "Kubernetes//Pod/shop/web");
@@ -286,9 +208,9 @@ mod tests {
     #[test]
     fn both_back_ends_can_be_forced() {
         for (text, io) in [
-            ("io_uring", Io::IoUring),
-            ("epoll", Io::Epoll),
-            ("auto", Io::Auto),
+            ("io_uring", Choice::IoUring),
+            ("epoll", Choice::Epoll),
+            ("auto", Choice::Auto),
         ] {
             let config = Config::try_parse_from(NEEDED.iter().copied().chain(["--io", text]));
             assert_eq!(config.unwrap().io, io);
@@ -305,28 +227,16 @@ mod tests {
     }
 
     #[test]
-    fn the_limits_are_printed_without_the_flags_that_serving_needs() {
-        let asked = Asked::parse_from(["ztunnel", "limits"]).unwrap();
-        let all = matches!(
-            asked,
-            Asked::Limits {
-                file: None,
-                as_table: false
-            }
-        );
-        assert!(all, "{asked:?}");
-        let asked = Asked::parse_from(["ztunnel", "limits", "--limits", "/x"]).unwrap();
-        assert!(
-            matches!(asked, Asked::Limits { file: Some(_), .. }),
-            "{asked:?}"
-        );
-        let asked = Asked::parse_from(NEEDED.iter().chain(&["--limits", "/x"])).unwrap();
-        let Asked::Serve(config) = asked else {
-            panic!("{asked:?}");
+    fn limits_and_workers_have_the_variables_of_the_stock_part() {
+        let words = NEEDED.iter().copied().chain(["--limits", "/x"]);
+        let Ok(Asked::Serve(config)) = Asked::<Config>::parse_from(words, VARIABLES) else {
+            panic!("it shall serve");
         };
-        assert_eq!(config.limits, Some(PathBuf::from("/x")));
-        assert!(config.read_limits().is_err(), "a file that is not there");
-        assert!(Asked::parse_from(["ztunnel"]).is_err());
+        assert!(
+            Limits::of(&config.flags).is_err(),
+            "a file that is not there"
+        );
+        assert_eq!(VARIABLES.workers, "ZTUNNEL_WORKER_THREADS");
     }
 
     #[test]
@@ -342,11 +252,5 @@ mod tests {
             let error = spin(text).unwrap_err().to_string();
             assert!(error.contains("50us"), "{text}: {error}");
         }
-    }
-
-    #[test]
-    fn zero_workers_are_refused() {
-        let zero = NEEDED.iter().copied().chain(["--workers", "0"]);
-        assert!(Config::try_parse_from(zero).is_err());
     }
 }

@@ -1,7 +1,5 @@
 //! `/config_dump`: what this proxy knows and does, as JSON. Shows no key.
 
-mod domain;
-
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,6 +9,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
 use mesh::snapshot::Snapshot;
+use process::admin::domain;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 

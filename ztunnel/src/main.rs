@@ -1,34 +1,27 @@
 //! The binary `ztunnel`: flags, limits, logging, the control side's runtime.
 
 use std::io::Write;
-use std::path::Path;
 
 use carrier::limits::{self, Limits};
+use process::flags::Asked;
 use process::telemetry;
 use ztunnel::app;
-use ztunnel::config::Asked;
+use ztunnel::config::{Config, VARIABLES};
 
 fn main() -> anyhow::Result<()> {
-    let config = match Asked::parse_from(std::env::args_os()) {
+    let config: Config = match Asked::parse_from(std::env::args_os(), VARIABLES) {
         Ok(Asked::Serve(config)) => *config,
-        Ok(Asked::Limits { file, as_table }) => return print_limits(file.as_deref(), as_table),
+        Ok(Asked::Limits { file, as_table }) => {
+            let page = limits::print(file.as_deref(), as_table)?;
+            return Ok(std::io::stdout().write_all(page.as_bytes())?);
+        }
         Err(error) => error.exit(),
     };
-    let limits = config.read_limits()?;
+    let limits = Limits::of(&config.flags)?;
     let logging = telemetry::init(&config.flags.log, config.flags.log_format)?;
     // One thread is enough beside the workers: nothing here is on the data path.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     Ok(runtime.block_on(app::run(config, limits, logging))?)
-}
-
-fn print_limits(file: Option<&Path>, as_table: bool) -> anyhow::Result<()> {
-    let limits = file.map_or_else(|| Ok(Limits::default()), limits::load)?;
-    let page = if as_table {
-        limits::table(&limits)
-    } else {
-        limits::yaml(&limits)
-    };
-    Ok(std::io::stdout().write_all(page.as_bytes())?)
 }

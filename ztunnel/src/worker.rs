@@ -108,11 +108,15 @@ impl Worker {
     }
 
     /// Starts a task. Past [`carrier::limits::Limits::tasks_per_worker`] it is dropped, which
-    /// closes its sockets: the limits on connections and tunnels come long before.
-    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        if let Err(error) = self.scope.spawn(task) {
-            tracing::error!(%error, "a connection was dropped");
-        }
+    /// closes its sockets, and that is counted: the limits on connections and tunnels come long
+    /// before. False: it was dropped.
+    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) -> bool {
+        let Err(error) = self.scope.spawn(task) else {
+            return true;
+        };
+        tracing::error!(%error, "a connection was dropped");
+        self.count_reached(Reached::refused(Limit::TasksPerWorker));
+        false
     }
 
     /// What is known of the mesh now.

@@ -14,8 +14,11 @@ const SERVER_WITHIN: Duration = Duration::from_secs(10);
 /// The kernels of some machines have another default; the same for all.
 const CONGESTION_CONTROL: &str = "cubic";
 /// Sets it on every route of the pod, loopback's too: the sysctl of a namespace takes only what the
-/// host allows to everybody, and the host is not ours.
-const ROUTES: &str = "ip -4 route show table main | while read -r route; do
+/// host allows to everybody, and the host is not ours. `reno`, which every host allows, is for what
+/// goes by routes that are made later, as a capture's to loopback: a default of `bbr` would pace
+/// there with a timer for each 64 KiB.
+const ROUTES: &str = "echo reno > /proc/sys/net/ipv4/tcp_congestion_control
+ip -4 route show table main | while read -r route; do
     ip route replace $route congctl $1
 done
 ip -4 route show table local type local | while read -r route; do

@@ -79,7 +79,7 @@ pub(super) fn route(n: usize) -> Route {
             backends: vec![Backend {
                 target: Target::Service { service, port: 80 },
                 weight: 1,
-                filters: Filters::default(),
+                filters: Filters::default().into(),
             }],
             ..Rule::default()
         }],

@@ -7,6 +7,7 @@
 pub mod budget;
 pub mod certificate;
 pub mod clock;
+pub mod files;
 pub mod flag;
 pub mod guests;
 pub mod handshakes;

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use fixed::*;
 use given::count;
-pub use given::{bytes, load, read};
+pub use given::{bytes, load, print, read, time};
 pub use page::{table, yaml};
 pub use reached::{Fate, Limit, Reached};
 
@@ -33,8 +33,19 @@ pub struct About {
     pub past: &'static str,
     /// Smallest and largest value that is taken.
     pub range: (usize, usize),
-    /// Whether it is a size, written like `4MiB`.
-    pub is_size: bool,
+    /// How its values are written.
+    pub kind: Kind,
+}
+
+/// How the value of a limit is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A number.
+    Count,
+    /// Bytes, like `4MiB`.
+    Size,
+    /// Milliseconds, like `30s`.
+    Time,
 }
 
 /// Makes the struct, its defaults, and what is said of each field, from one list.
@@ -75,7 +86,11 @@ macro_rules! limits {
                         reason: $reason,
                         past: $past,
                         range: ($low, $high),
-                        is_size: matches!($kind.as_bytes(), b"bytes"),
+                        kind: match $kind.as_bytes() {
+                            b"bytes" => Kind::Size,
+                            b"time" => Kind::Time,
+                            _ => Kind::Count,
+                        },
                     },
                     self.$key,
                 ),)+]
@@ -93,6 +108,12 @@ const WINDOW: usize = 0x7fff_ffff;
 const KIB: usize = 1_024;
 const MIB: usize = 1_024 * KIB;
 
+/// Times are in milliseconds.
+const SECOND: usize = 1_000;
+const MINUTE: usize = 60 * SECOND;
+const HOUR: usize = 60 * MINUTE;
+const DAY: usize = 24 * HOUR;
+
 limits! {
     /// Connections, captured or tunnelled, that one worker carries at once.
     "count" connections_per_worker = 16_384, "connections", 1 => MOST;
@@ -104,6 +125,11 @@ limits! {
     "count" connections_per_pod = 8_192, "connections", 1 => MOST;
     why "Half of the worker: one pod cannot starve the others.";
     past "Refused: `connections of this pod on this worker`.";
+
+    /// Connections of clients of one identity on one worker of a waypoint.
+    "count" connections_per_peer = 4_096, "connections", 1 => MOST;
+    why "A quarter of the worker: clients of one service account cannot keep the others out.";
+    past "Refused: `connections of this client on this worker`.";
 
     /// Inbound TLS handshakes in flight on one worker.
     "count" handshakes_per_worker = 512, "handshakes", 1 => MOST;
@@ -192,6 +218,67 @@ limits! {
     past "64 KiB of window and 4 KiB unsent a stream; at twice as much tunnels above their \
         share are not read, and new streams are refused: `bytes buffered by this worker`.";
 
+    /// Waypoint: HTTP requests under way on one worker, upgraded ones too.
+    "count" http_requests_per_worker = 16_384, "requests", 1 => MOST;
+    why "One for each connection that may be there; with bodies kept for a retry 1 GiB at the \
+        very worst.";
+    past "503 `overflow`.";
+
+    /// Waypoint: requests that wait for a connection to an endpoint, of one worker.
+    "count" http_waiting_per_worker = 1_024, "requests", 1 => MOST;
+    why "Each holds its client's memory; what waits behind more would time out anyway.";
+    past "503 `overflow`.";
+
+    /// Waypoint: connections of HTTP to endpoints, of one worker, kept ones too.
+    "count" http_endpoint_connections_per_worker = 16_384, "connections", 1 => MOST;
+    why "One for each request of HTTP/1 that may be under way.";
+    past "503 `overflow`: `connections to endpoints of this worker`.";
+
+    /// Waypoint: requests that one HTTP/2 connection to an endpoint carries at once.
+    "count" http_streams_per_connection = 100, "requests", 1 => 100_000;
+    why "What servers commonly allow; one that allows fewer is given fewer.";
+    past "Another connection is made.";
+
+    /// Waypoint: from the first byte of a request's head to its last.
+    "time" http_head_timeout = 30 * SECOND, "time", SECOND => HOUR;
+    why "64 KiB in small pieces over a bad line.";
+    past "408, the connection ends.";
+
+    /// Waypoint: how long a client's connection may be idle between requests.
+    "time" http_idle_timeout = HOUR, "time", SECOND => 30 * DAY;
+    why "An idle connection costs little, a client's request into one that ends just then fails.";
+    past "The connection is closed.";
+
+    /// Waypoint: how long an idle connection to an endpoint is kept.
+    "time" http_endpoint_idle_timeout = 4 * SECOND, "time", SECOND => HOUR;
+    why "Shorter than servers keep theirs (node.js: 5 s).";
+    past "The connection is closed.";
+
+    /// Waypoint: how long a client that waits for `100 Continue` waits for the endpoint's.
+    "time" http_continue_timeout = SECOND, "time", 10 => MINUTE;
+    why "Servers that know of it answer at once; others never.";
+    past "The waypoint says it.";
+
+    /// Waypoint: how long one side of a request may take none of the bytes that are ready for it.
+    "time" http_stall_timeout = 5 * MINUTE, "time", SECOND => DAY;
+    why "A client that reads a page a minute is no client.";
+    past "The request ends.";
+
+    /// Waypoint: how long nothing may move in a request under way.
+    "time" http_quiet_timeout = HOUR, "time", SECOND => 30 * DAY;
+    why "Streams of events may be silent for long; one that died must end some day.";
+    past "The request ends.";
+
+    /// Waypoint: how long nothing may move in a connection after an upgrade (WebSocket, CONNECT).
+    "time" http_upgrade_idle_timeout = HOUR, "time", SECOND => 30 * DAY;
+    why "As a quiet request.";
+    past "The connection is closed.";
+
+    /// Waypoint: longest time of a request whose route does not say; `0s`: no limit.
+    "time" http_request_timeout = 0, "time", 0 => 30 * DAY;
+    why "As the Gateway API: a route without `timeouts` has none.";
+    past "504 `timed_out`.";
+
     /// Open files of the process that are asked of the kernel (RLIMIT_NOFILE).
     "count" open_files = 1_048_576, "files", 64 => MOST;
     why "What kernels allow by default; a connection takes one or two. The hard limit, if that \
@@ -239,6 +326,8 @@ impl Limits {
         }
         let pairs = [
             ("connections_per_pod", "connections_per_worker"),
+            ("connections_per_peer", "connections_per_worker"),
+            ("http_waiting_per_worker", "http_requests_per_worker"),
             ("handshakes_per_address", "handshakes_per_worker"),
             ("handshakes_per_worker", "inbound_tunnels_per_worker"),
             ("inbound_tunnels_per_pod", "inbound_tunnels_per_worker"),

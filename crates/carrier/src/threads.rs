@@ -2,6 +2,7 @@
 
 use std::io;
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -74,6 +75,24 @@ impl Threads {
         Some(match thread.join() {
             Ok(outcome) => outcome.map_err(|error| ThreadError::Executor(number, error)),
             Err(_) => Err(ThreadError::Panicked(number)),
+        })
+    }
+
+    /// Waits until all have ended, but no longer than so: the process ends then anyway, and its
+    /// sockets with it.
+    ///
+    /// # Errors
+    /// One did not end well.
+    pub async fn join(&mut self, within: Duration) -> Result<(), ThreadError> {
+        let all = async {
+            while let Some(ended) = self.next().await {
+                ended?;
+            }
+            Ok(())
+        };
+        tokio::time::timeout(within, all).await.unwrap_or_else(|_| {
+            tracing::warn!("a worker did not end in time");
+            Ok(())
         })
     }
 }

@@ -4,6 +4,7 @@
 //! Knows no policy and no pod: its [`Owner`] is told what happened. Every call into the connection
 //! is followed by [`Tunnel::pump`], which hands events on and wakes the writer.
 
+pub mod dial;
 pub mod driver;
 pub mod key;
 pub mod pool;

@@ -10,13 +10,21 @@ pub const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
 /// Longest SPIFFE ID in bytes (SPIFFE ID specification, 2.3).
 pub const MAX_SPIFFE_ID_BYTES: usize = 2048;
 
-/// A workload's identity. Cheap to clone; equal by content.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Identity {
-    trust_domain: Arc<str>,
-    namespace: Arc<str>,
-    service_account: Arc<str>,
+/// A workload's identity: one pointer. Cheap to clone; equal by content.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Identity(Arc<Parts>);
+
+/// The text says all; none of its parts has a `/` in it.
+#[derive(PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Parts {
+    /// `<trust-domain>/ns/<namespace>/sa/<service-account>`
+    principal: Box<str>,
+    namespace: Place,
+    service_account: Place,
 }
+
+/// Where a part stands in the text: its first byte, and the one behind it.
+type Place = (u16, u16);
 
 /// Why a text is no identity of a workload.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -54,38 +62,57 @@ impl Identity {
         if length > MAX_SPIFFE_ID_BYTES {
             return Err(IdentityError::Long(length));
         }
-        Ok(Self {
-            trust_domain: part("trust domain", trust_domain)?,
-            namespace: part("namespace", namespace)?,
-            service_account: part("service account", service_account)?,
-        })
+        part("trust domain", trust_domain)?;
+        part("namespace", namespace)?;
+        part("service account", service_account)?;
+        let place = |before: usize, text: &str| {
+            let end = before + text.len();
+            let short = |place| u16::try_from(place).expect("the length was looked at");
+            (short(before), short(end))
+        };
+        let namespace_at = place(trust_domain.len() + "/ns/".len(), namespace);
+        let account_before = usize::from(namespace_at.1) + "/sa/".len();
+        Ok(Self(Arc::new(Parts {
+            principal: format!("{trust_domain}/ns/{namespace}/sa/{service_account}").into(),
+            namespace: namespace_at,
+            service_account: place(account_before, service_account),
+        })))
     }
 
     /// The trust domain, `cluster.local` by default.
     pub fn trust_domain(&self) -> &str {
-        &self.trust_domain
+        let (namespace, _) = self.0.namespace;
+        self.part((0, namespace - 4))
     }
 
     /// The namespace.
     pub fn namespace(&self) -> &str {
-        &self.namespace
+        self.part(self.0.namespace)
     }
 
     /// The service account.
     pub fn service_account(&self) -> &str {
-        &self.service_account
+        self.part(self.0.service_account)
     }
 
     /// The identity without its scheme (`td/ns/NS/sa/SA`): what policies compare.
-    pub fn principal(&self) -> String {
-        format!(
-            "{}/ns/{}/sa/{}",
-            self.trust_domain, self.namespace, self.service_account
-        )
+    pub fn principal(&self) -> &str {
+        &self.0.principal
+    }
+
+    /// Whether it is the one of these parts, without making that.
+    pub fn is(&self, trust_domain: &str, namespace: &str, service_account: &str) -> bool {
+        self.service_account() == service_account
+            && self.namespace() == namespace
+            && self.trust_domain() == trust_domain
+    }
+
+    fn part(&self, (from, to): Place) -> &str {
+        &self.0.principal[usize::from(from)..usize::from(to)]
     }
 }
 
-fn part(name: &'static str, text: &str) -> Result<Arc<str>, IdentityError> {
+fn part(name: &'static str, text: &str) -> Result<(), IdentityError> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     // "." and ".." are path steps, not names (SPIFFE ID specification, 2.2).
     if text.is_empty() || !text.chars().all(allowed) || matches!(text, "." | "..") {
@@ -94,12 +121,18 @@ fn part(name: &'static str, text: &str) -> Result<Arc<str>, IdentityError> {
             text: text.to_owned(),
         });
     }
-    Ok(text.into())
+    Ok(())
 }
 
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "spiffe://{}", self.principal())
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Identity({self})")
     }
 }
 
@@ -125,6 +158,12 @@ mod tests {
         let id = Identity::new("cluster.local", "shop", "web").unwrap();
         assert_eq!(id.to_string(), "spiffe://cluster.local/ns/shop/sa/web");
         assert_eq!(id.to_string().parse::<Identity>().unwrap(), id);
+        let parts = (id.trust_domain(), id.namespace(), id.service_account());
+        assert_eq!(parts, ("cluster.local", "shop", "web"));
+        assert_eq!(id.principal(), "cluster.local/ns/shop/sa/web");
+        assert!(id.is("cluster.local", "shop", "web"));
+        assert!(!id.is("cluster.local", "shop", "we") && !id.is("a", "shop", "web"));
+        assert_eq!(size_of::<Option<Identity>>(), 8);
     }
 
     #[test]

@@ -29,7 +29,7 @@ use crate::service::ServiceKey;
 
 pub use book::Book;
 pub use decide::{Decision, Failure, Forward, decide};
-pub use filter::Filters;
+pub use filter::{Filters, OwnFilters};
 pub use host::HostPattern;
 pub use matching::RequestMatch;
 pub use parent::{GatewayKey, ParentKey, ServicePort};
@@ -100,34 +100,22 @@ pub struct Route {
 /// Conditions, and what happens to a request that meets one of them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rule {
+    /// Alternatives; empty: every request.
+    pub matches: Vec<RequestMatch>,
+    /// What is done to the request and its answer.
+    pub filters: OwnFilters,
+    /// Where it goes: one is drawn by weight. Empty: nowhere, 500 unless a filter answers.
+    pub backends: Vec<Backend>,
     /// Number of the rule in the object that it is written in, from 0.
     pub place: usize,
     /// Unique in its route, if given.
     pub name: Option<Arc<str>>,
-    /// Alternatives; empty: every request.
-    pub matches: Vec<RequestMatch>,
-    /// What is done to the request and its answer.
-    pub filters: Filters,
-    /// Where it goes: one is drawn by weight. Empty: nowhere, 500 unless a filter answers.
-    pub backends: Vec<Backend>,
     /// How long it may take.
     pub timeouts: Timeouts,
     /// When it is sent again; None: never.
     pub retry: Option<Retry>,
     /// Whether a client's requests keep to one endpoint.
     pub persistence: Option<Persistence>,
-}
-
-impl Rule {
-    /// Whether neither it nor one of its backends has a filter.
-    #[must_use]
-    pub fn has_no_filter(&self) -> bool {
-        let of_backends = self.backends.iter().map(|backend| &backend.filters);
-        let none = Filters::default();
-        of_backends
-            .chain([&self.filters])
-            .all(|filters| *filters == none)
-    }
 }
 
 /// Requests of one client keep to the endpoint that its first one went to (GEP-1619).
@@ -168,7 +156,7 @@ pub struct Backend {
     /// Its share of the sum of all weights, 0 to [`WEIGHT_MAX`]; 0 is never drawn.
     pub weight: u32,
     /// Filters of this backend alone, behind those of the rule.
-    pub filters: Filters,
+    pub filters: OwnFilters,
 }
 
 /// Where a backend is.

@@ -1,5 +1,7 @@
 //! Workloads: pods and other things with an address that send or take connections.
 
+mod addresses;
+mod derived;
 mod pool;
 
 use std::collections::BTreeMap;
@@ -13,6 +15,8 @@ use crate::identity::{Identity, IdentityError};
 use crate::policy::PolicyKey;
 use crate::service::{GatewayAddress, PortMapping, ServiceKey};
 
+pub use addresses::Addresses;
+use derived::Derived;
 pub use pool::Pool;
 
 /// Name of a workload in discovery: `cluster/group/kind/namespace/name[/section]`,
@@ -37,7 +41,7 @@ pub struct Workload {
     /// Kubernetes name (of the pod).
     pub name: Arc<str>,
     /// Addresses, canonical; empty when only `hostname` is known.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: Addresses,
     /// Name of its node, empty when unknown.
     pub node: Arc<str>,
     /// Whether it takes new connections.
@@ -91,6 +95,8 @@ pub struct Common {
     pub network_mode: NetworkMode,
     /// Weight among the endpoints of a service; 1 by default, 0 takes no new connection.
     pub capacity: u32,
+    /// What is made of the rest once, at its first use. Empty by default.
+    pub derived: Derived,
 }
 
 impl Deref for Workload {
@@ -103,7 +109,10 @@ impl Deref for Workload {
 
 impl DerefMut for Workload {
     fn deref_mut(&mut self) -> &mut Common {
-        Arc::make_mut(&mut self.common)
+        let common = Arc::make_mut(&mut self.common);
+        // It will not be what it was made of.
+        common.derived = Derived::default();
+        common
     }
 }
 
@@ -113,7 +122,14 @@ impl Workload {
     /// # Errors
     /// Parts that no SPIFFE ID may have (`proto::decode` refuses such workloads).
     pub fn identity(&self) -> Result<Identity, IdentityError> {
-        Identity::new(&self.trust_domain, &self.namespace, &self.service_account)
+        self.derived
+            .identity(|| Identity::new(&self.trust_domain, &self.namespace, &self.service_account))
+    }
+
+    /// A text that says of it what the replicas of its deployment have in common: written by the
+    /// first who asks, the same for all. There is one such text, for one purpose in a process.
+    pub fn described(&self, write: impl FnOnce(&Self) -> String) -> &Arc<str> {
+        self.derived.text(|| write(self))
     }
 
     /// Its addresses with its network.

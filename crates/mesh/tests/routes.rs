@@ -60,7 +60,7 @@ fn backend(name: &str, weight: u32) -> Backend {
             port: 80,
         },
         weight,
-        filters: Filters::default(),
+        filters: Filters::default().into(),
     }
 }
 
@@ -269,7 +269,8 @@ fn what_no_rule_takes_is_404_and_a_rule_without_a_usable_backend_is_500() {
                 filters: Filters {
                     unusable: Some("ExtensionRef shop/mine".into()),
                     ..Filters::default()
-                },
+                }
+                .into(),
                 ..rule(vec![exact("/filter")])
             },
         ],
@@ -354,12 +355,16 @@ fn filters_of_rule_and_backend_are_applied_from_the_outside_in() {
         ..Filters::default()
     };
     let mut to = backend("web", 1);
-    to.filters.request_headers = changes("backend");
-    to.filters.response_headers = changes("backend");
+    to.filters = Filters {
+        request_headers: changes("backend"),
+        response_headers: changes("backend"),
+        ..Filters::default()
+    }
+    .into();
     let table = table(vec![route(
         "r",
         vec![Rule {
-            filters: rule_filters,
+            filters: rule_filters.into(),
             backends: vec![to],
             ..rule(vec![prefix("/api/")])
         }],
@@ -399,7 +404,8 @@ fn a_redirect_and_a_preflight_are_answered_and_go_nowhere() {
                         status: 308,
                     }),
                     ..Filters::default()
-                },
+                }
+                .into(),
                 backends: Vec::new(),
                 ..rule(vec![prefix("/old")])
             },
@@ -407,7 +413,8 @@ fn a_redirect_and_a_preflight_are_answered_and_go_nowhere() {
                 filters: Filters {
                     cors: Some(cors),
                     ..Filters::default()
-                },
+                }
+                .into(),
                 ..rule(vec![prefix("/")])
             },
         ],

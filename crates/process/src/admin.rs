@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::tasks::Tasks;
 
+pub mod domain;
 pub mod routes;
 
 pub use routes::{Condition, Readiness, json, logging, metrics, readiness};

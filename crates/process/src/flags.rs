@@ -1,9 +1,14 @@
 //! The flags that every proxy has: its node, its control plane, where it is asked about itself, how
-//! it logs. Each program flattens them into its own.
+//! it logs, what it may take up. Each program flattens them into its own.
+
+mod asked;
 
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread::available_parallelism;
+use std::time::Duration;
 
 use mesh::identity::DEFAULT_TRUST_DOMAIN;
 use serde::Serialize;
@@ -13,6 +18,7 @@ use crate::clock::SystemClock;
 use crate::grpc::{AddressError, ControlPlane, Settings};
 use crate::tasks::Tasks;
 use crate::telemetry::Format;
+pub use asked::{Asked, Variables};
 
 /// What proxies are told on their command lines.
 #[derive(Clone, Debug, clap::Args, Serialize)]
@@ -55,9 +61,32 @@ pub struct Flags {
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t)]
     #[serde(skip)]
     pub log_format: Format,
+    /// Worker threads; as many as cores when not given.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub workers: Option<u16>,
+    /// How long a tunnel of ours is kept without connections; one of a peer is kept for twice as
+    /// long.
+    #[arg(
+        long,
+        env = "TUNNEL_IDLE",
+        default_value = "300s",
+        value_parser = crate::config::duration
+    )]
+    pub tunnel_idle: Duration,
+    /// YAML file with limits that differ from the defaults; the subcommand `limits` prints a whole
+    /// one.
+    #[arg(long, value_name = "FILE")]
+    pub limits: Option<PathBuf>,
 }
 
 impl Flags {
+    /// Worker threads: as given, else one for each core.
+    #[must_use]
+    pub fn worker_count(&self) -> usize {
+        let cores = || available_parallelism().map_or(1, NonZero::get);
+        self.workers.map_or_else(cores, usize::from)
+    }
+
     /// Where discovery is served, and how it is spoken to.
     ///
     /// # Errors

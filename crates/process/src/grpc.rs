@@ -16,6 +16,7 @@ use tonic::{Request, Status};
 
 mod advice;
 pub mod agent;
+pub(crate) mod messages;
 mod token;
 
 pub use token::TokenError;

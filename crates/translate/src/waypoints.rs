@@ -48,8 +48,12 @@ impl<'a> Waypoints<'a> {
             let Some(gateway) = service.meta.label(GATEWAY_NAME_LABEL).filter(|_| hbone) else {
                 continue;
             };
+            let gateway = Name::new(&name.namespace, gateway);
+            let of_gateway = objects.gateways.get(&gateway).map(|of| &of.meta);
+            let scopes = [Some(&service.meta), of_gateway].into_iter().flatten();
+            let scope = scopes.filter_map(|meta| meta.label(WAYPOINT_FOR_LABEL));
             // The ecosystem's default: for services only.
-            let scope = service.meta.label(WAYPOINT_FOR_LABEL).unwrap_or("service");
+            let scope = scope.into_iter().next().unwrap_or("service");
             let waypoint = Waypoint {
                 address: GatewayAddress {
                     destination: GatewayDestination::Hostname(services::key(name, options)),
@@ -58,7 +62,7 @@ impl<'a> Waypoints<'a> {
                 for_services: matches!(scope, "service" | "all"),
                 for_workloads: matches!(scope, "workload" | "all"),
             };
-            known.insert(Name::new(&name.namespace, gateway), waypoint);
+            known.insert(gateway, waypoint);
         }
         Self { objects, known }
     }

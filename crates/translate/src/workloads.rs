@@ -181,7 +181,7 @@ impl<'a> Placed<'a> {
                 WorkloadUid(format!("{}//Pod/{namespace}/{name}", options.cluster_id).into());
             made.name = name.clone();
             made.namespace = namespace.clone();
-            made.addresses = self.ips.clone();
+            made.addresses = self.ips.clone().into();
             made.network = meta
                 .label(NETWORK_LABEL)
                 .map_or(options.network.clone(), Arc::from);
@@ -224,7 +224,7 @@ fn blank(parts: &Parts<'_>) -> Workload {
     Workload {
         uid: WorkloadUid(empty.clone()),
         name: empty.clone(),
-        addresses: Vec::new(),
+        addresses: Default::default(),
         node: empty.clone(),
         health: Health::Healthy,
         common: Arc::new(mesh::workload::Common {
@@ -248,6 +248,7 @@ fn blank(parts: &Parts<'_>) -> Workload {
             locality: Locality::default(),
             network_mode: NetworkMode::Standard,
             capacity: 1,
+            derived: Default::default(),
         }),
     }
 }
@@ -314,7 +315,7 @@ fn address_workload(
         made.uid = WorkloadUid(uid.into());
         made.name = name.clone();
         made.namespace = namespace.clone();
-        made.addresses = vec![ip];
+        made.addresses = vec![ip].into();
         made.node = endpoint.node.clone().unwrap_or_else(|| "".into());
         made.canonical_name = name.clone();
         made.workload_name = name.clone();

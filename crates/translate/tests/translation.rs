@@ -96,7 +96,7 @@ fn with_service(metadata: &str, spec: &str) -> String {
 fn a_pod_is_a_workload_with_all_that_its_manifest_and_its_node_say() {
     let output = translated(MESH, &reports());
     let web = pod(&output, "web-7d9c-x1").unwrap();
-    assert_eq!(web.addresses, ["10.244.2.2".parse::<IpAddr>().unwrap()]);
+    assert_eq!(*web.addresses, ["10.244.2.2".parse::<IpAddr>().unwrap()]);
     assert_eq!(
         (web.tunnel, web.health),
         (TunnelProtocol::Hbone, Health::Healthy)
@@ -239,7 +239,7 @@ spec: {nodeName: n, hostNetwork: true}
     let workload = pod(&output, "w").unwrap();
     assert_eq!(workload.network_mode, NetworkMode::HostNetwork);
     assert_eq!(
-        workload.addresses,
+        *workload.addresses,
         ["172.30.0.1".parse::<IpAddr>().unwrap()]
     );
     assert_eq!(workload.tunnel, TunnelProtocol::None);
@@ -412,6 +412,28 @@ fn a_waypoint_is_bound_only_when_it_is_there() {
     assert_eq!(bound.destination, GatewayDestination::Hostname(key("wp")));
     assert_eq!(bound.hbone_mtls_port, 15008);
     assert_eq!(service(&output, "wp").waypoint, None);
+}
+
+#[test]
+fn what_a_waypoint_made_by_hand_is_for_may_stand_at_its_gateway() {
+    let used = with_service(", labels: {istio.io/use-waypoint: wp}", "");
+    let waypoint = "---\n{apiVersion: v1, kind: Service, metadata: {name: wp, namespace: shop, \
+                    labels: {gateway.networking.k8s.io/gateway-name: wp}}, \
+                    spec: {clusterIP: 10.96.0.15, ports: [{port: 15008}]}}\n\
+                    ---\n{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, \
+                    metadata: {name: wp, namespace: shop, \
+                    labels: {istio.io/waypoint-for: SCOPE}}, \
+                    spec: {gatewayClassName: istio-waypoint, \
+                    listeners: [{name: mesh, port: 15008, protocol: HBONE}]}}\n";
+    for (scope, is_bound) in [("workload", false), ("all", true)] {
+        let mesh = format!("{used}{}", waypoint.replace("SCOPE", scope));
+        let output = translated(&mesh, &[]);
+        assert_eq!(
+            service(&output, "s").waypoint.is_some(),
+            is_bound,
+            "{scope}"
+        );
+    }
 }
 
 proptest! {

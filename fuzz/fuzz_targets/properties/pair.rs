@@ -119,7 +119,8 @@ impl End {
         match taken {
             Ok(taken) => {
                 assert!(!flow.finished && (flow.open || taken == 0));
-                assert_eq!(taken, bytes.min(room));
+                // A copy takes a little room too, which is not told of behind much that waits.
+                assert!(taken >= bytes.min(room) && (copied || taken <= room));
                 flow.written += taken;
                 flow.waits = room == 0 || (copied && taken < bytes);
             }

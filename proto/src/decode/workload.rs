@@ -31,7 +31,7 @@ pub(super) fn workload(message: wire::Workload) -> Result<Workload, Fault> {
     let workload = Workload {
         uid: WorkloadUid(required(message.uid).at("uid")?),
         name: message.name.into(),
-        addresses: each("addresses", &message.addresses, |bytes| whole(ip(bytes)))?,
+        addresses: each("addresses", &message.addresses, |bytes| whole(ip(bytes)))?.into(),
         node: message.node.into(),
         health: health(message.status).at("status")?,
         common: Arc::new(mesh::workload::Common {
@@ -67,6 +67,7 @@ pub(super) fn workload(message: wire::Workload) -> Result<Workload, Fault> {
             locality: message.locality.map(locality).unwrap_or_default(),
             network_mode: network_mode(message.network_mode).at("network_mode")?,
             capacity: message.capacity.unwrap_or(1),
+            derived: Default::default(),
         }),
     };
     // Whoever holds a workload may rely on its having an identity.

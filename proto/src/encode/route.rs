@@ -9,7 +9,7 @@ use mesh::route::filter::{HeaderChanges, Mirror, PathChange, Redirect, Rewrite};
 use mesh::route::matching::{GrpcMatch, PathMatch, TextMatch, ValueMatch};
 use mesh::route::stream::{StreamBackend, StreamRule};
 use mesh::route::{
-    Backend, Cookie, Filters, HostPattern, Persistence, RequestMatch, Retry, RouteKey, Rule,
+    Backend, Cookie, HostPattern, OwnFilters, Persistence, RequestMatch, Retry, RouteKey, Rule,
     SessionToken, Target,
 };
 use prost::Message;
@@ -148,8 +148,8 @@ fn text_match(domain: &TextMatch) -> wire::TextMatch {
     }
 }
 
-fn filters(domain: &Filters) -> Option<wire::Filters> {
-    (*domain != Filters::default()).then(|| wire::Filters {
+fn filters(domain: &OwnFilters) -> Option<wire::Filters> {
+    domain.get().map(|domain| wire::Filters {
         request_headers: changes(&domain.request_headers),
         response_headers: changes(&domain.response_headers),
         redirect: domain.redirect.as_ref().map(redirect),

@@ -137,7 +137,7 @@ prop_compose! {
         Workload {
             uid: WorkloadUid(uid.into()),
             name,
-            addresses,
+            addresses: addresses.into(),
             node,
             health: if flags[2] { Health::Healthy } else { Health::Unhealthy },
             common: Arc::new(mesh::workload::Common {
@@ -164,6 +164,7 @@ prop_compose! {
                     false => NetworkMode::Standard,
                 },
                 capacity,
+                derived: Default::default(),
             }),
         }
     }

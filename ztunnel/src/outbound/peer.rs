@@ -9,7 +9,7 @@ use netio::TcpStream;
 use netio::socket::{self, ConnectError, MARK_UPSTREAM, Source, Upstream};
 use netio::time::Instant;
 
-use super::tunnels::TunnelMaker;
+use super::tunnels::Tunnels;
 use super::{Established, OutboundError, ip};
 use crate::connection::Connection;
 use crate::worker::Worker;
@@ -17,6 +17,7 @@ use crate::worker::pods::LocalPod;
 use carrier::headers::request_fields;
 use carrier::limits::{CONNECT_TIMEOUT, DISCOVERY_WAIT};
 use carrier::relay::End;
+use carrier::tunnel::dial::{Dialler, describe};
 use carrier::tunnel::key::TunnelKey;
 use carrier::tunnel::pool::TunnelError;
 use carrier::tunnel::stream::{StreamError, TunnelStream};
@@ -42,7 +43,7 @@ pub(super) async fn connect(
 async fn plain(pod: &LocalPod, address: SocketAddr) -> Established {
     match dial(pod, address).await {
         Ok(socket) => Ok(End::Tcp(Rc::new(socket))),
-        Err(error) => Err(OutboundError::Connect(describe(&error, address).into())),
+        Err(error) => Err(OutboundError::Connect(describe(&error, address))),
     }
 }
 
@@ -61,10 +62,6 @@ pub(super) async fn dial(
     socket::connect(&upstream, CONNECT_TIMEOUT).await
 }
 
-pub(super) fn describe(error: &ConnectError, address: SocketAddr) -> String {
-    format!("connecting to {address}: {error}")
-}
-
 async fn tunnelled(
     worker: &Rc<Worker>,
     pod: &Rc<LocalPod>,
@@ -81,10 +78,10 @@ async fn tunnelled(
         netns: pod.pod.netns.id(),
     });
     let request = request(worker, connection, route, decision);
-    let maker = TunnelMaker {
+    let maker = Dialler(Tunnels {
         worker: Rc::clone(worker),
         pod: Rc::clone(pod),
-    };
+    });
     // A tunnel outlives the certificate that it was made with; new connections do not get into it.
     if !worker.has_certificate(&key.source) {
         let deadline = Instant::now() + DISCOVERY_WAIT;

@@ -100,11 +100,12 @@ impl Worker {
 
     fn begin(self: &Rc<Self>, role: Role, accepted: Accepted) {
         let worker = Rc::clone(self);
-        match role {
+        // One that is refused has been counted.
+        let _ = match role {
             Role::Outbound => self.spawn(outbound::serve(worker, accepted)),
             Role::Inbound => self.spawn(inbound::plaintext::serve(worker, accepted)),
             Role::Hbone => self.spawn(inbound::tunnel::serve(worker, accepted)),
-        }
+        };
     }
 }
 

@@ -1,7 +1,7 @@
 //! Past a limit new work is refused with a reason, and what exists goes on; nobody can take all.
 
-use std::io::Read;
-use std::net::SocketAddr;
+use std::io::{ErrorKind, Read};
+use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use carrier::limits::Limits;
@@ -12,6 +12,9 @@ use crate::journal::line;
 use crate::net::{PATIENCE, PodNet};
 use crate::raw::Peer;
 use crate::world::{World, identity, limited_on_both_back_ends};
+
+/// Half handshakes beyond the limit.
+const REFUSED: usize = 24;
 
 fn hbone(world: &World) -> SocketAddr {
     SocketAddr::new(world.server.v4.into(), 15008)
@@ -56,14 +59,18 @@ fn half_handshakes_of_one_address_are_bounded_and_leave_the_others_room() {
         let half: Vec<_> = (0..8)
             .map(|_| world.client.connect_plainly(hbone(&world)))
             .collect();
-        let refused: Vec<_> = (0..92)
+        // All within the time that a handshake may take, or the half ones would end.
+        let refused: Vec<_> = (0..REFUSED)
             .map(|_| world.client.expect_plain_refusal(hbone(&world)))
             .collect();
-        let source = &refused[91];
+        let source = &refused[REFUSED - 1];
         let why = "limit reached: TLS handshakes in flight of this peer address";
         line(&["connection failed", source, why]);
         works(&world, &honest);
-        assert_eq!(reached(&world, "handshakes_per_address", "refused"), 92);
+        assert_eq!(
+            reached(&world, "handshakes_per_address", "refused"),
+            REFUSED as u64
+        );
         assert_eq!(reached(&world, "handshakes_per_worker", "evicted"), 0);
         drop(half);
         world.stop();
@@ -152,6 +159,31 @@ fn where_all_tunnels_of_a_pod_are_in_use_a_new_one_is_refused_and_they_go_on() {
     });
 }
 
+/// Whether a connection arrives, and works; it is reset otherwise.
+fn arrives(pod: &PodNet, to: SocketAddr, listener: &TcpListener) -> bool {
+    let Ok(client) = pod.try_connect(to) else {
+        return false;
+    };
+    client.set_nonblocking(true).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        if let Ok((server, _)) = listener.accept() {
+            for stream in [&client, &server] {
+                stream.set_nonblocking(false).unwrap();
+            }
+            server.set_read_timeout(Some(PATIENCE)).unwrap();
+            talk(&client, &server, b"room again");
+            return true;
+        }
+        match (&client).read(&mut [0]) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            _ => return false,
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    panic!("it neither arrives nor is refused");
+}
+
 #[test]
 fn a_pod_past_its_connections_is_refused_more_and_keeps_those_it_has() {
     let limits = Limits {
@@ -185,16 +217,9 @@ fn a_pod_past_its_connections_is_refused_more_and_keeps_those_it_has() {
         assert_eq!(reached(&world, "connections_per_pod", "refused"), 1);
         drop(kept);
         let deadline = Instant::now() + PATIENCE;
-        loop {
-            // As soon as one has ended there is room again.
-            let client = world.client.connect(to);
-            listener.set_nonblocking(true).unwrap();
-            std::thread::sleep(Duration::from_millis(50));
-            if let Ok((server, _)) = listener.accept() {
-                server.set_nonblocking(false).unwrap();
-                talk(&client, &server, b"room again");
-                break;
-            }
+        listener.set_nonblocking(true).unwrap();
+        // As soon as one has ended there is room again.
+        while !arrives(&world.client, to, &listener) {
             assert!(Instant::now() < deadline, "no room came back");
         }
         world.stop();

@@ -4,6 +4,8 @@ use std::io::Write;
 use std::sync::{Mutex, Once};
 use std::time::{Duration, Instant};
 
+use crate::net::PATIENCE;
+
 static LINES: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 
 struct Pen;
@@ -37,13 +39,19 @@ pub fn open() {
 
 /// The first line with all of these words; fails the test when none comes.
 pub fn line(words: &[&str]) -> String {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    line_beside(words, &[])
+}
+
+/// As [`line`], without any of the `others`.
+pub fn line_beside(words: &[&str], others: &[&str]) -> String {
+    let is_it = |line: &str| {
+        words.iter().all(|word| line.contains(word))
+            && !others.iter().any(|word| line.contains(word))
+    };
+    let deadline = Instant::now() + PATIENCE;
     loop {
         let text = String::from_utf8_lossy(&LINES.lock().unwrap()).into_owned();
-        if let Some(line) = text
-            .lines()
-            .find(|line| words.iter().all(|word| line.contains(word)))
-        {
+        if let Some(line) = text.lines().find(|line| is_it(line)) {
             return line.to_owned();
         }
         if Instant::now() >= deadline {

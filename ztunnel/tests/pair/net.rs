@@ -15,8 +15,9 @@ use socket2::{Domain, Socket, Type};
 /// The port of every application in these tests.
 pub const PORT: u16 = 8080;
 
-/// How long an application waits for a byte, a connection or an end.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+/// How long an application waits for a byte, a connection or an end. Nothing takes that long but
+/// on a machine that has stood still.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Namespaces of one test.
 pub struct Net {
@@ -31,6 +32,17 @@ pub struct PodNet {
     pub netns: Netns,
     pub v4: Ipv4Addr,
     pub v6: Ipv6Addr,
+}
+
+/// A loopback address of this process that nobody else listens at: a port that was free a moment
+/// ago may be another's now.
+pub fn own_loopback() -> Ipv4Addr {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let [.., b, c] = std::process::id().to_be_bytes();
+    // 127.0.0.0/16 has the addresses of everybody else, and ends in no 0.
+    let second = u8::try_from(1 + number % 254).unwrap();
+    Ipv4Addr::new(127, second, b, c.max(1))
 }
 
 impl Net {
@@ -225,6 +237,11 @@ impl PodNet {
     /// An application connects, and the connection is led to its proxy.
     pub fn connect(&self, to: SocketAddr) -> TcpStream {
         self.dial(to, 0x53a).1.unwrap()
+    }
+
+    /// As [`Self::connect`], where the proxy may refuse at once.
+    pub fn try_connect(&self, to: SocketAddr) -> std::io::Result<TcpStream> {
+        self.dial(to, 0x53a).1
     }
 
     /// An application of a pod that is not captured connects.

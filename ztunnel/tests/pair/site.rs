@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -29,12 +29,17 @@ use tokio::sync::{mpsc, watch};
 use ztunnel::handover::server::Server;
 
 use crate::ca::Ca;
-use crate::net::{Net, PATIENCE, PodNet};
+use crate::net::{Net, PATIENCE, PodNet, own_loopback};
 use crate::world::{identity, listeners, workload};
 use crate::zds::add;
 
 /// Nobody listens there.
 const NOBODY: &str = "https://127.0.0.1:9";
+
+/// Where every ztunnel listens, at an address of its own.
+const READY_PORT: u16 = 15021;
+const ADMIN_PORT: u16 = 15000;
+const METRICS_PORT: u16 = 15020;
 
 /// The node.
 pub struct Site {
@@ -52,7 +57,7 @@ pub struct Site {
 /// A ztunnel.
 pub struct Process {
     child: Child,
-    ready_port: u16,
+    ready: SocketAddr,
     log: PathBuf,
 }
 
@@ -160,16 +165,17 @@ impl Site {
     pub fn start(&self, io: &str) -> Process {
         let number = self.started.fetch_add(1, Ordering::Relaxed);
         let log = self.directory.path().join(format!("{number}.log"));
-        let ready_port = free_port();
-        let address = |port: u16| format!("127.0.0.1:{port}");
+        let ip = own_loopback();
+        let address = |port: u16| SocketAddr::from((ip, port));
+        let ready = address(READY_PORT);
         let file = File::create(&log).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_ztunnel"))
             .args(["--node-name", "node", "--xds-address", NOBODY])
             .args(["--ca-address", NOBODY, "--root-cert", "/nowhere"])
             .args(["--token-file", "/nowhere", "--workers", "2", "--io", io])
-            .args(["--ready-addr", &address(ready_port)])
-            .args(["--admin-addr", &address(free_port())])
-            .args(["--metrics-addr", &address(free_port())])
+            .args(["--ready-addr", &ready.to_string()])
+            .args(["--admin-addr", &address(ADMIN_PORT).to_string()])
+            .args(["--metrics-addr", &address(METRICS_PORT).to_string()])
             .arg("--zds-socket")
             .arg(self.directory.path().join("zds.sock"))
             .arg("--handover-socket")
@@ -179,11 +185,7 @@ impl Site {
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
-        Process {
-            child,
-            ready_port,
-            log,
-        }
+        Process { child, ready, log }
     }
 
     /// Waits until so many processes have acked all pods.
@@ -196,15 +198,14 @@ impl Site {
 
     /// Ends what the test plays.
     pub fn stop(self) {
-        self.runtime
-            .block_on(self.tasks.shutdown(Duration::from_secs(5)));
+        self.runtime.block_on(self.tasks.shutdown(PATIENCE));
     }
 }
 
 impl Process {
     /// The page of its readiness; None when it does not answer.
     pub fn readiness(&self) -> Option<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.ready_port)).ok()?;
+        let mut stream = TcpStream::connect(self.ready).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let request = "GET /healthz/ready HTTP/1.1\r\nhost: ztunnel\r\nconnection: close\r\n\r\n";
         stream.write_all(request.as_bytes()).ok()?;
@@ -292,9 +293,4 @@ async fn hand(conn: Conn, pods: &[(&str, Handed)], acked: watch::Sender<usize>) 
     }
     // Until the other side closes.
     let _ = conn.recv(1024, 0).await;
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }

@@ -26,7 +26,7 @@ use ztunnel::proxy::{Parts, Proxy};
 
 use crate::ca::Ca;
 use crate::journal;
-use crate::net::{Net, PORT, PodNet, Side};
+use crate::net::{Net, PATIENCE, PORT, PodNet, Side};
 
 /// Roles and families in the order of the listeners.
 pub const PLACES: [(Role, Family); 6] = [
@@ -137,9 +137,16 @@ impl World {
         self.settle();
     }
 
-    /// Workers take a push at their next turn.
+    /// Workers take a push at their next turn. One that was asked after the push, and has answered,
+    /// may answer first in that turn; by its next answers it has taken the push.
     pub fn settle(&self) {
-        std::thread::sleep(Duration::from_millis(100));
+        self.runtime.block_on(async {
+            for node in [&self.near, &self.far] {
+                for _ in 0..3 {
+                    node.proxy.workers.dump().await;
+                }
+            }
+        });
     }
 
     /// Pushes a policy.
@@ -233,7 +240,7 @@ impl Node {
             ended.unwrap();
         }
         drop(pods);
-        let drained = tasks.shutdown(Duration::from_secs(5)).await;
+        let drained = tasks.shutdown(PATIENCE).await;
         assert!(drained.stuck.is_empty(), "{drained:?}");
     }
 }
@@ -295,7 +302,7 @@ pub fn workload_at(name: &str, addresses: &[IpAddr], tunnel: TunnelProtocol) -> 
     Workload {
         uid: uid(name),
         name: name.into(),
-        addresses: addresses.to_vec(),
+        addresses: addresses.to_vec().into(),
         node: empty.clone(),
         health: mesh::workload::Health::Healthy,
         common: Arc::new(mesh::workload::Common {
@@ -319,6 +326,7 @@ pub fn workload_at(name: &str, addresses: &[IpAddr], tunnel: TunnelProtocol) -> 
             locality: mesh::workload::Locality::default(),
             network_mode: mesh::workload::NetworkMode::Standard,
             capacity: 1,
+            derived: Default::default(),
         }),
     }
 }

@@ -3,12 +3,39 @@
 use std::path::Path;
 
 use process::config::{ConfigError, Mistakes};
+use process::flags::Flags;
 use serde_norway::{Mapping, Value};
 
-use super::Limits;
+use super::{Limits, table, yaml};
 
 /// Largest file read, in bytes; the printed one has about 6 KB.
 const MAX_FILE_BYTES: u64 = 256 * 1_024;
+
+impl Limits {
+    /// Those of the file that the flags name, or the defaults.
+    ///
+    /// # Errors
+    /// All mistakes of the file.
+    pub fn of(flags: &Flags) -> Result<Self, ConfigError> {
+        of_file(flags.limits.as_deref())
+    }
+}
+
+fn of_file(file: Option<&Path>) -> Result<Limits, ConfigError> {
+    file.map_or_else(|| Ok(Limits::default()), load)
+}
+
+/// What the subcommand `limits` of the proxies prints: the limits of a file, or the defaults.
+///
+/// # Errors
+/// All mistakes of the file.
+pub fn print(file: Option<&Path>, as_table: bool) -> Result<String, ConfigError> {
+    let limits = of_file(file)?;
+    Ok(match as_table {
+        true => table(&limits),
+        false => yaml(&limits),
+    })
+}
 
 /// The limits of a file, the defaults for what it does not name.
 ///
@@ -125,5 +152,42 @@ pub mod bytes {
             Written::Text(text) => process::config::size(&text).map_err(D::Error::custom)?,
         };
         usize::try_from(bytes).map_err(D::Error::custom)
+    }
+}
+
+/// Times in milliseconds, written like `30s`.
+pub mod time {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    /// The time in its largest whole unit.
+    pub fn text(millis: usize) -> String {
+        let units = [(3_600_000, "h"), (60_000, "m"), (1_000, "s")];
+        let whole = units
+            .into_iter()
+            .find(|(unit, _)| millis >= *unit && millis.is_multiple_of(*unit));
+        match whole {
+            Some((unit, name)) => format!("{}{name}", millis / unit),
+            None if millis == 0 => "0s".to_owned(),
+            None => format!("{millis}ms"),
+        }
+    }
+
+    /// As [`text`].
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(value: &usize, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&text(*value))
+    }
+
+    /// A text with a unit.
+    ///
+    /// # Errors
+    /// A sentence that shows the form.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<usize, D::Error> {
+        let text = String::deserialize(from)?;
+        let time = process::config::duration(&text).map_err(D::Error::custom)?;
+        usize::try_from(time.as_millis()).map_err(D::Error::custom)
     }
 }

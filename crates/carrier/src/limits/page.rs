@@ -2,26 +2,26 @@
 
 use std::fmt::Write as _;
 
-use super::{About, Limits, bytes};
+use super::{About, Kind, Limits, bytes, time};
 
 /// Longest line of a comment, in characters.
 const COLUMNS: usize = 96;
 
 /// A value as the file has it.
 pub(super) fn written(about: &About, value: usize) -> String {
-    if about.is_size {
-        bytes::text(value)
-    } else {
-        value.to_string()
+    match about.kind {
+        Kind::Count => value.to_string(),
+        Kind::Size => bytes::text(value),
+        Kind::Time => time::text(value),
     }
 }
 
 /// A limits file with these values; each with its unit, its range and its reason.
 pub fn yaml(limits: &Limits) -> String {
     let mut page = String::from(
-        "# Limits of ztunnel. Give this file by --limits FILE (or ZTUNNEL_LIMITS); a key that is\n\
-         # left out has its default. Past a limit new work is refused with a reason, what exists\n\
-         # goes on.\n",
+        "# Limits of ztunnel and waypoint. Give this file by --limits FILE (or ZTUNNEL_LIMITS,\n\
+         # WAYPOINT_LIMITS); a key that is left out has its default. Past a limit new work is\n\
+         # refused with a reason, what exists goes on.\n",
     );
     for (about, value) in limits.about() {
         let (low, high) = about.range;
@@ -51,9 +51,9 @@ pub fn table(limits: &Limits) -> String {
     let bare = |text: &str| text.trim_end_matches('.').to_owned();
     for (about, value) in limits.about() {
         let value = written(&about, value);
-        let value = match about.is_size {
-            true => value,
-            false => format!("{value} {}", about.unit),
+        let value = match about.kind {
+            Kind::Count => format!("{value} {}", about.unit),
+            Kind::Size | Kind::Time => value,
         };
         let (what, reason, past) = (bare(about.what), bare(about.reason), bare(about.past));
         let key = about.key;

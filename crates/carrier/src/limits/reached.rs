@@ -8,6 +8,7 @@ use std::fmt;
 pub enum Limit {
     ConnectionsPerWorker,
     ConnectionsPerPod,
+    ConnectionsPerPeer,
     HandshakesPerWorker,
     HandshakesPerAddress,
     InboundTunnelsPerWorker,
@@ -17,14 +18,17 @@ pub enum Limit {
     OutboundTunnelsPerPeer,
     WaitingPerTunnel,
     BufferedPerWorker,
+    HttpEndpointConnectionsPerWorker,
+    TasksPerWorker,
 }
 
 impl Limit {
-    /// Its key in a limits file; the label of its counter.
+    /// Its key in a limits file (tasks have none: the others bound them); the label of its counter.
     pub fn key(self) -> &'static str {
         match self {
             Self::ConnectionsPerWorker => "connections_per_worker",
             Self::ConnectionsPerPod => "connections_per_pod",
+            Self::ConnectionsPerPeer => "connections_per_peer",
             Self::HandshakesPerWorker => "handshakes_per_worker",
             Self::HandshakesPerAddress => "handshakes_per_address",
             Self::InboundTunnelsPerWorker => "inbound_tunnels_per_worker",
@@ -34,6 +38,8 @@ impl Limit {
             Self::OutboundTunnelsPerPeer => "outbound_tunnels_per_peer",
             Self::WaitingPerTunnel => "waiting_per_tunnel",
             Self::BufferedPerWorker => "buffered_per_worker",
+            Self::HttpEndpointConnectionsPerWorker => "http_endpoint_connections_per_worker",
+            Self::TasksPerWorker => "tasks_per_worker",
         }
     }
 }
@@ -43,6 +49,7 @@ impl fmt::Display for Limit {
         f.write_str(match self {
             Self::ConnectionsPerWorker => "connections of this worker",
             Self::ConnectionsPerPod => "connections of this pod on this worker",
+            Self::ConnectionsPerPeer => "connections of this client on this worker",
             Self::HandshakesPerWorker => "TLS handshakes in flight of this worker",
             Self::HandshakesPerAddress => "TLS handshakes in flight of this peer address",
             Self::InboundTunnelsPerWorker => "inbound tunnels of this worker",
@@ -52,6 +59,8 @@ impl fmt::Display for Limit {
             Self::OutboundTunnelsPerPeer => "tunnels between two pods",
             Self::WaitingPerTunnel => "connections waiting for one tunnel",
             Self::BufferedPerWorker => "bytes buffered by this worker",
+            Self::HttpEndpointConnectionsPerWorker => "connections to endpoints of this worker",
+            Self::TasksPerWorker => "tasks of this worker",
         })
     }
 }

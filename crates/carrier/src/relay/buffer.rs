@@ -12,7 +12,7 @@ use crate::limits::{BUFFER_LARGE_BYTES, BUFFER_SMALL_BYTES, BUFFERS_KEPT};
 /// A middle size: what a connection gets after its first full small buffer.
 const BUFFER_MIDDLE_BYTES: usize = 48 * 1_024;
 
-/// How much a direction reads at once; grows while reads fill their buffer.
+/// The size of a read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Size {
     /// [`BUFFER_SMALL_BYTES`].
@@ -26,6 +26,20 @@ pub enum Size {
 
 impl Size {
     const ALL: [Self; 3] = [Self::Small, Self::Middle, Self::Large];
+
+    fn next(self) -> Self {
+        match self {
+            Self::Small => Self::Middle,
+            Self::Middle | Self::Large => Self::Large,
+        }
+    }
+
+    fn previous(self) -> Self {
+        match self {
+            Self::Small | Self::Middle => Self::Small,
+            Self::Large => Self::Middle,
+        }
+    }
 
     /// Payload that fits, in bytes.
     pub fn bytes(self) -> usize {
@@ -42,24 +56,50 @@ impl Size {
         }
     }
 
-    /// This size, or the largest that fits into `room` bytes. The smallest may be larger than that.
+    /// This size, or the smallest that is enough for `room` bytes.
     pub fn within(self, room: usize) -> Self {
-        let fits = |size: &Self| *size <= self && size.bytes() <= room;
-        Self::ALL.into_iter().rev().find(fits).unwrap_or_default()
+        let enough = |size: &Self| *size >= self || size.bytes() >= room;
+        Self::ALL.into_iter().find(enough).unwrap_or(self)
+    }
+}
+
+/// Reads in a row that fill less than an eighth of their buffer before it shrinks. Bulk comes in
+/// uneven pieces: at a smaller number half of its reads were of 4 KiB.
+const SPARSE_READS: u8 = 8;
+
+/// How much a direction reads at once, by what its reads have found.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Appetite {
+    size: Size,
+    /// Sparse reads in a row.
+    sparse: u8,
+}
+
+impl Appetite {
+    /// The size for the next read.
+    pub fn size(self) -> Size {
+        self.size
     }
 
-    /// The size for the next read after one that got `read_bytes` into a buffer of this size:
-    /// a full buffer grows, one filled to less than an eighth shrinks.
-    pub fn after(self, read_bytes: usize) -> Self {
-        let full = read_bytes >= self.bytes();
-        let sparse = read_bytes < self.bytes() / 8;
-        match self {
-            Self::Small if full => Self::Middle,
-            Self::Middle if full => Self::Large,
-            Self::Large if sparse => Self::Middle,
-            Self::Middle if sparse => Self::Small,
-            same => same,
+    /// A read got `read_bytes` and could have got `room`: a full buffer grows, one that is filled
+    /// little shrinks after [`SPARSE_READS`] of its kind. A read that got all it was allowed says
+    /// nothing.
+    pub fn note(&mut self, read_bytes: usize, room: usize) {
+        let bytes = self.size.bytes();
+        if read_bytes >= bytes {
+            self.turn(self.size.next());
+        } else if read_bytes >= bytes / 8 {
+            self.sparse = 0;
+        } else if read_bytes < room {
+            self.sparse += 1;
+            if self.sparse >= SPARSE_READS {
+                self.turn(self.size.previous());
+            }
         }
+    }
+
+    fn turn(&mut self, size: Size) {
+        *self = Self { size, sparse: 0 };
     }
 }
 
@@ -115,18 +155,32 @@ mod tests {
 
     #[test]
     fn a_direction_grows_under_load_and_shrinks_after_it() {
-        let mut size = Size::default();
-        for read in [
-            10,
-            BUFFER_SMALL_BYTES,
-            BUFFER_MIDDLE_BYTES,
-            BUFFER_LARGE_BYTES,
-        ] {
-            size = size.after(read);
+        let mut appetite = Appetite::default();
+        for size in [Size::Small, Size::Middle, Size::Large] {
+            assert_eq!(appetite.size(), size);
+            appetite.note(size.bytes(), size.bytes());
         }
-        assert_eq!(size, Size::Large);
-        size = size.after(100).after(100);
-        assert_eq!(size, Size::Small);
+        assert_eq!(appetite.size(), Size::Large);
+        for _ in 0..2 * SPARSE_READS {
+            appetite.note(100, appetite.size().bytes());
+        }
+        assert_eq!(appetite.size(), Size::Small);
+    }
+
+    #[test]
+    fn pieces_of_bulk_and_little_room_leave_the_size() {
+        let mut appetite = Appetite::default();
+        for _ in 0..2 {
+            appetite.note(usize::MAX, usize::MAX);
+        }
+        for _ in 0..100 {
+            for _ in 0..SPARSE_READS - 1 {
+                appetite.note(100, Size::Large.bytes());
+            }
+            appetite.note(Size::Large.bytes() / 8, Size::Large.bytes());
+            appetite.note(1, 1);
+        }
+        assert_eq!(appetite.size(), Size::Large);
     }
 
     #[test]
@@ -147,11 +201,13 @@ mod tests {
     }
 
     #[test]
-    fn a_small_window_is_not_overfilled() {
+    fn a_buffer_is_no_larger_than_the_room_needs() {
         assert_eq!(Size::Large.within(usize::MAX), Size::Large);
-        assert_eq!(Size::Large.within(65_535), Size::Middle);
+        assert_eq!(Size::Large.within(65_535), Size::Large);
+        assert_eq!(Size::Large.within(40_000), Size::Middle);
         assert_eq!(Size::Middle.within(usize::MAX), Size::Middle);
         assert_eq!(Size::Large.within(1), Size::Small);
+        assert_eq!(Size::Small.within(usize::MAX), Size::Small);
     }
 
     #[test]

@@ -83,21 +83,21 @@ impl End {
         }
     }
 
-    /// Takes what is there, about `size` of it from a socket, and shapes it for `to`. None after
-    /// the last byte.
+    /// Takes what is there, at most `room` bytes of it from a socket and in a buffer of `size`, and
+    /// shapes it for `to`. None after the last byte.
     ///
     /// # Errors
     /// It is broken; or, as a socket's `WouldBlock`, nothing is there after all.
     pub fn take(
         &self,
         to: &Self,
-        size: Size,
+        (size, room): (Size, usize),
         buffers: &Buffers,
     ) -> Result<Option<Chunk>, EndError> {
         match self {
             Self::Tcp(socket) => {
                 let mut buffer = to.empty(size, buffers);
-                match socket.try_read(&mut buffer) {
+                match socket.try_read_at_most(&mut buffer, room) {
                     Ok(1..) => Ok(Some(Chunk::new(buffer, to.headroom()))),
                     outcome => {
                         to.recycle(Chunk::new(buffer, 0), buffers);

@@ -10,7 +10,7 @@ use std::cell::Cell;
 use std::io;
 use std::task::{Context, Poll, ready};
 
-use super::buffer::{Buffers, Size};
+use super::buffer::{Appetite, Buffers};
 use super::end::{Chunk, End};
 use super::{EndError, Pulse};
 
@@ -33,7 +33,7 @@ pub(super) struct Way {
     stage: Stage,
     /// What was read and not written.
     chunk: Chunk,
-    size: Size,
+    appetite: Appetite,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -115,9 +115,11 @@ impl Way {
                 Ok(room) => room,
                 Err(error) => return Poll::Ready(Err(Broken::To(error))),
             };
-            match from.take(to, self.size.within(room), buffers) {
+            let size = self.appetite.size();
+            let room = room.min(size.bytes());
+            match from.take(to, (size.within(room), room), buffers) {
                 Ok(Some(chunk)) => {
-                    self.size = self.size.after(chunk.bytes());
+                    self.appetite.note(chunk.bytes(), room);
                     self.chunk = chunk;
                     self.stage = Stage::Holding;
                 }

@@ -17,7 +17,7 @@ use netio::time::{Sleep, sleep_until};
 use super::Tunnel;
 use crate::limits::{BUFFER_SMALL_BYTES, TUNNEL_WRITE_BYTES};
 use crate::relay::abort;
-use crate::relay::buffer::{Buffers, Size};
+use crate::relay::buffer::{Appetite, Buffers};
 
 /// How long the last bytes of a closed tunnel (its GOAWAY) may take to leave.
 const FLUSH_WAIT: Duration = Duration::from_secs(1);
@@ -38,7 +38,7 @@ pub async fn drive(tunnel: &Rc<Tunnel>, buffers: &Buffers) {
     let mut driver = Driver {
         tunnel,
         buffers,
-        size: Size::default(),
+        appetite: Appetite::default(),
         out: Vec::new(),
         sent: 0,
         blocked: false,
@@ -52,7 +52,7 @@ struct Driver<'a> {
     tunnel: &'a Rc<Tunnel>,
     buffers: &'a Buffers,
     /// Of the next read.
-    size: Size,
+    appetite: Appetite,
     /// Ciphertext, of which the first `sent` bytes have left.
     out: Vec<u8>,
     sent: usize,
@@ -116,12 +116,13 @@ impl Driver<'_> {
             if stop || tunnel.socket.poll_readable(cx).is_pending() {
                 return Turn::Waits;
             }
-            let mut buffer = self.buffers.take(self.size);
+            let mut buffer = self.buffers.take(self.appetite.size());
+            let room = buffer.capacity();
             let outcome = tunnel.socket.try_read(&mut buffer);
             let now = tunnel.clock.now();
             match outcome {
                 Ok(count @ 1..) => {
-                    self.size = self.size.after(count);
+                    self.appetite.note(count, room);
                     tunnel
                         .connection
                         .borrow_mut()

@@ -42,15 +42,21 @@ impl Codec {
         }
     }
 
-    /// How much may be written now; when it is zero, `Writable` follows once it is not. One when a
-    /// write would fail at once.
+    /// How much may be written now; when it is zero, `Writable` follows once it is not. Zero also
+    /// while there is little room behind what waits to be sent: bulk does not go in small pieces.
+    /// One when a write would fail at once.
     pub fn writable_bytes(&mut self, stream: StreamId) -> usize {
         let room = self.room(stream.0);
+        let worthwhile = self.stream_backlog_bytes() / 2;
         match self.open_for_writing(stream) {
-            Ok(known) => known.blocked = room == 0,
-            Err(StreamGone) => return 1,
+            Ok(known) => {
+                let some = room >= worthwhile || known.backlog.is_empty();
+                let room = if some { room } else { 0 };
+                known.blocked = room == 0;
+                room
+            }
+            Err(StreamGone) => 1,
         }
-        room
     }
 
     /// The least of both windows and both backlogs.

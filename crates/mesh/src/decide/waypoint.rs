@@ -129,6 +129,32 @@ pub fn bound(snapshot: &Snapshot, query: &WaypointQuery<'_>) -> Result<Bound, Un
     }
 }
 
+impl Bound {
+    /// Whether the other is the same port of the same service, or the same workload and address:
+    /// what a snapshot before said is what one after says.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::Service { service, port, .. },
+                Self::Service {
+                    service: other,
+                    port: other_port,
+                    ..
+                },
+            ) => service.key == other.key && port == other_port,
+            (
+                Self::Workload { workload, address },
+                Self::Workload {
+                    workload: other,
+                    address: other_address,
+                },
+            ) => workload.uid == other.uid && address == other_address,
+            _ => false,
+        }
+    }
+}
+
 impl WaypointQuery<'_> {
     fn named(&self, snapshot: &Snapshot, host: &str, port: u16) -> Result<Bound, Unbound> {
         let mut why = None;
@@ -184,8 +210,8 @@ impl WaypointQuery<'_> {
         if !self.is_one_of(snapshot, weighted.chain(&service.waypoint)) {
             return Err(Unbound::Service(service.key.clone()));
         }
-        let keeps_address = service.load_balancing.mode == LoadBalancingMode::Passthrough;
-        if !keeps_address && !service.ports.iter().any(|p| p.service_port == port) {
+        // One that keeps the address too: its range may be of hosts that nobody in the mesh has.
+        if !service.ports.iter().any(|p| p.service_port == port) {
             let service = service.key.clone();
             return Err(Unbound::NoSuchPort { service, port });
         }
@@ -307,11 +333,23 @@ fn keeping(snapshot: &Snapshot, own: &Workload, kept: SocketAddr) -> Result<Upst
     let address = NetworkAddress::new(own.network.clone(), kept.ip());
     match snapshot.workload_by_address(&address) {
         Some(workload) => straight(own, workload, kept, &[]),
-        None => Ok(Upstream {
-            route: Route::Passthrough(kept),
-            workload: None,
-            address: kept,
-        }),
+        None => {
+            no_proxy(own, kept)?;
+            Ok(Upstream {
+                route: Route::Passthrough(kept),
+                workload: None,
+                address: kept,
+            })
+        }
+    }
+}
+
+/// Neither a port of the proxies nor the waypoint itself.
+fn no_proxy(own: &Workload, target: SocketAddr) -> Result<(), Refusal> {
+    own_port(target)?;
+    match own.has_address(target.ip()) {
+        true => Err(Refusal::OwnPort(target)),
+        false => Ok(()),
     }
 }
 
@@ -322,10 +360,7 @@ fn straight(
     target: SocketAddr,
     also: &[Identity],
 ) -> Result<Upstream, Refusal> {
-    own_port(target)?;
-    if own.has_address(target.ip()) {
-        return Err(Refusal::OwnPort(target));
-    }
+    no_proxy(own, target)?;
     let route = match workload.tunnel {
         TunnelProtocol::None => Route::Plain(target),
         TunnelProtocol::Hbone => {

@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::cors::{AnswerHeaders, Cors};
-use super::filter::{Filters, HeaderChanges, Mirror, Redirect, matched_prefix};
+use super::filter::{Filters, HeaderChanges, Mirror, OwnFilters, Redirect, matched_prefix};
 use super::request::Request;
 use super::table::{Selected, Table};
 use super::{Backend, Target};
@@ -124,11 +124,7 @@ pub fn decide<'a>(
         return fail(None, Failure::NoRoute);
     };
     let rule = selected.rule;
-    let is_bare = selected.is_bare;
-    let answered = |filters| match is_bare {
-        true => None,
-        false => answered(filters, selected, request),
-    };
+    let answered = |filters: &'a OwnFilters| answered(filters.get()?, selected, request);
     if let Some(answered) = answered(&rule.filters) {
         return answered;
     }
@@ -162,13 +158,10 @@ fn forward<'a>(
 ) -> Forward<'a> {
     let rule = selected.rule;
     let both = [&rule.filters, &backend.filters];
-    // What has to be looked into of them.
-    let given = if selected.is_bare { &[][..] } else { &both[..] };
+    let given = || both.into_iter().filter_map(OwnFilters::get);
     // The backend's rewrite replaces the rule's: both at once would rewrite twice.
-    let rewrites = given.iter().rev();
-    let rewrite = rewrites
-        .filter_map(|filters| filters.rewrite.as_ref())
-        .next();
+    let mut rewrites = given().filter_map(|filters| filters.rewrite.as_ref());
+    let rewrite = rewrites.next_back();
     let change = rewrite.and_then(|rewrite| rewrite.path.as_ref());
     let path = match change {
         Some(change) => change
@@ -176,7 +169,7 @@ fn forward<'a>(
             .into(),
         None => Cow::Borrowed(request.path),
     };
-    let mirrors = given.iter().flat_map(|filters| &filters.mirrors);
+    let mirrors = given().flat_map(|filters| &filters.mirrors);
     Forward {
         selected,
         backend,
@@ -191,8 +184,7 @@ fn forward<'a>(
             &backend.filters.response_headers,
             &rule.filters.response_headers,
         ],
-        cors: given
-            .iter()
+        cors: given()
             .filter_map(|filters| filters.cors.as_ref())
             .next_back()
             .map(|cors| cors.answer(request))

@@ -1,5 +1,6 @@
 //! What a rule or a backend does to a request and to its answer.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use super::Target;
@@ -27,6 +28,17 @@ pub struct Filters {
 }
 
 impl Filters {
+    /// Nothing is done.
+    pub const NONE: Self = Self {
+        request_headers: HeaderChanges::NONE,
+        response_headers: HeaderChanges::NONE,
+        redirect: None,
+        rewrite: None,
+        mirrors: Vec::new(),
+        cors: None,
+        unusable: None,
+    };
+
     /// Whether a redirect or rewrite replaces the prefix that a rule matched.
     #[must_use]
     pub fn replaces_prefix(&self) -> bool {
@@ -34,6 +46,40 @@ impl Filters {
         let rewrite = self.rewrite.as_ref().and_then(|r| r.path.as_ref());
         let is_prefix = |change: &PathChange| matches!(change, PathChange::Prefix(_));
         redirect.is_some_and(is_prefix) || rewrite.is_some_and(is_prefix)
+    }
+}
+
+/// The filters of one rule or backend. Nearly none has any: then this is a pointer to nothing, and
+/// reads as [`Filters::NONE`].
+#[derive(Clone, Debug, Default)]
+pub struct OwnFilters(Option<Box<Filters>>);
+
+impl OwnFilters {
+    /// The filters, if there are any.
+    #[must_use]
+    pub fn get(&self) -> Option<&Filters> {
+        self.0.as_deref()
+    }
+}
+
+impl From<Filters> for OwnFilters {
+    fn from(filters: Filters) -> Self {
+        Self((filters != Filters::NONE).then(|| Box::new(filters)))
+    }
+}
+
+impl Deref for OwnFilters {
+    type Target = Filters;
+
+    fn deref(&self) -> &Filters {
+        static NONE: Filters = Filters::NONE;
+        self.get().unwrap_or(&NONE)
+    }
+}
+
+impl PartialEq for OwnFilters {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
     }
 }
 
@@ -49,6 +95,12 @@ pub struct HeaderChanges {
 }
 
 impl HeaderChanges {
+    const NONE: Self = Self {
+        set: Vec::new(),
+        add: Vec::new(),
+        remove: Vec::new(),
+    };
+
     /// Whether nothing is changed.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -13,9 +13,12 @@ use regex::{Regex, RegexBuilder};
 const COMPILED_BYTES_MAX: usize = 256 << 10;
 
 /// A regular expression that must match a whole text. Equal when the texts are.
+/// One pointer large: most conditions have none.
 #[derive(Clone)]
-pub struct Pattern {
-    text: Arc<str>,
+pub struct Pattern(Arc<Compiled>);
+
+struct Compiled {
+    text: Box<str>,
     regex: Regex,
 }
 
@@ -52,28 +55,26 @@ impl Pattern {
         };
         compile(text).map_err(|e| error(last_line(e)))?;
         let regex = compile(&format!("^(?:{text})$")).map_err(|e| error(last_line(e)))?;
-        Ok(Self {
-            text: text.into(),
-            regex,
-        })
+        let text = text.into();
+        Ok(Self(Arc::new(Compiled { text, regex })))
     }
 
     /// Whether all of `text` matches.
     #[must_use]
     pub fn matches(&self, text: &str) -> bool {
-        self.regex.is_match(text)
+        self.0.regex.is_match(text)
     }
 
     /// As it was written.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.text
+        &self.0.text
     }
 }
 
 impl PartialEq for Pattern {
     fn eq(&self, other: &Self) -> bool {
-        self.text == other.text
+        self.0.text == other.0.text
     }
 }
 
@@ -81,13 +82,13 @@ impl Eq for Pattern {}
 
 impl fmt::Debug for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Pattern").field(&self.text).finish()
+        f.debug_tuple("Pattern").field(&self.0.text).finish()
     }
 }
 
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        f.write_str(&self.0.text)
     }
 }
 

@@ -27,13 +27,11 @@ pub struct Table {
 #[derive(Clone, Debug)]
 struct Entry {
     route: Arc<Route>,
-    rule: u32,
+    rule: u16,
     /// None: the rule has no match, and takes everything.
-    alternative: Option<u32>,
+    alternative: Option<u16>,
     /// Whether being listed says all: it has no condition but the path that it is listed under.
     is_plain: bool,
-    /// See [`Selected`].
-    is_bare: bool,
 }
 
 /// In order of rank, once it is sorted. Nearly every list has one entry.
@@ -62,7 +60,7 @@ const DEPTH_MAX: u32 = u64::BITS - 1;
 
 /// Entries of one path.
 #[derive(Clone, Debug, Default)]
-struct AtPath {
+pub(super) struct AtPath {
     exact: List,
     /// Under its normal form.
     prefix: List,
@@ -79,9 +77,6 @@ pub struct Selected<'a> {
     pub rule_index: usize,
     /// The condition that held; None: the rule has none.
     pub matched: Option<&'a RequestMatch>,
-    /// Whether neither the rule nor its backends have a filter: then nobody need look at them,
-    /// which among ten thousand rules are a dozen lines that are in no cache.
-    pub(super) is_bare: bool,
 }
 
 /// Where an entry is listed.
@@ -149,7 +144,6 @@ impl Table {
     /// Does something with every list that an entry of the route belongs into.
     fn list(&mut self, route: &Arc<Route>, change: impl Fn(&mut List, Entry)) {
         for (rule, of_rule) in route.rules.iter().enumerate() {
-            let is_bare = of_rule.has_no_filter();
             let count = of_rule.matches.len();
             let alternatives = (0..count).map(Some).chain((count == 0).then_some(None));
             for alternative in alternatives {
@@ -159,7 +153,6 @@ impl Table {
                     rule: number(rule),
                     alternative: alternative.map(number),
                     is_plain: matched.is_none_or(is_plain),
-                    is_bare,
                 };
                 self.list_entry(entry, &change);
             }
@@ -304,17 +297,16 @@ fn segments(path: &str) -> u32 {
 
 impl Entry {
     fn place(&self) -> Place<'_> {
-        let alternative = self.alternative.map(|at| at as usize);
-        (&self.route, self.rule as usize, alternative)
+        let alternative = self.alternative.map(usize::from);
+        (&self.route, self.rule.into(), alternative)
     }
 
     fn selected(&self) -> Selected<'_> {
         Selected {
             route: &self.route,
-            rule: &self.route.rules[self.rule as usize],
-            rule_index: self.rule as usize,
+            rule: &self.route.rules[usize::from(self.rule)],
+            rule_index: self.rule.into(),
             matched: rank::matched(self.place()),
-            is_bare: self.is_bare,
         }
     }
 }
@@ -394,8 +386,8 @@ fn is_plain(one: &RequestMatch) -> bool {
 }
 
 /// A route has at most 16 rules and 128 matches.
-fn number(index: usize) -> u32 {
-    u32::try_from(index).expect("a route has fewer than 2^32 rules and matches")
+fn number(index: usize) -> u16 {
+    u16::try_from(index).expect("a route has fewer than 2^16 rules and matches")
 }
 
 fn listed(path: &PathMatch) -> Listed {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use imbl::OrdSet;
 
+use super::packed::without_gaps;
 use crate::workload::{Workload, WorkloadUid};
 
 /// Workloads in the order of their uids.
@@ -29,6 +30,11 @@ impl Listed {
 
     pub(super) fn get(&self, uid: &WorkloadUid) -> Option<&Arc<Workload>> {
         self.0.get(uid).map(|found| &found.0)
+    }
+
+    /// See [`super::packed`].
+    pub(super) fn packed(&self) -> Self {
+        Self(without_gaps(self.0.iter()).cloned().collect())
     }
 
     pub(super) fn is_empty(&self) -> bool {

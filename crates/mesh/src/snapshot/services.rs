@@ -7,6 +7,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use super::claims::{self, Claimant, Claims};
+use super::packed;
 use crate::address::{NetworkAddress, NetworkCidr};
 use crate::service::{Service, ServiceKey};
 
@@ -59,6 +60,13 @@ impl Services {
             }
         }
         true
+    }
+
+    /// See [`super::packed`].
+    pub(super) fn pack(&mut self) {
+        self.by_key = packed(&self.by_key);
+        self.by_hostname = packed(&self.by_hostname);
+        self.by_range = packed(&self.by_range);
     }
 
     pub(super) fn get(&self, key: &ServiceKey) -> Option<&Arc<Service>> {

@@ -27,7 +27,6 @@ impl Pool {
         if self.texts.len() + self.commons.len() >= SWEEP_FROM.max(2 * self.swept_to) {
             self.sweep();
         }
-        workload.addresses.shrink_to_fit();
         self.text(&mut workload.node);
         match self.commons.get(&workload.common) {
             Some(known) => workload.common = Arc::clone(known),

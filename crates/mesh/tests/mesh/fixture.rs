@@ -60,6 +60,7 @@ pub fn pod(name: &str, addresses: &[&str]) -> Workload {
             locality: Locality::default(),
             network_mode: NetworkMode::Standard,
             capacity: 1,
+            derived: Default::default(),
         }),
     }
 }

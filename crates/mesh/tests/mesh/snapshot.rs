@@ -224,3 +224,35 @@ fn a_clone_does_not_see_later_changes() {
     assert!(before.workload(&uid("a")).is_some());
     assert!(after.workload(&uid("a")).is_none());
 }
+
+#[test]
+fn what_is_made_of_a_workload_follows_its_changes() {
+    let mut workload = pod("a", &["10.0.0.1"]);
+    let replica = workload.clone();
+    let before = workload.identity().unwrap();
+    assert_eq!(&**workload.described(|_| "old".to_owned()), "old");
+    assert_eq!(&**replica.described(|_| "not asked".to_owned()), "old");
+    workload.service_account = "another".into();
+    let after = workload.identity().unwrap();
+    assert_eq!(after.service_account(), "another");
+    assert_eq!(&**workload.described(|_| "new".to_owned()), "new");
+    // Also when nobody shares it.
+    workload.service_account = before.service_account().into();
+    assert_eq!(workload.identity().unwrap(), before);
+    assert_eq!(replica.identity().unwrap(), before);
+}
+
+#[test]
+fn a_packed_snapshot_knows_the_same() {
+    let mut snapshot = Snapshot::new();
+    for number in 0..200 {
+        let address = format!("10.0.0.{number}");
+        let name = format!("w{number:03}");
+        snapshot.insert_workload(pod(&name, &[&address]));
+    }
+    let before = snapshot.clone();
+    snapshot.pack();
+    assert_eq!(snapshot, before);
+    let gone = before.workloads().next().unwrap().uid.clone();
+    assert!(snapshot.remove_workload(&gone) && snapshot != before);
+}

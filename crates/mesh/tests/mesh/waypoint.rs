@@ -1,10 +1,10 @@
 //! What a waypoint takes, what it refuses, and where it sends on.
 
 use mesh::address::NetworkAddress;
-use mesh::decide::Route;
 use mesh::decide::waypoint::{
     Addressed, Bound, Unbound, Upstream, UpstreamQuery, WaypointQuery, bound, upstreams,
 };
+use mesh::decide::{Refusal, Route};
 use mesh::endpoint::draw_lighter;
 use mesh::service::{LoadBalancingMode, Visibility, WeightedWaypoint};
 use mesh::workload::TunnelProtocol;
@@ -280,7 +280,35 @@ fn a_service_that_keeps_the_address_leads_to_that_address() {
     outside.waypoint = Some(gateway("waypoint"));
     outside.load_balancing.mode = LoadBalancingMode::Passthrough;
     let mesh = world(vec![own()], vec![outside]);
-    let sent = send(&mesh, "93.184.216.34:443", &[]).unwrap();
-    assert_eq!(sent[0].route, Route::Passthrough(at("93.184.216.34:443")));
+    let sent = send(&mesh, "93.184.216.34:80", &[]).unwrap();
+    assert_eq!(sent[0].route, Route::Passthrough(at("93.184.216.34:80")));
     assert_eq!(sent[0].workload, None);
+}
+
+#[test]
+fn a_service_that_keeps_the_address_opens_its_own_ports_and_none_of_the_proxies() {
+    let mut outside = service("outside", &["93.184.216.0/24"]);
+    outside.waypoint = Some(gateway("waypoint"));
+    outside.load_balancing.mode = LoadBalancingMode::Passthrough;
+    outside.ports[0].service_port = 15008;
+    let mesh = world(vec![own()], vec![outside]);
+    let refused = ask(&mesh, "93.184.216.34:22").unwrap_err();
+    assert!(matches!(refused, Unbound::NoSuchPort { port: 22, .. }));
+    let refused = send(&mesh, "93.184.216.34:15008", &[]).unwrap_err();
+    assert_eq!(refused, Refusal::OwnPort(at("93.184.216.34:15008")));
+}
+
+#[test]
+fn what_was_asked_for_is_known_again_in_another_snapshot() {
+    let (before, mut after) = (shop(), shop());
+    let service = ask(&before, "10.96.0.1:80").unwrap();
+    let workload = ask(&before, "10.0.0.5:9000").unwrap();
+    let mut changed = pod("direct", &["10.0.0.5"]);
+    changed.waypoint = Some(gateway("waypoint"));
+    changed.node = "n9".into();
+    after.insert_workload(changed);
+    assert!(service.is_same(&ask(&after, "10.96.0.1:80").unwrap()));
+    assert!(workload.is_same(&ask(&after, "10.0.0.5:9000").unwrap()));
+    assert!(!workload.is_same(&ask(&after, "10.0.0.5:9001").unwrap()));
+    assert!(!workload.is_same(&service) && !service.is_same(&workload));
 }

@@ -4,9 +4,11 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Receives into the spare capacity of `buffer`, behind what it holds.
-pub(super) fn receive(fd: BorrowedFd<'_>, buffer: &mut Vec<u8>) -> io::Result<usize> {
+/// Receives into the spare capacity of `buffer`, behind what it holds; at most `most` bytes.
+pub(super) fn receive(fd: BorrowedFd<'_>, buffer: &mut Vec<u8>, most: usize) -> io::Result<usize> {
     let spare = buffer.spare_capacity_mut();
+    let room = spare.len().min(most);
+    let spare = &mut spare[..room];
     // SAFETY: pointer and length describe the spare capacity, which `buffer` owns through the call;
     // the kernel only writes there.
     let count = unsafe {

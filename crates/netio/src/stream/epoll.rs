@@ -8,10 +8,14 @@ use crate::driver::epoll::Registered;
 
 use super::direct;
 
-/// One call without waiting; readiness that it used up is forgotten.
-pub(super) fn receive_now(socket: &Registered, buffer: &mut Vec<u8>) -> io::Result<usize> {
-    let room = buffer.capacity() - buffer.len();
-    let result = direct::receive(socket.as_fd(), buffer);
+/// One call without waiting, for at most `room` bytes, which is no more than the spare capacity;
+/// readiness that it used up is forgotten.
+pub(super) fn receive_now(
+    socket: &Registered,
+    buffer: &mut Vec<u8>,
+    room: usize,
+) -> io::Result<usize> {
+    let result = direct::receive(socket.as_fd(), buffer, room);
     let drained = match &result {
         // epoll(7): a stream that did not fill the buffer is drained, the next edge will come.
         Ok(count) => 0 < *count && *count < room,

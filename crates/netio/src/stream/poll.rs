@@ -31,19 +31,27 @@ impl TcpStream {
     /// `WouldBlock` when nothing is there: then [`TcpStream::poll_readable`] waits. `InvalidInput`
     /// without spare capacity. Else the kernel's answer.
     pub fn try_read(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
-        let room = buffer.capacity() - buffer.len();
+        self.try_read_at_most(buffer, usize::MAX)
+    }
+
+    /// [`TcpStream::try_read`] that leaves in the socket what is more than `most` bytes.
+    ///
+    /// # Errors
+    /// As [`TcpStream::try_read`]; `InvalidInput` also when `most` is 0.
+    pub fn try_read_at_most(&self, buffer: &mut Vec<u8>, most: usize) -> io::Result<usize> {
+        let room = (buffer.capacity() - buffer.len()).min(most);
         if room == 0 {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         match &self.io {
             Io::Ring(ring) => {
-                if let Some(result) = ring.take_received(buffer) {
+                if let Some(result) = ring.take_received(buffer, room) {
                     return result;
                 }
                 if !ring.may_read_directly() {
                     return Err(io::ErrorKind::WouldBlock.into());
                 }
-                let result = direct::receive(ring.as_fd(), buffer);
+                let result = direct::receive(ring.as_fd(), buffer, room);
                 ring.note_direct_read(result.as_ref().ok().copied(), room);
                 result
             }
@@ -51,7 +59,7 @@ impl TcpStream {
                 Err(io::ErrorKind::WouldBlock.into())
             }
             Io::Epoll(registered) => {
-                let result = epoll::receive_now(registered, buffer);
+                let result = epoll::receive_now(registered, buffer, room);
                 self.note_read(&result, room);
                 result
             }

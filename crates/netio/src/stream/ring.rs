@@ -125,14 +125,20 @@ impl RingSocket {
         &self.fd
     }
 
-    /// Moves what came already into the spare capacity of `buffer`; `None` when that is nothing.
-    pub(super) fn take_received(&self, buffer: &mut Vec<u8>) -> Option<io::Result<usize>> {
+    /// Moves what came already into the spare capacity of `buffer`, at most `room` bytes, which is
+    /// no more than that; `None` when nothing came.
+    pub(super) fn take_received(
+        &self,
+        buffer: &mut Vec<u8>,
+        room: usize,
+    ) -> Option<io::Result<usize>> {
         let mut read = self.read.borrow_mut();
         let before = buffer.len();
+        let full = before + room;
         if let Some(chunk) = &mut read.chunk {
             let mut buffers = self.ring.buffers().borrow_mut();
             let (start, end) = (usize::from(chunk.start), usize::from(chunk.end));
-            let count = (end - start).min(buffer.capacity() - before);
+            let count = (end - start).min(room);
             buffer.extend_from_slice(&buffers.bytes(chunk.number, end)[start..start + count]);
             chunk.start += u16::try_from(count).expect("a part of a provided buffer");
             if chunk.start == chunk.end {
@@ -141,7 +147,7 @@ impl RingSocket {
             }
         }
         if read.chunk.is_none() && !read.spill.is_empty() {
-            let count = read.spill.len().min(buffer.capacity() - buffer.len());
+            let count = read.spill.len().min(full - buffer.len());
             buffer.extend_from_slice(&read.spill[..count]);
             if count == read.spill.len() {
                 // Freed: a stream at rest holds no buffer.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use mesh::WorkloadUid;
-use mesh::snapshot::Snapshot;
+use mesh::snapshot::{Snapshot, packed};
 use mesh::workload::Pool;
 use proto::wire::discovery::Resource as Wire;
 use proto::{Resource, ResourceName, decode, encode};
@@ -14,7 +14,7 @@ use proto::{Resource, ResourceName, decode, encode};
 /// There may be 50,000 of them, so it is small: the name of a workload is its uid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
-    pub(super) version: Box<str>,
+    version: Version,
     /// None: the workload of this very name.
     key: Option<Arc<ResourceName>>,
 }
@@ -22,7 +22,7 @@ pub(super) struct Entry {
 impl Entry {
     /// With the name under which it is held.
     pub(super) fn named(version: &str, key: ResourceName) -> (Arc<str>, Self) {
-        let version = version.into();
+        let version = Version::new(version);
         match key {
             ResourceName::Workload(uid) => (uid.0, Self { version, key: None }),
             other => {
@@ -35,8 +35,13 @@ impl Entry {
 
     /// Of a route or a policy with targets: its name says all.
     pub(super) fn unnamed(version: &str) -> Self {
-        let version = version.into();
+        let version = Version::new(version);
         Self { version, key: None }
+    }
+
+    /// As it came.
+    pub(super) fn version(&self) -> &str {
+        self.version.as_str()
     }
 
     /// What is held under `name`, in the snapshot.
@@ -44,6 +49,38 @@ impl Entry {
         match &self.key {
             Some(key) => (**key).clone(),
             None => ResourceName::Workload(WorkloadUid(Arc::clone(name))),
+        }
+    }
+}
+
+/// Longest version that needs no memory of its own, in bytes; ours have 16.
+const SHORT_BYTES: usize = 22;
+
+/// A version as it came on the wire.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Version {
+    /// The first so many of the bytes.
+    Short(u8, [u8; SHORT_BYTES]),
+    Long(Box<str>),
+}
+
+impl Version {
+    fn new(text: &str) -> Self {
+        let mut bytes = [0; SHORT_BYTES];
+        match bytes.get_mut(..text.len()) {
+            Some(part) => {
+                part.copy_from_slice(text.as_bytes());
+                Self::Short(u8::try_from(text.len()).expect("it is short"), bytes)
+            }
+            None => Self::Long(text.into()),
+        }
+    }
+
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Short(length, bytes) => std::str::from_utf8(&bytes[..usize::from(*length)])
+                .expect("it was made of a whole text"),
+            Self::Long(text) => text,
         }
     }
 }
@@ -90,7 +127,7 @@ impl Carried {
             let resource = self.resource(&entry.key(name))?;
             Some(Wire {
                 name: name.to_string(),
-                ..encode::discovered(&resource, &entry.version)
+                ..encode::discovered(&resource, entry.version())
             })
         };
         let kept = self.snapshot.policies().filter(|policy| {
@@ -121,6 +158,7 @@ impl Carried {
         }
         snapshot.set_addresses_synced();
         snapshot.set_policies_synced();
+        snapshot.pack();
         Ok(Self {
             snapshot,
             addresses,
@@ -164,7 +202,7 @@ fn insert(resources: &[Wire], snapshot: &mut Snapshot) -> Result<ByName, Unusabl
         by_name.insert(name, entry);
         resource.insert_into(snapshot);
     }
-    Ok(by_name)
+    Ok(packed(&by_name))
 }
 
 #[cfg(test)]
@@ -195,6 +233,16 @@ mod tests {
             }),
             ..Default::default()
         }
+    }
+
+    #[test]
+    fn a_version_is_what_it_was_whatever_its_length() {
+        for length in [0, 1, SHORT_BYTES - 1, SHORT_BYTES, SHORT_BYTES + 1, 300] {
+            let text = "7".repeat(length);
+            assert_eq!(Version::new(&text).as_str(), text);
+        }
+        assert_eq!(Version::new("\u{e4}\u{6f22}").as_str(), "\u{e4}\u{6f22}");
+        assert_eq!(size_of::<Entry>(), 32);
     }
 
     fn answer(kind: Kind, resources: Vec<Wire>) -> DeltaDiscoveryResponse {

@@ -15,7 +15,7 @@ use std::fmt;
 
 use mesh::NetworkAddress;
 use mesh::route::Book;
-use mesh::snapshot::Snapshot;
+use mesh::snapshot::{Snapshot, packed};
 use mesh::workload::Pool;
 use proto::ResourceName;
 use proto::wire::discovery::{self as wire, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
@@ -30,12 +30,16 @@ use unreadable::decode;
 mod complaint;
 mod held;
 mod library;
+mod removal;
 mod unreadable;
 
 /// Addresses subscribed to on demand at once. A node talks to far fewer; a client that scans
 /// addresses must not grow the subscription for ever (absent ones are bounded by
 /// [`mesh::snapshot::MAX_ABSENT`]).
 const MAX_WANTED: usize = 65_536;
+
+/// Names that must have come for another packing: less is not worth it.
+const PACKED_FROM: usize = 512;
 
 /// What is asked for. Policies are always asked for as a whole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -92,6 +96,8 @@ pub struct Discovery {
     library: Option<Library>,
     wanted: BTreeSet<NetworkAddress>,
     pool: Pool,
+    /// Names of workloads and services when their tables were packed last.
+    packed: usize,
 }
 
 impl Discovery {
@@ -108,6 +114,7 @@ impl Discovery {
             library: None,
             wanted: BTreeSet::new(),
             pool: Pool::default(),
+            packed: 0,
         }
     }
 
@@ -156,6 +163,20 @@ impl Discovery {
         })
     }
 
+    /// Makes tables that have grown much take no more memory than they need. To be called before
+    /// each publication: nothing is shared with what was published before.
+    pub fn pack(&mut self) {
+        let names = self.addresses.by_name.len();
+        // What went since the last time left gaps.
+        self.packed = self.packed.min(names);
+        // Each name is packed some five times at the most, however slowly they come.
+        if names >= self.packed + self.packed / 4 + PACKED_FROM {
+            self.packed = names;
+            self.snapshot.pack();
+            self.addresses.by_name = packed(&self.addresses.by_name);
+        }
+    }
+
     /// All that is known now.
     pub fn snapshot(&self) -> &Snapshot {
         &self.snapshot
@@ -199,7 +220,7 @@ impl Discovery {
             resource_names_subscribe: all(),
             resource_names_unsubscribe: all(),
             initial_resource_versions: versions
-                .map(|(name, entry)| (name.to_string(), entry.version.to_string()))
+                .map(|(name, entry)| (name.to_string(), entry.version().to_owned()))
                 .collect(),
             ..request(kind.url())
         }
@@ -391,71 +412,6 @@ impl Discovery {
                 snapshot.policy(&new.key).is_some_and(|old| **old == *new)
                     && !snapshot.policy_is_kept(&new.key)
             }
-        }
-    }
-
-    /// Takes a name out. On demand a name that is not held may be an address that was asked for:
-    /// then it is certain that there is none. `ended` gets the subscriptions that are no more use.
-    fn remove(&mut self, kind: Kind, name: &str, ended: &mut Vec<NetworkAddress>) -> bool {
-        let held = self.held_mut(kind);
-        if let Some(unconfirmed) = &mut held.unconfirmed {
-            unconfirmed.remove(name);
-        }
-        if let Some((name, entry)) = held.by_name.remove_with_key(name) {
-            if kind.is_of_book() {
-                let library = self.library.as_mut();
-                return library.is_some_and(|library| library.remove(kind, &name));
-            }
-            return self.drop_key(&entry.key(&name), ended);
-        }
-        let Ok(ResourceName::Address(address)) = ResourceName::parse(kind.url(), name) else {
-            return false;
-        };
-        if !self.wanted.contains(&address) || self.snapshot.is_absent(&address) {
-            return false;
-        }
-        if let Some(oldest) = self.snapshot.mark_absent(address) {
-            self.end_subscription(oldest, ended);
-        }
-        true
-    }
-
-    /// Takes an item out of the snapshot. Its addresses are no longer subscribed to, so that who
-    /// needs one of them next asks anew, and hears "absent" or of its new owner.
-    fn drop_key(&mut self, key: &ResourceName, ended: &mut Vec<NetworkAddress>) -> bool {
-        for address in self.addresses_of(key) {
-            self.end_subscription(address, ended);
-        }
-        match key {
-            ResourceName::Workload(uid) => self.snapshot.remove_workload(uid),
-            ResourceName::Service(key) => self.snapshot.remove_service(key),
-            ResourceName::Policy(key) => self.snapshot.remove_policy(key),
-            // No resource is named like that.
-            ResourceName::Address(_) => false,
-        }
-    }
-
-    fn addresses_of(&self, key: &ResourceName) -> Vec<NetworkAddress> {
-        match key {
-            ResourceName::Workload(uid) => {
-                let workload = self.snapshot.workload(uid);
-                workload
-                    .into_iter()
-                    .flat_map(|it| it.network_addresses())
-                    .collect()
-            }
-            ResourceName::Service(key) => {
-                let service = self.snapshot.service(key);
-                let ranges = service.into_iter().flat_map(|it| &it.addresses);
-                ranges.filter_map(|range| range.single()).collect()
-            }
-            ResourceName::Policy(_) | ResourceName::Address(_) => Vec::new(),
-        }
-    }
-
-    fn end_subscription(&mut self, address: NetworkAddress, ended: &mut Vec<NetworkAddress>) {
-        if self.wanted.remove(&address) {
-            ended.push(address);
         }
     }
 

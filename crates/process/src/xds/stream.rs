@@ -7,22 +7,24 @@ use std::time::Duration;
 use mesh::NetworkAddress;
 use mesh::route::Book;
 use mesh::snapshot::Snapshot;
-use proto::wire::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use proto::wire::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::Streaming;
 
 use super::Status;
 use super::carried::Carried;
 use super::discovery::{Applied, Discovery, Kind};
 use crate::admin::{Condition, Readiness};
+use crate::grpc::messages::{Messages, call};
 use crate::grpc::{CallError, ConnectError, ControlPlane, MAX_MESSAGE_BYTES, TokenError};
 use crate::metrics::XdsMetrics;
 use crate::retry::pauses;
 
+/// The delta variant of the one service that discovery has.
+const PATH: &str =
+    "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 /// First pause before connecting again.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// Longest pause: a control plane that is back is found within this.
@@ -236,7 +238,7 @@ impl Stream {
             .send_modify(|status| status.connected = true);
         loop {
             let sent = tokio::select! {
-                message = responses.message() => match message {
+                message = responses.next() => match message {
                     Ok(Some(response)) => self.respond(response, &requests).await,
                     Ok(None) => return End::Closed(self.control_plane.address().to_owned()),
                     Err(status) => return End::Call(self.control_plane.refused(&status).await),
@@ -250,7 +252,7 @@ impl Stream {
             };
             if !sent {
                 // The transport let go of the queue; the response side may still say why.
-                return match responses.message().await {
+                return match responses.next().await {
                     Err(status) => End::Call(self.control_plane.refused(&status).await),
                     Ok(_) => End::Closed(self.control_plane.address().to_owned()),
                 };
@@ -263,7 +265,7 @@ impl Stream {
     ) -> Result<
         (
             mpsc::Sender<DeltaDiscoveryRequest>,
-            Streaming<DeltaDiscoveryResponse>,
+            Messages<DeltaDiscoveryResponse>,
         ),
         End,
     > {
@@ -274,12 +276,9 @@ impl Stream {
                 .try_send(request)
                 .expect("the queue holds more than the first requests");
         }
-        let mut client = AggregatedDiscoveryServiceClient::new(channel)
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let request = self.control_plane.request(ReceiverStream::new(queue))?;
-        match client.delta_aggregated_resources(request).await {
-            Ok(response) => Ok((requests, response.into_inner())),
+        match call(channel, PATH, request, MAX_MESSAGE_BYTES).await {
+            Ok(responses) => Ok((requests, responses)),
             Err(status) => Err(End::Call(self.control_plane.refused(&status).await)),
         }
     }
@@ -352,6 +351,7 @@ impl Stream {
 
     fn publish(&mut self) {
         if self.publish_at.take().is_some() {
+            self.discovery.pack();
             self.outlets
                 .states
                 .snapshots

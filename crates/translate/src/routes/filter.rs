@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use mesh::route::Filters;
 use mesh::route::cors::{Cors, Origin};
 use mesh::route::filter::{HeaderChanges, Mirror, PathChange, Redirect, Rewrite, Scheme, Share};
+use mesh::route::{Filters, OwnFilters};
 use mesh::route::{HostPattern, path};
 
 use super::rule::{Mistake, Resolve, check_port, invalid, unsupported};
@@ -36,7 +36,7 @@ const OF_THE_HOP: [&str; 8] = [
 type Pair = (Arc<str>, Arc<str>);
 
 /// The filters of a rule or backend.
-pub(super) fn filters(list: &[HttpFilter], resolve: Resolve<'_>) -> Result<Filters, Mistake> {
+pub(super) fn filters(list: &[HttpFilter], resolve: Resolve<'_>) -> Result<OwnFilters, Mistake> {
     if list.len() > FILTERS_MAX {
         return invalid(format!("more than {FILTERS_MAX} filters"));
     }
@@ -58,7 +58,7 @@ pub(super) fn filters(list: &[HttpFilter], resolve: Resolve<'_>) -> Result<Filte
     }
     match made.redirect.is_some() && made.rewrite.is_some() {
         true => invalid("RequestRedirect and URLRewrite exclude each other"),
-        false => Ok(made),
+        false => Ok(made.into()),
     }
 }
 

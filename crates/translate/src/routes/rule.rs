@@ -134,7 +134,7 @@ fn replaced_prefix_is_one(rule: &Rule) -> Result<(), Mistake> {
     let of_backends = rule.backends.iter().map(|backend| &backend.filters);
     let replaces = of_backends
         .chain([&rule.filters])
-        .any(mesh::route::Filters::replaces_prefix);
+        .any(|filters| filters.replaces_prefix());
     let one_prefix = match &rule.matches[..] {
         [] => true,
         [one] => matches!(one.path, PathMatch::Prefix(_)),

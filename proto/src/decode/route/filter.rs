@@ -4,19 +4,19 @@ use std::sync::Arc;
 
 use mesh::route::cors::{Cors, Origin};
 use mesh::route::filter::{HeaderChanges, Mirror, PathChange, Redirect, Rewrite, Scheme, Share};
-use mesh::route::{Filters, HostPattern};
+use mesh::route::{Filters, HostPattern, OwnFilters};
 
 use super::{ITEMS_MAX, at_most, bounded, optional, target};
 use crate::decode::fault::{At, Fault, Problem, each, port, whole};
 use crate::wire::route as wire;
 
 /// Absent: nothing is done.
-pub(super) fn filters(message: Option<wire::Filters>) -> Result<Filters, Fault> {
+pub(super) fn filters(message: Option<wire::Filters>) -> Result<OwnFilters, Fault> {
     let Some(message) = message else {
-        return Ok(Filters::default());
+        return Ok(OwnFilters::default());
     };
     at_most("mirrors", &message.mirrors, ITEMS_MAX)?;
-    Ok(Filters {
+    let filters = Filters {
         request_headers: changes(message.request_headers).at("request_headers")?,
         response_headers: changes(message.response_headers).at("response_headers")?,
         redirect: message.redirect.map(redirect).transpose().at("redirect")?,
@@ -24,7 +24,8 @@ pub(super) fn filters(message: Option<wire::Filters>) -> Result<Filters, Fault> 
         mirrors: each("mirrors", message.mirrors, mirror)?,
         cors: message.cors.map(cors).transpose().at("cors")?,
         unusable: optional(message.unusable).at("unusable")?,
-    })
+    };
+    Ok(filters.into())
 }
 
 /// A name in lower case that a header can have (RFC 9110 5.6.2).

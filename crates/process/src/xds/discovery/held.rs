@@ -71,7 +71,7 @@ impl Held {
         };
         let was_announced = unconfirmed.remove(&*resource.name);
         let held = self.by_name.get(&*resource.name);
-        if was_announced && held.is_some_and(|held| *held.version == *resource.version) {
+        if was_announced && held.is_some_and(|held| held.version() == resource.version) {
             self.repeats = true;
         }
     }

@@ -1,4 +1,5 @@
-//! The domain as the ecosystem's tools read it in `/config_dump`. Pure.
+//! The domain as the ecosystem's tools read it in the proxies' `/config_dump`. Pure: it must not
+//! know who asks.
 
 use mesh::policy::{Action, Clause, Match, Scope, StringMatch};
 use mesh::service::{GatewayAddress, GatewayDestination, LoadBalancingMode};
@@ -18,7 +19,7 @@ pub fn workload(workload: &Workload) -> Value {
         "uid": workload.uid.to_string(),
         "name": workload.name,
         "namespace": workload.namespace,
-        "workloadIps": workload.addresses,
+        "workloadIps": &workload.addresses[..],
         "network": workload.network,
         "protocol": match workload.tunnel {
             TunnelProtocol::Hbone => "HBONE",
