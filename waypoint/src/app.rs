@@ -7,20 +7,17 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::num::NonZero;
 use std::sync::Arc;
-use std::thread::available_parallelism;
 use std::time::Duration;
 
 use carrier::certificate::Certificates;
 use carrier::limits::{Limits, READY_LOOK};
-use carrier::memory;
 use carrier::threads::{ThreadError, Threads};
+use carrier::{files, memory};
 use mesh::Identity;
 use mesh::identity::IdentityError;
 use netio::ProbeError;
 use netio::netns::{Netns, NetnsError};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use process::admin::{self, BindError, Condition, Readiness};
 use process::grpc::AddressError;
 use process::metrics::{XdsMetrics, register_build};
@@ -74,9 +71,12 @@ pub enum AppError {
     /// A task of the control side failed.
     #[error(transparent)]
     Task(TaskFailure),
-    /// A worker failed, or ended though nobody told it to.
-    #[error("{}", .0.as_ref().map_or("a worker ended by itself".to_owned(), ToString::to_string))]
-    Worker(Option<ThreadError>),
+    /// A worker failed.
+    #[error(transparent)]
+    Worker(#[from] ThreadError),
+    /// A worker ended though nobody told it to.
+    #[error("a worker ended by itself")]
+    WorkerEnded,
 }
 
 /// A waypoint that serves, and what must be told when it ends.
@@ -93,20 +93,21 @@ struct Serving {
 /// It cannot start, or something in it failed.
 pub async fn run(config: Config, limits: Limits, logging: LogControl) -> Result<(), AppError> {
     let mut terminated = Box::pin(terminated()?);
-    ask_for_open_files(limits.open_files);
+    files::ask_for(limits.open_files);
     let mut serving = start(&config, limits, logging)?;
     let signal = tokio::select! {
         signal = &mut terminated => signal,
         failure = serving.tasks.failed() => return Err(AppError::Task(failure)),
         ended = serving.threads.next() => {
-            return Err(AppError::Worker(ended.and_then(Result::err)));
+            ended.transpose()?;
+            return Err(AppError::WorkerEnded);
         }
     };
     let deadline = config.drain_deadline;
     tracing::info!(signal, ?deadline, "draining");
     serving.workers_up.missing("draining");
     serving.workers.drain(deadline).await;
-    join(&mut serving.threads, deadline + WORKER_GRACE).await?;
+    serving.threads.join(deadline + WORKER_GRACE).await?;
     drop(serving.workers);
     serving.tasks.shutdown(TASK_GRACE).await;
     tracing::info!("drained");
@@ -131,7 +132,7 @@ fn start(config: &Config, limits: Limits, logging: LogControl) -> Result<Serving
     let (open, opened) = watch::channel(false);
     let parts = Parts {
         backend,
-        workers: worker_count(config),
+        workers: config.flags.worker_count(),
         config: data_path,
         listener,
         netns: Netns::current()?,
@@ -204,37 +205,6 @@ impl Gate {
     }
 }
 
-/// Asks the kernel for so many descriptors. It is no reason not to serve when it gives fewer.
-fn ask_for_open_files(wanted: usize) {
-    let asked = || {
-        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
-        let files = most.min(wanted as u64);
-        setrlimit(Resource::RLIMIT_NOFILE, files, most)?;
-        Ok::<_, nix::Error>(files)
-    };
-    match asked() {
-        Ok(files) => tracing::info!(files, wanted, "open files allowed"),
-        Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
-    }
-}
-
-async fn join(threads: &mut Threads, within: Duration) -> Result<(), AppError> {
-    let all = async {
-        while let Some(ended) = threads.next().await {
-            ended.map_err(|error| AppError::Worker(Some(error)))?;
-        }
-        Ok(())
-    };
-    match tokio::time::timeout(within, all).await {
-        Ok(joined) => joined,
-        Err(_) => {
-            // The process ends anyway, and its sockets with it.
-            tracing::warn!("a worker did not end in time");
-            Ok(())
-        }
-    }
-}
-
 fn serve_metrics(tasks: &Tasks, config: &Config) -> Result<(Metrics, XdsMetrics), BindError> {
     let mut registry = Registry::default();
     register_build(&mut registry, "waypoint", env!("CARGO_PKG_VERSION"));
@@ -244,11 +214,6 @@ fn serve_metrics(tasks: &Tasks, config: &Config) -> Result<(Metrics, XdsMetrics)
     let page = admin::metrics(Arc::new(registry));
     admin::serve(tasks, "metrics", config.flags.metrics_addr, page)?;
     Ok((metrics, xds_metrics))
-}
-
-fn worker_count(config: &Config) -> usize {
-    let cores = || available_parallelism().map_or(1, NonZero::get);
-    config.workers.map_or_else(cores, usize::from)
 }
 
 fn feed(

@@ -1,20 +1,17 @@
 //! The flags of the program and what they mean. Knows no socket.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use carrier::limits::{self, Limits};
+use carrier::limits::Limits;
 use clap::Parser;
-use clap::builder::{OsStringValueParser, TypedValueParser};
 use mesh::Identity;
 use mesh::identity::IdentityError;
 use mesh::route::GatewayKey;
 use mesh::workload::WorkloadUid;
 use netio::Choice;
-use process::config::ConfigError;
-use process::flags::Flags;
+use process::flags::{Flags, Variables};
 use serde::{Serialize, Serializer};
 
 /// The L7 proxy of Culvert: applies routes to what is bound to one Gateway.
@@ -48,13 +45,6 @@ pub struct Config {
     #[arg(long, default_value_t = Choice::Auto)]
     #[serde(serialize_with = "as_text")]
     pub io: Choice,
-    /// Worker threads; as many as cores when not given.
-    #[arg(
-        long,
-        env = "WAYPOINT_WORKER_THREADS",
-        value_parser = clap::value_parser!(u16).range(1..=256)
-    )]
-    pub workers: Option<u16>,
     /// How long open connections may go on after SIGTERM; a few seconds less than who sends it
     /// waits before it kills.
     #[arg(
@@ -64,24 +54,13 @@ pub struct Config {
         value_parser = process::config::duration
     )]
     pub drain_deadline: Duration,
-    /// How long a tunnel of ours is kept without connections; one of a peer is kept for twice as
-    /// long.
-    #[arg(
-        long,
-        env = "TUNNEL_IDLE",
-        default_value = "300s",
-        value_parser = process::config::duration
-    )]
-    pub tunnel_idle: Duration,
-    /// YAML file with limits that differ from the defaults; `ztunnel limits` prints a whole one.
-    #[arg(
-        long,
-        env = "WAYPOINT_LIMITS",
-        value_name = "FILE",
-        value_parser = OsStringValueParser::new().map(PathBuf::from)
-    )]
-    pub limits: Option<PathBuf>,
 }
+
+/// The environment variables that are the waypoint's own.
+pub const VARIABLES: Variables = Variables {
+    workers: "WAYPOINT_WORKER_THREADS",
+    limits: "WAYPOINT_LIMITS",
+};
 
 fn gateway(text: &str) -> Result<GatewayKey, String> {
     match text.split_once('/') {
@@ -102,16 +81,6 @@ fn as_text<T: ToString, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok
 }
 
 impl Config {
-    /// The limits: those of the file, or the defaults.
-    ///
-    /// # Errors
-    /// All mistakes of the file.
-    pub fn read_limits(&self) -> Result<Limits, ConfigError> {
-        self.limits
-            .as_deref()
-            .map_or_else(|| Ok(Limits::default()), limits::load)
-    }
-
     /// What the workers need of it.
     ///
     /// # Errors
@@ -128,7 +97,7 @@ impl Config {
             workload: WorkloadUid(uid.into()),
             identity,
             drain_deadline: self.drain_deadline,
-            tunnel_idle: self.tunnel_idle,
+            tunnel_idle: self.flags.tunnel_idle,
             limits,
         })
     }

@@ -16,6 +16,7 @@ use mesh::route::{RouteKey, ServicePort};
 use mesh::service::ServiceKey;
 
 use crate::record::{ConnectionRecord, Outcome, Phase};
+use crate::worker::bindings::Binding;
 
 /// Why a connection was ended by the waypoint itself.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -78,6 +79,8 @@ pub struct Connection {
     pub authority: Arc<str>,
     /// Set once it was let in.
     pub admission: OnceCell<Admission>,
+    /// What it was let in for, while it lives. Set with [`Self::admission`].
+    pub binding: OnceCell<Rc<Binding>>,
     /// What is known of it so far.
     pub details: RefCell<Details>,
     /// Bytes that the client sent.
@@ -107,6 +110,7 @@ impl Connection {
             source,
             authority,
             admission: OnceCell::new(),
+            binding: OnceCell::new(),
             details: RefCell::default(),
             sent_bytes: Cell::new(0),
             received_bytes: Cell::new(0),

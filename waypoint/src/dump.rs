@@ -1,5 +1,7 @@
 //! `/config_dump`: what the waypoint knows and does, as JSON. Shows no key.
 
+mod routes;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -9,9 +11,9 @@ use axum::extract::State;
 use axum::routing::get;
 use carrier::certificate::Certificates;
 use carrier::limits::Limits;
-use mesh::route::book::Attached;
-use mesh::route::{Book, ParentKey};
+use mesh::route::Book;
 use mesh::snapshot::Snapshot;
+use process::admin::domain;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -83,10 +85,11 @@ async fn dump(State(sources): State<Sources>) -> Json<Value> {
     let snapshot = sources.snapshots.borrow().clone();
     let book = sources.books.borrow().clone();
     Json(json!({
-        "workloads": snapshot.workloads().map(|w| w.uid.to_string()).collect::<Vec<_>>(),
-        "services": snapshot.services().map(|s| s.key.to_string()).collect::<Vec<_>>(),
-        "routes": routes_of(&book),
-        "targetPolicies": book.policies.all().map(|p| p.policy.key.to_string()).collect::<Vec<_>>(),
+        "workloads": snapshot.workloads().map(|w| domain::workload(w)).collect::<Vec<_>>(),
+        "services": snapshot.services().map(|s| domain::service(s)).collect::<Vec<_>>(),
+        "policies": snapshot.policies().map(|p| domain::policy(p)).collect::<Vec<_>>(),
+        "routes": routes::all(&book),
+        "targetPolicies": book.policies.all().map(|p| routes::policy(p)).collect::<Vec<_>>(),
         "certificates": sources.certificates.status(),
         "connections": connections,
         "config": &*sources.config,
@@ -95,19 +98,5 @@ async fn dump(State(sources): State<Sources>) -> Json<Value> {
     }))
 }
 
-/// Which routes are attached to what, the one that wins first.
-fn routes_of(book: &Book) -> Value {
-    let mut all: Vec<_> = book.parents().collect();
-    all.sort_by(|a, b| a.0.cmp(&b.0));
-    let parent = |(parent, attached): (ParentKey, &Attached)| {
-        let http = attached.http.routes();
-        let streams = attached.streams.routes().iter();
-        json!({
-            "parent": parent.to_string(),
-            "http": http.map(|route| route.key.to_string()).collect::<Vec<_>>(),
-            "streams": streams.map(|route| route.key.to_string()).collect::<Vec<_>>(),
-            "refused": attached.http.refusal(),
-        })
-    };
-    all.into_iter().map(parent).collect()
-}
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,7 @@ use mesh::Workload;
 use mesh::decide::Refusal;
 use mesh::decide::waypoint::{Bound, Upstream as Way, UpstreamQuery, upstreams};
 use mesh::endpoint::draw_lighter;
-use mesh::service::ServiceKey;
+use mesh::service::{LoadBalancingMode, ServiceKey};
 use mesh::snapshot::Snapshot;
 use mesh::workload::{Common, Health, Locality, WorkloadUid};
 
@@ -23,6 +23,11 @@ use crate::http::site::Upstream;
 /// Most ways to one port of one workload that are kept: services may differ in the identities that
 /// they let it show. The oldest goes.
 const WAYS: usize = 8;
+
+/// Endpoints, and lists of them, that are kept though nothing uses them: clients choose the ports
+/// of workloads and the addresses in a service's ranges, so that discovery does not bound them.
+/// Some 500 bytes each.
+const KEPT_MOST: usize = 8_192;
 
 /// One port of one workload.
 pub struct Endpoint {
@@ -63,13 +68,20 @@ impl Endpoint {
     fn weight(&self) -> u32 {
         self.workload().capacity
     }
+
+    /// Whether it carries something, or keeps a connection.
+    fn is_used(&self) -> bool {
+        self.load() > 0 || self.upstream.kept() > 0
+    }
 }
 
 /// What is drawn from for one thing that is asked for.
 #[derive(PartialEq, Eq, Hash)]
 enum ListKey {
-    /// The address gives the family that comes first, or is kept.
+    /// The address is kept; or there is none.
     Service(ServiceKey, u16, Option<IpAddr>),
+    /// Of any address of that family: whether it is IPv6.
+    Family(ServiceKey, u16, bool),
     Workload(WorkloadUid, SocketAddr),
 }
 
@@ -80,7 +92,14 @@ impl ListKey {
                 service,
                 port,
                 address,
-            } => Self::Service(service.key.clone(), *port, *address),
+            } => {
+                let keeps = service.load_balancing.mode == LoadBalancingMode::Passthrough;
+                let key = service.key.clone();
+                match address {
+                    Some(address) if !keeps => Self::Family(key, *port, address.is_ipv6()),
+                    address => Self::Service(key, *port, *address),
+                }
+            }
             Bound::Workload { workload, address } => Self::Workload(workload.uid.clone(), *address),
         }
     }
@@ -118,6 +137,8 @@ pub struct Endpoints {
     /// Of the snapshot that was last seen.
     lists: RefCell<HashMap<ListKey, List>>,
     kept: RefCell<HashMap<(WorkloadUid, u16), Ways>>,
+    /// How many were in use when others had to go; twice as many are kept before it is done again.
+    used_then: Cell<usize>,
 }
 
 impl Endpoints {
@@ -126,7 +147,7 @@ impl Endpoints {
         self.lists.borrow_mut().clear();
         let is_there = |endpoint: &Rc<Endpoint>| {
             let Some(before) = &endpoint.way.workload else {
-                return true;
+                return endpoint.is_used();
             };
             let now = snapshot.workload(&before.uid);
             now.is_some_and(|now| {
@@ -138,6 +159,21 @@ impl Endpoints {
             ways.retain(is_there);
             !ways.is_empty()
         });
+    }
+
+    /// Lets go of what nothing uses when there is too much of it.
+    fn make_room(&self) {
+        let most = KEPT_MOST.max(2 * self.used_then.get());
+        let mut kept = self.kept.borrow_mut();
+        if kept.len() < most && self.lists.borrow().len() < most {
+            return;
+        }
+        self.lists.borrow_mut().clear();
+        kept.retain(|_, ways| {
+            ways.retain(|endpoint| endpoint.is_used());
+            !ways.is_empty()
+        });
+        self.used_then.set(kept.len());
     }
 
     /// Of two that are drawn, the endpoint that carries less; or that of the session.
@@ -155,6 +191,7 @@ impl Endpoints {
             tried,
             prefer,
         } = wanted;
+        self.make_room();
         let list = self.list(ground, bound)?;
         if let [only] = &*list
             && !tried(only)
@@ -265,7 +302,7 @@ fn outside(ip: IpAddr) -> Arc<Workload> {
     Arc::new(Workload {
         uid: WorkloadUid(format!("outside/{ip}").into()),
         name: Arc::clone(&name),
-        addresses: vec![ip],
+        addresses: vec![ip].into(),
         node: Arc::clone(&nothing),
         health: Health::Healthy,
         common: Arc::new(Common {
@@ -289,6 +326,10 @@ fn outside(ip: IpAddr) -> Arc<Workload> {
             locality: Locality::default(),
             network_mode: mesh::workload::NetworkMode::Standard,
             capacity: 1,
+            derived: Default::default(),
         }),
     })
 }
+
+#[cfg(test)]
+mod tests;

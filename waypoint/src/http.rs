@@ -8,16 +8,18 @@ mod answer;
 mod client;
 mod downstream;
 mod exchange;
-mod exec;
 mod grpc;
 pub mod guard;
 mod guarded;
 mod h2c;
 mod headers;
+mod http2;
+mod incoming;
 pub mod limits;
 mod linger;
 mod log;
 mod mirror;
+mod pace;
 mod pending;
 mod plan;
 mod preface;
@@ -28,6 +30,7 @@ pub mod site;
 mod tries;
 mod upgrade;
 mod upstream;
+mod watch;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -46,6 +49,8 @@ const BUDGETS_KEPT: usize = 1_024;
 pub struct Proxy {
     site: Rc<dyn Site>,
     started: Instant,
+    /// Requests under way.
+    requests: Cell<usize>,
     pending: Cell<usize>,
     mirrors: Cell<usize>,
     /// By service; None: all workloads that were addressed themselves.
@@ -58,6 +63,7 @@ impl Proxy {
     pub fn new(site: Rc<dyn Site>) -> Rc<Self> {
         Rc::new(Self {
             started: site.now(),
+            requests: Cell::new(0),
             pending: Cell::new(0),
             mirrors: Cell::new(0),
             budgets: RefCell::default(),
@@ -70,6 +76,17 @@ impl Proxy {
     pub async fn serve(self: Rc<Self>, io: impl Io + 'static, asked: Rc<Asked>) {
         let io = linger::Lingering::new(io, &self.site);
         downstream::serve(self, io, asked).await;
+    }
+
+    /// One more request under way, or one less.
+    fn count(&self, change: isize) {
+        self.requests
+            .set(self.requests.get().saturating_add_signed(change));
+    }
+
+    /// Whether no further request is taken.
+    fn is_full(&self) -> bool {
+        self.requests.get() >= self.site.limits().requests_max
     }
 
     fn since_start(&self) -> Duration {

@@ -1,18 +1,19 @@
 //! What HTTP is given by the worker that it runs on: routes, endpoints, connections, time, records.
 //! It must not know HTTP's own rules.
 
-use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Instant;
 
 use carrier::headers::shortened;
+use carrier::limits::{Limit, Reached};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
-use http::Version;
+use http::{Uri, Version};
 use mesh::decide::waypoint::Bound;
 use mesh::route::{ServicePort, Table};
-use mesh::service::{AppProtocol, Service};
+use mesh::service::{AppProtocol, Service, ServiceKey};
+use mesh::snapshot::Snapshot;
 use tracing::Level;
 
 use crate::connection::Party;
@@ -59,6 +60,37 @@ fn protocol(service: &Service, port: u16) -> Option<AppProtocol> {
     of_port.map(|mapping| mapping.protocol)
 }
 
+/// What is asked for, with the address that the client used where it is the same that it addressed:
+/// a service may keep it, and its family comes first.
+fn target(
+    snapshot: &Snapshot,
+    asked: &Asked,
+    backend: Option<(&ServiceKey, u16)>,
+) -> Result<(Bound, AppProtocol), ChooseError> {
+    let addressed = || asked.service.as_ref().map(|key| (key, asked.port));
+    if let Some((key, port)) = backend.or_else(addressed) {
+        let unknown = || ChooseError::Unknown(format!("service {key}").into());
+        let service = snapshot.service(key).ok_or_else(unknown)?;
+        let unknown = || ChooseError::Unknown(format!("port {port} of {key}").into());
+        let protocol = protocol(service, port).ok_or_else(unknown)?;
+        let is_addressed = asked.service.as_ref() == Some(key);
+        let bound = Bound::Service {
+            service: Arc::clone(service),
+            port,
+            address: asked.address.filter(|_| is_addressed).map(|it| it.ip()),
+        };
+        return Ok((bound, protocol));
+    }
+    let (Some(workload), Some(address)) = (&asked.workload, asked.address) else {
+        return Err(ChooseError::NoEndpoint("nothing was addressed".into()));
+    };
+    let bound = Bound::Workload {
+        workload: Arc::clone(workload),
+        address,
+    };
+    Ok((bound, asked.protocol))
+}
+
 impl Site for WorkerSite {
     fn routes(&self, asked: &Asked) -> Option<Arc<Table>> {
         let worker = self.worker.upgrade()?;
@@ -75,32 +107,7 @@ impl Site for WorkerSite {
         let snapshot = worker.snapshot();
         let own = snapshot.workload(&worker.config.workload);
         let own = own.ok_or_else(|| none("the waypoint's own workload is not known"))?;
-        let wanted = choose.backend;
-        let wanted = wanted.or_else(|| asked.service.as_ref().map(|key| (key, asked.port)));
-        let (bound, protocol) = match (wanted, &asked.workload) {
-            (Some((key, port)), _) => {
-                let unknown = || ChooseError::Unknown(format!("service {key}").into());
-                let service = snapshot.service(key).ok_or_else(unknown)?;
-                let spoken = protocol(service, port);
-                let unknown = || ChooseError::Unknown(format!("port {port} of {key}").into());
-                let bound = Bound::Service {
-                    service: Arc::clone(service),
-                    port,
-                    address: None,
-                };
-                (bound, spoken.ok_or_else(unknown)?)
-            }
-            (None, Some(workload)) => {
-                let first = workload.addresses.first();
-                let ip = first.ok_or_else(|| none("the workload has no address"))?;
-                let bound = Bound::Workload {
-                    workload: Arc::clone(workload),
-                    address: SocketAddr::new(*ip, asked.port),
-                };
-                (bound, asked.protocol)
-            }
-            (None, None) => return Err(none("nothing was addressed")),
-        };
+        let (bound, protocol) = target(&snapshot, asked, choose.backend)?;
         let ground = Ground {
             snapshot: &snapshot,
             own,
@@ -142,17 +149,29 @@ impl Site for WorkerSite {
         async move {
             let cannot = |moves_on, why: &str| ConnectError {
                 moves_on,
+                is_limit: false,
                 why: why.into(),
             };
             let worker = worker.ok_or_else(|| cannot(false, GONE))?;
             let endpoint = worker.endpoints.with(&upstream);
             let endpoint = endpoint.ok_or_else(|| cannot(true, "the endpoint is gone"))?;
+            let place = worker.endpoint_connections.take().ok_or_else(|| {
+                let full = Reached::refused(Limit::HttpEndpointConnectionsPerWorker);
+                worker.count_reached(full);
+                ConnectError {
+                    is_limit: true,
+                    ..cannot(false, &full.to_string())
+                }
+            })?;
             match upstream::connect(&worker, &endpoint, &behalf).await {
                 Ok(end) => {
                     let wire = Wire::new(end, Rc::clone(&worker.buffers));
-                    Ok(Box::new(wire) as Box<dyn Io>)
+                    Ok(Box::new(wire.holding(place)) as Box<dyn Io>)
                 }
-                Err(error) => Err(cannot(error.tries_elsewhere(), &error.to_string())),
+                Err(error) => Err(ConnectError {
+                    is_limit: error.is_limit(),
+                    ..cannot(error.tries_elsewhere(), &error.to_string())
+                }),
             }
         }
         .boxed_local()
@@ -186,10 +205,9 @@ impl Site for WorkerSite {
         worker.recorder.put(Record::from(record));
     }
 
-    fn spawn(&self, task: LocalBoxFuture<'static, ()>) {
-        if let Some(worker) = self.worker.upgrade() {
-            worker.spawn(task);
-        }
+    fn spawn(&self, task: LocalBoxFuture<'static, ()>) -> bool {
+        let worker = self.worker.upgrade();
+        worker.is_some_and(|worker| worker.spawn(task))
     }
 
     fn sleep_until(&self, at: Instant) -> LocalBoxFuture<'static, ()> {
@@ -224,6 +242,12 @@ impl Site for WorkerSite {
     }
 }
 
+/// Path and query, in either version of HTTP; of CONNECT what it is to reach.
+fn target_of(uri: &Uri) -> String {
+    let path = uri.path_and_query();
+    path.map_or_else(|| uri.to_string(), ToString::to_string)
+}
+
 /// The texts of the access log, if it is written.
 fn said(ended: &Ended<'_>) -> Option<Box<Said>> {
     let is_failure = ended.reason.is_some();
@@ -231,7 +255,7 @@ fn said(ended: &Ended<'_>) -> Option<Box<Said>> {
         || is_failure && tracing::enabled!(target: "access", Level::ERROR);
     let said = || Said {
         method: shortened(ended.method.as_str()),
-        target: shortened(&ended.uri.to_string()),
+        target: shortened(&target_of(ended.uri)),
         authority: shortened(ended.authority),
         version: version(ended.version),
         request_id: shortened(ended.request_id),

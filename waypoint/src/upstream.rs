@@ -11,6 +11,7 @@ use carrier::flag::Flag;
 use carrier::headers::request_fields;
 use carrier::limits::{CONNECT_TIMEOUT, DISCOVERY_WAIT};
 use carrier::relay::End;
+use carrier::tunnel::dial::{Dialler, describe};
 use carrier::tunnel::key::TunnelKey;
 use carrier::tunnel::pool::TunnelError;
 use carrier::tunnel::stream::{StreamError, TunnelStream};
@@ -22,7 +23,7 @@ use netio::time::Instant;
 
 use crate::endpoints::Endpoint;
 use crate::worker::Worker;
-use tunnels::TunnelMaker;
+use tunnels::Tunnels;
 
 /// How often a stream is asked for again when its tunnel was lost, or took no more streams, before
 /// it answered: a tunnel of the pool may have died a moment ago.
@@ -61,6 +62,11 @@ impl UpstreamError {
             Self::Connect(_) | Self::Status(_) | Self::Nowhere(_) => Flag::Connect,
             Self::Tunnel(error) => error.flag(),
         }
+    }
+
+    /// Whether the waypoint itself has no more room.
+    pub fn is_limit(&self) -> bool {
+        matches!(self, Self::Tunnel(TunnelError::Limit(_)))
     }
 
     /// Whether another endpoint may do better.
@@ -114,10 +120,6 @@ async fn dial(worker: &Worker, destination: SocketAddr) -> Result<TcpStream, Con
     socket::connect(&upstream, CONNECT_TIMEOUT).await
 }
 
-fn describe(error: &ConnectError, address: SocketAddr) -> Arc<str> {
-    format!("connecting to {address}: {error}").into()
-}
-
 async fn tunnelled(
     worker: &Rc<Worker>,
     route: &HboneRoute,
@@ -148,7 +150,7 @@ async fn tunnelled(
         let certificate = worker.certificate(Instant::now() + DISCOVERY_WAIT).await;
         certificate.map_err(|why| TunnelError::NoCertificate(why.into()))?;
     }
-    let maker = TunnelMaker(Rc::clone(worker));
+    let maker = Dialler(Tunnels(Rc::clone(worker)));
     for last in (0..STREAM_TRIES).rev() {
         let stream = match worker.pool.stream(&key, &request, &maker).await {
             Err(error) if error.was_cut_off() && last > 0 => continue,

@@ -11,11 +11,13 @@ use std::task::{Context, Poll, ready};
 
 use carrier::limits::BUFFER_LARGE_BYTES;
 use carrier::relay::End;
-use carrier::relay::buffer::{Buffers, Size};
+use carrier::relay::buffer::{Appetite, Buffers, Size};
 use carrier::tunnel::stream::{StreamError, TunnelStream};
 use hbone::FRAME_HEADROOM;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use netio::TcpStream;
+
+use crate::places::Place;
 
 /// Both directions of one stream. An idle one holds no buffer. Dropped before both directions have
 /// ended, a stream of a tunnel is reset and a socket closed.
@@ -28,7 +30,9 @@ pub struct Wire {
     /// Whether a socket had no room at the last write.
     blocked: bool,
     /// Of the next read of a socket.
-    size: Size,
+    appetite: Appetite,
+    /// Free again when this is dropped.
+    place: Option<Place>,
 }
 
 impl Wire {
@@ -41,8 +45,16 @@ impl Wire {
             held: Vec::new(),
             at: 0,
             blocked: false,
-            size: Size::default(),
+            appetite: Appetite::default(),
+            place: None,
         }
+    }
+
+    /// The same, which takes a place while it lives.
+    #[must_use]
+    pub fn holding(mut self, place: Place) -> Self {
+        self.place = Some(place);
+        self
     }
 
     /// The end, and what came and was not given out.
@@ -72,7 +84,7 @@ impl Wire {
     pub fn poll_more(&mut self, cx: &Context<'_>) -> Poll<io::Result<bool>> {
         let more = match &self.end {
             End::Stream(stream) => fill_from_stream(stream, cx),
-            End::Tcp(socket) => fill_from_socket(socket, cx, &mut self.size, &self.buffers),
+            End::Tcp(socket) => fill_from_socket(socket, cx, &mut self.appetite, &self.buffers),
         };
         let Some(data) = ready!(more)? else {
             return Poll::Ready(Ok(false));
@@ -90,7 +102,7 @@ impl Wire {
         while self.at == self.held.len() {
             let more = match &self.end {
                 End::Stream(stream) => fill_from_stream(stream, cx),
-                End::Tcp(socket) => fill_from_socket(socket, cx, &mut self.size, &self.buffers),
+                End::Tcp(socket) => fill_from_socket(socket, cx, &mut self.appetite, &self.buffers),
             };
             match ready!(more)? {
                 Some(data) => (self.held, self.at) = (data, 0),
@@ -126,15 +138,16 @@ fn fill_from_stream(stream: &TunnelStream, cx: &Context<'_>) -> Poll<io::Result<
 fn fill_from_socket(
     socket: &TcpStream,
     cx: &Context<'_>,
-    size: &mut Size,
+    appetite: &mut Appetite,
     buffers: &Buffers,
 ) -> Poll<io::Result<Option<Vec<u8>>>> {
     loop {
         ready!(socket.poll_readable(cx));
-        let mut buffer = buffers.take(*size);
+        let mut buffer = buffers.take(appetite.size());
+        let room = buffer.capacity();
         match socket.try_read(&mut buffer) {
             Ok(count) => {
-                *size = size.after(count);
+                appetite.note(count, room);
                 return Poll::Ready(Ok((count > 0).then_some(buffer)));
             }
             Err(error) => {

@@ -5,6 +5,7 @@
 //! wait.
 
 pub mod accept;
+pub mod bindings;
 pub mod command;
 mod drain;
 pub mod live;
@@ -22,6 +23,7 @@ use carrier::certificate::{Book as Certified, Certificates};
 use carrier::clock::Clock;
 use carrier::guests::Guests;
 use carrier::handshakes::Handshakes;
+use carrier::hush::Hush;
 use carrier::limits::{Limit, Reached};
 use carrier::relay::buffer::Buffers;
 use carrier::tunnel::key::PodUid;
@@ -30,7 +32,7 @@ use carrier::tunnel::{Setting, Tunnel};
 use mesh::Workload;
 use mesh::route::Book;
 use mesh::snapshot::Snapshot;
-use netio::executor::{Scope, Spawner};
+use netio::executor::Scope;
 use netio::netns::Netns;
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
@@ -39,10 +41,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::DataPath;
 use crate::endpoints::Endpoints;
-use crate::http;
 use crate::metrics::Metrics;
+use crate::places::Places;
 use crate::record::Recorder;
 use crate::site::WorkerSite;
+use crate::{http, limits};
+use bindings::Bindings;
 use live::Live;
 pub use run::{Inputs, run};
 
@@ -72,8 +76,12 @@ pub struct Worker {
     pub budget: Rc<Budget>,
     /// Connections.
     pub live: Live,
+    /// What the connections lead to.
+    pub bindings: Rc<Bindings>,
     /// Endpoints in use and what they carry.
     pub endpoints: Endpoints,
+    /// HTTP's connections to endpoints.
+    pub endpoint_connections: Places,
     /// Where records go.
     pub recorder: Recorder,
     /// Where sockets are made.
@@ -87,6 +95,8 @@ pub struct Worker {
     metrics: Metrics,
     /// Owner of all tasks.
     scope: Scope,
+    /// Lines about tasks that were refused.
+    refused_tasks: RefCell<Hush>,
     snapshot: RefCell<Arc<Snapshot>>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     book: RefCell<Arc<Book>>,
@@ -102,28 +112,31 @@ impl Worker {
     fn new(inputs: &Inputs, netns: Netns) -> Rc<Self> {
         let snapshot = inputs.snapshots.borrow().clone();
         let book = inputs.books.borrow().clone();
-        let limits = &inputs.config.limits;
+        let given = &inputs.config.limits;
         Rc::new(Self {
             config: inputs.config.clone(),
-            http_limits: http::site::Limits::default(),
+            http_limits: limits::http(given),
             clock: Clock::start(),
-            tunnel_config: limits.tunnel(),
+            tunnel_config: given.tunnel(),
             buffers: Rc::default(),
-            pool: Pool::new(limits),
+            pool: Pool::new(given),
             tunnels: Tunnels::default(),
             upstream_tunnels: Tunnels::default(),
-            guests: Guests::new(limits),
-            handshakes: Handshakes::new(limits),
-            budget: Rc::new(Budget::new(limits.buffered_per_worker)),
+            guests: Guests::new(given),
+            handshakes: Handshakes::new(given),
+            budget: Rc::new(Budget::new(given.buffered_per_worker)),
             live: Live::default(),
+            bindings: Rc::default(),
             endpoints: Endpoints::default(),
+            endpoint_connections: Places::new(given.http_endpoint_connections_per_worker),
             recorder: inputs.recorder.clone(),
             netns,
             pod: PodUid(Arc::clone(&inputs.config.workload.0)),
             draining: CancellationToken::new(),
             closing: CancellationToken::new(),
             metrics: inputs.metrics.clone(),
-            scope: Scope::new(limits.tasks_per_worker() + 2 * limits.connections_per_worker),
+            scope: Scope::new(limits::tasks_per_worker(given)),
+            refused_tasks: RefCell::default(),
             snapshot: RefCell::new(snapshot),
             snapshots: inputs.snapshots.clone(),
             book: RefCell::new(book),
@@ -142,17 +155,23 @@ impl Worker {
         Rc::clone(proxy)
     }
 
-    /// Starts a task. Past the bound it is dropped, which closes its sockets: the limits on
-    /// connections and tunnels come long before.
-    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        if let Err(error) = self.scope.spawn(task) {
-            tracing::error!(%error, "a connection was dropped");
+    /// Starts a task. Past the bound it is dropped, which closes its sockets, and that is counted:
+    /// the limits on connections, requests and tunnels come long before. False: it was dropped.
+    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) -> bool {
+        let Err(error) = self.scope.spawn(task) else {
+            return true;
+        };
+        let limit = Limit::TasksPerWorker;
+        self.count_reached(Reached::refused(limit));
+        let mut refused = self.refused_tasks.borrow_mut();
+        let now = std::time::Instant::now();
+        for (_, times) in refused.sum_up(now) {
+            tracing::error!(times, "more tasks were refused than was said");
         }
-    }
-
-    /// For tasks that start tasks.
-    pub fn spawner(&self) -> Spawner {
-        self.scope.spawner()
+        if refused.allows(limit.key(), now) {
+            tracing::error!(%error, "a connection or request was dropped");
+        }
+        false
     }
 
     /// What is known of the mesh now.

@@ -2,18 +2,22 @@
 
 use std::borrow::Cow;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use futures::future::LocalBoxFuture;
+use h2::RecvStream;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use mesh::route::cors::AnswerHeaders;
+use tokio::sync::oneshot;
 
+use super::incoming::Incoming;
 use super::log::Log;
+use super::pace::Pace;
 use super::sent::BoxError;
 use super::site::Reason;
-use super::upstream::Lease;
+use super::upstream::{Lease, Taken};
 use super::{grpc, headers};
 
 /// An answer of the waypoint's own.
@@ -95,27 +99,31 @@ pub struct AnswerBody {
 enum Kind {
     Own(Option<Bytes>),
     Passed(Box<Passed>),
+    Tunnel(Box<Tunnel>),
     Over,
 }
 
 struct Passed {
     incoming: Incoming,
     lease: Option<Lease>,
-    deadline: Option<LocalBoxFuture<'static, ()>>,
+}
+
+/// What comes behind an answer that changes the protocol.
+pub struct Tunnel {
+    /// The endpoint's connection.
+    pub taken: oneshot::Receiver<Taken>,
+    /// The client's half of a stream, when it came by HTTP/2.
+    pub stream: Option<RecvStream>,
+    /// The request, which is over when the tunnel is.
+    pub log: Box<Log>,
 }
 
 impl AnswerBody {
-    /// What an endpoint answers, until `deadline` ends.
-    pub fn passed(
-        incoming: Incoming,
-        lease: Lease,
-        deadline: Option<LocalBoxFuture<'static, ()>>,
-        log: Box<Log>,
-    ) -> Self {
+    /// What an endpoint answers.
+    pub fn passed(incoming: Incoming, lease: Lease, log: Box<Log>) -> Self {
         let passed = Passed {
             incoming,
             lease: Some(lease),
-            deadline,
         };
         Self {
             kind: Kind::Passed(Box::new(passed)),
@@ -131,6 +139,38 @@ impl AnswerBody {
         }
     }
 
+    /// None; bytes both ways follow.
+    pub fn tunnel(tunnel: Tunnel) -> Self {
+        Self {
+            kind: Kind::Tunnel(Box::new(tunnel)),
+            log: None,
+        }
+    }
+
+    /// What follows, if anything does; once.
+    pub fn take_tunnel(&mut self) -> Option<Tunnel> {
+        match std::mem::replace(&mut self.kind, Kind::Over) {
+            Kind::Tunnel(tunnel) => Some(*tunnel),
+            kind => {
+                self.kind = kind;
+                None
+            }
+        }
+    }
+
+    /// The text of the waypoint's own answer.
+    pub fn own_text(&self) -> Option<Bytes> {
+        match &self.kind {
+            Kind::Own(text) => text.clone(),
+            _ => None,
+        }
+    }
+
+    /// How the request that it answers gets on.
+    pub fn pace(&self) -> Option<Rc<Pace>> {
+        self.log.as_ref().map(|log| log.pace.clone())
+    }
+
     fn poll_passed(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Reason>>> {
         let (Kind::Passed(passed), Some(log)) = (&mut self.kind, &mut self.log) else {
             return Poll::Ready(None);
@@ -138,15 +178,14 @@ impl AnswerBody {
         let frame = match Pin::new(&mut passed.incoming).poll_frame(cx) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
-                let Some(deadline) = &mut passed.deadline else {
-                    return Poll::Pending;
-                };
-                ready!(deadline.as_mut().poll(cx));
-                return Poll::Ready(Some(Err(Reason::TimedOut)));
+                log.pace.on_read();
+                let reason = ready!(log.pace.poll_ended(cx));
+                return Poll::Ready(Some(Err(reason)));
             }
         };
         match &frame {
             Some(Ok(frame)) => {
+                log.pace.on_answer();
                 if let Some(data) = frame.data_ref() {
                     log.answer_bytes += data.len() as u64;
                 } else if let Some(trailers) = frame.trailers_ref() {
@@ -154,7 +193,10 @@ impl AnswerBody {
                 }
             }
             Some(Err(_)) => return Poll::Ready(Some(Err(Reason::Broken))),
-            None => self.end(),
+            None => {
+                log.pace.on_read();
+                self.end();
+            }
         }
         Poll::Ready(frame.map(|frame| frame.map_err(|_| Reason::Broken)))
     }
@@ -209,7 +251,7 @@ impl Body for AnswerBody {
         match &self.kind {
             Kind::Own(text) => text.is_none(),
             Kind::Passed(passed) => passed.incoming.is_end_stream(),
-            Kind::Over => true,
+            Kind::Tunnel(_) | Kind::Over => true,
         }
     }
 
@@ -217,7 +259,7 @@ impl Body for AnswerBody {
         match &self.kind {
             Kind::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
             Kind::Passed(passed) => passed.incoming.size_hint(),
-            Kind::Over => SizeHint::with_exact(0),
+            Kind::Tunnel(_) | Kind::Over => SizeHint::with_exact(0),
         }
     }
 }

@@ -3,17 +3,18 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::Instant;
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use mesh::route::retry::Budget;
-use tokio::sync::oneshot;
+use slab::Slab;
 
 use super::Proxy;
 use super::guarded::Interim;
-use super::log::Log;
+use super::http2::Hints;
+use super::pace::Pace;
 use super::site::{Asked, Site};
-use super::upstream::Taken;
 
 /// What the requests of a connection share.
 pub struct Client {
@@ -23,37 +24,46 @@ pub struct Client {
     pub address: HeaderValue,
     /// Retries of the addressed service, on this worker.
     pub budget: Rc<RefCell<Budget>>,
-    /// Interim answers of an HTTP/1 connection; None: HTTP/2, where hyper sends none.
-    pub interim: Option<Arc<Interim>>,
     /// Requests that are not over.
-    active: Cell<usize>,
+    requests: RefCell<Slab<Rc<Pace>>>,
+    /// When they must be judged at the latest.
+    judged_at: Cell<Option<Instant>>,
+    /// Wakes who judges them.
+    waker: RefCell<Option<Waker>>,
     /// When the last one was over, or the connection began.
     quiet_since: Cell<Instant>,
     /// Whether the next answer is the last one.
     pub is_draining: Cell<bool>,
-    /// What an HTTP/1 connection becomes when its last answer is written.
-    pub next: RefCell<Option<NextProtocol>>,
 }
 
-/// What comes behind an answer with status 101, or 2xx to CONNECT.
-pub enum NextProtocol {
-    /// Bytes both ways, with this endpoint.
-    Tunnel(oneshot::Receiver<Taken>, Box<Log>),
-    /// HTTP/2, whose first request is this HEADERS frame (stream 1).
-    Http2(Vec<u8>),
+/// Where interim answers (1xx) of one request go.
+#[derive(Clone)]
+pub(super) enum Interims {
+    Http1(Arc<Interim>),
+    Http2(Arc<Hints>),
+}
+
+impl Interims {
+    /// One more.
+    pub(super) fn answer(&self, status: StatusCode, headers: &HeaderMap) {
+        match self {
+            Self::Http1(interim) => interim.answer(status, headers),
+            Self::Http2(hints) => hints.answer(status, headers),
+        }
+    }
 }
 
 impl Client {
-    pub fn new(proxy: &Rc<Proxy>, asked: Rc<Asked>, interim: Option<Arc<Interim>>) -> Rc<Self> {
+    pub fn new(proxy: &Rc<Proxy>, asked: Rc<Asked>) -> Rc<Self> {
         let address = HeaderValue::try_from(asked.client.ip().to_canonical().to_string());
         Rc::new(Self {
             address: address.expect("an address is a value"),
             budget: proxy.budget(&asked),
-            interim,
-            active: Cell::new(0),
+            requests: RefCell::default(),
+            judged_at: Cell::new(None),
+            waker: RefCell::default(),
             quiet_since: Cell::new(proxy.site.now()),
             is_draining: Cell::new(false),
-            next: RefCell::default(),
             proxy: proxy.clone(),
             asked,
         })
@@ -63,17 +73,61 @@ impl Client {
         &self.proxy.site
     }
 
-    pub fn on_request(&self) {
-        self.active.set(self.active.get() + 1);
+    /// A request has begun. Returns its place, for [`Self::on_end`].
+    pub fn on_request(&self, now: Instant, pace: &Rc<Pace>) -> usize {
+        self.proxy.count(1);
+        self.judge_by(now + self.site().limits().stall_timeout);
+        self.requests.borrow_mut().insert(pace.clone())
     }
 
-    pub fn on_end(&self, now: Instant) {
-        self.active.set(self.active.get() - 1);
+    pub fn on_end(&self, now: Instant, place: usize) {
+        self.proxy.count(-1);
+        self.requests.borrow_mut().remove(place);
         self.quiet_since.set(now);
     }
 
     /// Since when no request is under way; None: one is.
     pub fn quiet_since(&self) -> Option<Instant> {
-        (self.active.get() == 0).then(|| self.quiet_since.get())
+        let is_quiet = self.requests.borrow().is_empty();
+        is_quiet.then(|| self.quiet_since.get())
+    }
+
+    /// When [`Self::judge`] is due.
+    pub fn judged_at(&self) -> Option<Instant> {
+        self.judged_at.get()
+    }
+
+    /// Who is to be woken when that becomes earlier.
+    pub fn wake_with(&self, waker: &Waker) {
+        let mut own = self.waker.borrow_mut();
+        if !own.as_ref().is_some_and(|one| one.will_wake(waker)) {
+            *own = Some(waker.clone());
+        }
+    }
+
+    /// Its requests are judged then, or sooner.
+    pub fn judge_by(&self, at: Instant) {
+        if self.judged_at.get().is_some_and(|earlier| earlier <= at) {
+            return;
+        }
+        self.judged_at.set(Some(at));
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Ends the requests whose time is over. True: one of them can only end with its connection, if
+    /// that is of HTTP/1.
+    pub fn judge(&self, now: Instant) -> bool {
+        let limits = self.site().limits();
+        let (mut next, mut is_unread) = (None::<Instant>, false);
+        for (_, pace) in &*self.requests.borrow() {
+            match pace.judge(now, limits) {
+                Ok(at) => next = Some(next.map_or(at, |next| next.min(at))),
+                Err(cut) => is_unread |= cut.is_unread,
+            }
+        }
+        self.judged_at.set(next);
+        is_unread
     }
 }

@@ -1,35 +1,35 @@
-//! One client's connection: HTTP/1 behind its guard, HTTP/2, and what HTTP/1 becomes. Knows times
-//! of connections, not of requests.
+//! One client's connection: which HTTP it speaks, HTTP/1 behind its guard, and what that becomes.
+//! Knows no routes.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll};
-use std::time::Instant;
+use std::task::Poll;
 
+use bytes::Bytes;
+use futures::FutureExt;
 use futures::future::{Either, LocalBoxFuture, select};
 use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response, StatusCode};
-use hyper::body::{Body, Incoming};
-use hyper::server::conn::{http1, http2};
+use http::request::Parts;
+use http::{HeaderValue, Request, Response, StatusCode, Version};
+use hyper::body::Body;
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
 
-use super::answer::{AnswerBody, Own};
-use super::client::{Client, NextProtocol};
-use super::exec::Exec;
+use super::answer::{AnswerBody, Own, Tunnel};
+use super::client::{Client, Interims};
 use super::guard::Violation;
 use super::guarded::{Guarded, Line};
-use super::limits::{
-    CONNECTION_WINDOW_BYTES, HEAD_BYTES_MAX, READ_BUFFER_BYTES, SEND_BUFFER_BYTES,
-    STREAM_WINDOW_BYTES, STREAMS_MAX,
-};
+use super::incoming::Incoming;
+use super::limits::READ_BUFFER_BYTES;
 use super::log::Log;
 use super::preface::{self, Rewound};
 use super::relay::relay;
 use super::site::{Asked, Io, Reason, Site};
-use super::{Proxy, exchange, h2c};
+use super::watch::{Drain, Due, Watch};
+use super::{Proxy, exchange, h2c, http2};
 
 /// Serves a connection until it has ended.
 pub(super) async fn serve(proxy: Rc<Proxy>, io: impl Io + 'static, asked: Rc<Asked>) {
@@ -37,25 +37,44 @@ pub(super) async fn serve(proxy: Rc<Proxy>, io: impl Io + 'static, asked: Rc<Ask
     let begun = Box::pin(begin(proxy.site.clone(), io)).await;
     match begun {
         Some((start, io, true)) => {
-            Box::pin(serve_http2(proxy, Rewound::new(start, io), asked)).await;
+            Box::pin(http2::serve(proxy, Rewound::new(start, io), asked)).await;
         }
         Some((start, io, false)) => Box::pin(serve_http1(proxy, (io, start), asked)).await,
         None => {}
     }
 }
 
-/// What was read, and whether it is HTTP/2. None: nothing came, or too late.
+/// What was read, and whether it is HTTP/2. None: nothing came, or too late. Clients that connect
+/// before they have a request may be silent as long as between two requests.
 async fn begin<I: Io>(site: Rc<dyn Site>, mut io: I) -> Option<(Vec<u8>, I, bool)> {
-    let late = site.sleep_until(site.now() + site.limits().head_timeout);
-    let first = {
-        let first = std::pin::pin!(preface::read(&mut io));
-        match select(first, late).await {
-            Either::Left((first, _)) => first,
-            Either::Right(_) => return None,
+    let limits = site.limits();
+    let (mut start, mut has_begun) = (Vec::new(), false);
+    let silent = site.sleep_until(site.now() + limits.idle_timeout);
+    let mut late = select(silent, site.closing()).map(|_| ()).boxed_local();
+    loop {
+        let read = {
+            let read = pin!(preface::read(&mut io, &mut start));
+            match select(read, late).await {
+                Either::Left(read) => Some(read),
+                Either::Right(_) => None,
+            }
+        };
+        match read {
+            Some((Ok(true), not_late)) => late = not_late,
+            Some(_) => return None,
+            None => break,
         }
-    };
-    let (start, is_http2) = first.ok()??;
-    Some((start, io, is_http2))
+        if let Some(is_http2) = preface::is_http2(&start) {
+            return Some((start, io, is_http2));
+        }
+        if !has_begun {
+            has_begun = true;
+            late = site.sleep_until(site.now() + limits.head_timeout);
+        }
+    }
+    // Ended, not broken off.
+    let _ = poll_fn(|cx| Pin::new(&mut io).poll_shutdown(cx)).await;
+    None
 }
 
 async fn serve_http1(
@@ -64,17 +83,24 @@ async fn serve_http1(
     asked: Rc<Asked>,
 ) {
     let line = Rc::<Line>::default();
-    let client = Client::new(&proxy, asked.clone(), Some(line.interim().clone()));
+    let client = Client::new(&proxy, asked.clone());
     let clock = proxy.site.clone();
     let guarded = Guarded::new(io, &start, line.clone(), Box::new(move || clock.now()));
     drop(start);
-    let number = Rc::new(Cell::new(0));
-    let (of_service, its_line) = (client.clone(), line.clone());
+    let number = Cell::new(0);
+    let next = Rc::new(RefCell::new(None));
+    let (of_service, its_line, its_next) = (client.clone(), line.clone(), next.clone());
     // Boxed one by one: hyper keeps room for one request in every idle connection.
     let service = service_fn(move |request| -> LocalBoxFuture<'static, Answered> {
         number.set(number.get() + 1);
-        let (client, line) = (of_service.clone(), its_line.clone());
-        Box::pin(one_http1(client, line, number.get(), request))
+        let (line, next) = (its_line.clone(), its_next.clone());
+        let turn = Turn {
+            client: of_service.clone(),
+            line,
+            number: number.get(),
+            next,
+        };
+        Box::pin(turn.answer(request))
     });
     let mut connection = http1::Builder::new()
         .max_buf_size(READ_BUFFER_BYTES)
@@ -91,196 +117,108 @@ async fn serve_http1(
                 }
             }
             if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
-                return Poll::Ready(ended);
+                return Poll::Ready(ended.is_ok());
             }
             match watch.poll_due(cx, line.head_since()) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Due::Head) => line.on_late(),
                 Poll::Ready(Due::Idle) => Pin::new(&mut connection).graceful_shutdown(),
+                Poll::Ready(Due::Cut) => return Poll::Ready(false),
             }
         }
     })
     .await;
-    let next = client.next.take();
-    let (Ok(()), Some(next)) = (ended, next) else {
-        return;
-    };
-    let parts = connection.into_parts();
+    let next = next.take().filter(|_| ended);
+    if let Some(next) = next {
+        let parts = connection.into_parts();
+        go_on(proxy, (parts.io, parts.read_buf), (next, asked)).await;
+    }
+}
+
+/// What comes behind an answer with status 101, or 2xx to CONNECT.
+enum NextProtocol {
+    /// Bytes both ways, with an endpoint.
+    Tunnel(Tunnel),
+    /// HTTP/2, whose first request is this HEADERS frame (stream 1).
+    Http2(Vec<u8>),
+}
+
+async fn go_on(
+    proxy: Rc<Proxy>,
+    (mut io, read): (impl Io + 'static, Bytes),
+    (next, asked): (NextProtocol, Rc<Asked>),
+) {
+    let site = proxy.site.clone();
     match next {
-        NextProtocol::Tunnel(taken, log) => {
-            if let Ok(taken) = taken.await {
-                let client = (parts.io, parts.read_buf);
-                Box::pin(relay(&proxy.site, client, taken, log)).await;
+        NextProtocol::Tunnel(tunnel) => {
+            if let Ok(taken) = tunnel.taken.await {
+                Box::pin(relay(&site, (io, read), taken, tunnel.log)).await;
             }
         }
         NextProtocol::Http2(frame) => {
-            let io = h2c::Joined::new(parts.io, &parts.read_buf, frame);
-            Box::pin(serve_http2(proxy, io, asked)).await;
+            let late = site.sleep_until(site.now() + site.limits().head_timeout);
+            let joined = {
+                let joined = pin!(h2c::join(&mut io, read.to_vec(), &frame));
+                match select(joined, late).await {
+                    Either::Left((joined, _)) => joined.ok().flatten(),
+                    Either::Right(_) => None,
+                }
+            };
+            if let Some(start) = joined {
+                Box::pin(http2::serve(proxy, Rewound::new(start, io), asked)).await;
+            }
         }
     }
 }
 
 type Answered = Result<Response<AnswerBody>, Infallible>;
 
-async fn one_http1(
+/// One request of an HTTP/1 connection.
+struct Turn {
     client: Rc<Client>,
     line: Rc<Line>,
+    /// From 1.
     number: u64,
-    request: Request<Incoming>,
-) -> Answered {
-    if let Some(violation) = line.refused(number) {
-        return Ok(refusal(&client, violation, request));
-    }
-    let (head, body) = request.into_parts();
-    if let Some(frame) = h2c::first_frame(&head, !body.is_end_stream()) {
-        client.next.replace(Some(NextProtocol::Http2(frame)));
-        line.on_upgrade();
-        let mut answer = Response::new(AnswerBody::none());
-        *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        *answer.headers_mut() = h2c::switching();
-        return Ok(answer);
-    }
-    let mut answer = exchange::answer(client.clone(), Request::from_parts(head, body)).await;
-    if client.next.borrow().is_some() {
-        line.on_upgrade();
-        return Ok(answer);
-    }
-    if client.is_draining.get() {
-        let close = HeaderValue::from_static("close");
-        answer.headers_mut().insert(CONNECTION, close);
-    }
-    line.on_answer(number);
-    Ok(answer)
+    /// What the connection becomes when its last answer is written.
+    next: Rc<RefCell<Option<NextProtocol>>>,
 }
 
-fn refusal(
-    client: &Rc<Client>,
-    violation: Violation,
-    request: Request<Incoming>,
-) -> Response<AnswerBody> {
-    let (head, _) = request.into_parts();
-    let log = Box::new(Log::new(client, &head));
+impl Turn {
+    async fn answer(self, request: Request<hyper::body::Incoming>) -> Answered {
+        let line = &self.line;
+        let (head, body) = request.into_parts();
+        if let Some(violation) = line.refused(self.number) {
+            return Ok(refusal(&self.client, violation, &head));
+        }
+        if let Some(frame) = h2c::first_frame(&head, !body.is_end_stream()) {
+            self.next.replace(Some(NextProtocol::Http2(frame)));
+            line.on_upgrade();
+            let mut answer = Response::new(AnswerBody::none());
+            *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+            *answer.headers_mut() = h2c::switching();
+            return Ok(answer);
+        }
+        let knows_interims = head.version == Version::HTTP_11;
+        let interims = knows_interims.then(|| Interims::Http1(line.interim().clone()));
+        let request = Request::from_parts(head, Incoming::Http1(body));
+        let mut answer = exchange::answer(self.client.clone(), request, interims).await;
+        if let Some(tunnel) = answer.body_mut().take_tunnel() {
+            self.next.replace(Some(NextProtocol::Tunnel(tunnel)));
+            line.on_upgrade();
+            return Ok(answer);
+        }
+        if self.client.is_draining.get() {
+            let close = HeaderValue::from_static("close");
+            answer.headers_mut().insert(CONNECTION, close);
+        }
+        line.on_answer(self.number);
+        Ok(answer)
+    }
+}
+
+fn refusal(client: &Rc<Client>, violation: Violation, head: &Parts) -> Response<AnswerBody> {
+    let log = Box::new(Log::new(client, head));
     let mut own = Own::error(violation.status(), Reason::BadRequest, violation.why());
     own.closes = true;
     own.into_answer(log)
-}
-
-async fn serve_http2(proxy: Rc<Proxy>, io: impl Io + 'static, asked: Rc<Asked>) {
-    let client = Client::new(&proxy, asked, None);
-    let of_service = client.clone();
-    let service = service_fn(move |request| -> LocalBoxFuture<'static, Answered> {
-        let client = of_service.clone();
-        // Boxed here, since hyper moves it several times on its way to a task.
-        Box::pin(async move { Ok(exchange::answer(client, request).await) })
-    });
-    let mut connection = http2::Builder::new(Exec::new(&proxy.site))
-        .auto_date_header(false)
-        .enable_connect_protocol()
-        .max_concurrent_streams(STREAMS_MAX)
-        .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_send_buf_size(SEND_BUFFER_BYTES)
-        .serve_connection(io, service);
-    let mut watch = Watch::new(&client);
-    let ended = poll_fn(|cx| {
-        loop {
-            while watch.poll_drain(cx).is_some() {
-                Pin::new(&mut connection).graceful_shutdown();
-            }
-            if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
-                return Poll::Ready(ended);
-            }
-            match watch.poll_due(cx, None) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(_) => Pin::new(&mut connection).graceful_shutdown(),
-            }
-        }
-    })
-    .await;
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a client's connection broke");
-    }
-}
-
-/// What a connection has waited for long enough.
-enum Due {
-    /// The head that has begun.
-    Head,
-    /// The next request.
-    Idle,
-}
-
-/// How far the worker's drain is.
-enum Drain {
-    /// No connection takes more than one request.
-    Begins,
-    /// Idle connections are closed.
-    Ends,
-}
-
-/// The times of a connection. One timer at most, and none is touched by a request.
-struct Watch {
-    client: Rc<Client>,
-    draining: Option<LocalBoxFuture<'static, ()>>,
-    closing: Option<LocalBoxFuture<'static, ()>>,
-    timer: Option<(Instant, LocalBoxFuture<'static, ()>)>,
-    is_over: bool,
-}
-
-impl Watch {
-    fn new(client: &Rc<Client>) -> Self {
-        Self {
-            client: client.clone(),
-            draining: Some(client.site().draining()),
-            closing: None,
-            timer: None,
-            is_over: false,
-        }
-    }
-
-    /// Each step once.
-    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Option<Drain> {
-        let is_over = |wait: &mut Option<LocalBoxFuture<'static, ()>>, cx: &mut Context<'_>| {
-            let is_over = wait
-                .as_mut()
-                .is_some_and(|one| one.as_mut().poll(cx).is_ready());
-            if is_over {
-                *wait = None;
-            }
-            is_over
-        };
-        if is_over(&mut self.draining, cx) {
-            self.closing = Some(self.client.site().closing());
-            return Some(Drain::Begins);
-        }
-        is_over(&mut self.closing, cx).then_some(Drain::Ends)
-    }
-
-    /// Ready when something is due; the timer of an earlier wish is kept and looked at again.
-    fn poll_due(&mut self, cx: &mut Context<'_>, head_since: Option<Instant>) -> Poll<Due> {
-        let site = self.client.site();
-        loop {
-            let limits = site.limits();
-            let head = head_since.map(|since| (since + limits.head_timeout, Due::Head));
-            let idle = self.client.quiet_since().filter(|_| !self.is_over);
-            let idle = idle.map(|since| (since + limits.idle_timeout, Due::Idle));
-            let Some((at, due)) = head.or(idle) else {
-                return Poll::Pending;
-            };
-            if self.timer.as_ref().is_none_or(|(set, _)| *set > at) {
-                self.timer = Some((at, site.sleep_until(at)));
-            }
-            if let Some((_, timer)) = &mut self.timer
-                && timer.as_mut().poll(cx).is_pending()
-            {
-                return Poll::Pending;
-            }
-            self.timer = None;
-            if at <= site.now() {
-                self.is_over |= matches!(due, Due::Idle);
-                return Poll::Ready(due);
-            }
-        }
-    }
 }

@@ -5,23 +5,26 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Instant;
 
-use http::header::{CONNECTION, EXPECT, HOST, UPGRADE};
+use futures::future::{Either, select};
+use h2::RecvStream;
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, UPGRADE};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use mesh::route::Failure;
 
 use super::answer::{AnswerBody, Own};
-use super::client::Client;
+use super::client::{Client, Interims};
 use super::guard::Violation;
+use super::incoming::Incoming;
 use super::limits::{FIELDS_MAX, REQUEST_LINE_BYTES_MAX};
 use super::log::Log;
 use super::plan::{Answered, Arrived, Plan, plan};
 use super::sent::Source;
 use super::session::{self, Session};
 use super::site::Reason;
-use super::tries::Tries;
-use super::upgrade::{self, Upgrade};
+use super::tries::{Answered as Sent, Tries};
+use super::upgrade::Upgrade;
 use super::{grpc, headers, mirror};
 
 /// A request on its way.
@@ -31,6 +34,10 @@ pub(super) struct Exchange {
     pub(super) head: Parts,
     /// None: it has no body.
     pub(super) source: Option<Rc<RefCell<Source>>>,
+    /// What a CONNECT of HTTP/2 has in place of a body.
+    pub(super) stream: Option<RecvStream>,
+    /// Where interim answers go; None: the client knows none.
+    pub(super) interims: Option<Interims>,
     pub(super) plan: Plan,
     pub(super) session: Option<Session>,
     pub(super) upgrade: Option<Upgrade>,
@@ -38,15 +45,34 @@ pub(super) struct Exchange {
 }
 
 /// Answers a request.
-pub(super) async fn answer(client: Rc<Client>, request: Request<Incoming>) -> Response<AnswerBody> {
+pub(super) async fn answer(
+    client: Rc<Client>,
+    request: Request<Incoming>,
+    interims: Option<Interims>,
+) -> Response<AnswerBody> {
     let (head, body) = request.into_parts();
+    if client.proxy.is_full() {
+        return overflow(&client, &head);
+    }
     let log = Box::new(Log::new(&client, &head));
-    let source = (!body.is_end_stream()).then(|| Source::new(body));
+    let (mut stream, mut source) = (None, None);
+    match body {
+        Incoming::Http2(body) if head.method == Method::CONNECT => {
+            stream = Some(body.into_stream());
+        }
+        body if body.is_end_stream() => {}
+        body => {
+            let has_length = head.headers.contains_key(CONTENT_LENGTH);
+            source = Some(Source::new(body, log.pace.clone(), has_length));
+        }
+    }
     let mut exchange = Exchange {
         client,
         log,
         head,
         source,
+        stream,
+        interims,
         plan: Plan::default(),
         session: None,
         upgrade: None,
@@ -54,7 +80,7 @@ pub(super) async fn answer(client: Rc<Client>, request: Request<Incoming>) -> Re
     };
     exchange.log.source = exchange.source.clone();
     let sent = match exchange.prepare() {
-        Ok(()) => Tries::run(&mut exchange).await,
+        Ok(()) => exchange.send().await,
         Err(own) => Err(own),
     };
     match sent {
@@ -63,11 +89,43 @@ pub(super) async fn answer(client: Rc<Client>, request: Request<Incoming>) -> Re
     }
 }
 
+/// Of a request that is one too many.
+pub(super) fn overflow(client: &Rc<Client>, head: &Parts) -> Response<AnswerBody> {
+    let why = "too many requests are under way";
+    let own = Own::error(StatusCode::SERVICE_UNAVAILABLE, Reason::Overflow, why);
+    own.into_answer(Box::new(Log::new(client, head)))
+}
+
+/// Of a request that is over since nothing moved.
+fn stalled(reason: Reason) -> Own {
+    let (status, why) = match reason {
+        Reason::ClientStalled => (
+            StatusCode::REQUEST_TIMEOUT,
+            "the body of the request did not come in time",
+        ),
+        Reason::EndpointStalled => (
+            StatusCode::GATEWAY_TIMEOUT,
+            "the endpoint takes nothing and answers nothing",
+        ),
+        _ => (StatusCode::GATEWAY_TIMEOUT, "the request's time is over"),
+    };
+    let mut own = Own::error(status, reason, why);
+    own.closes = true;
+    own
+}
+
 impl Exchange {
     fn prepare(&mut self) -> Result<(), Own> {
+        if self.client.asked.revoked.is_cancelled() {
+            let why = "this waypoint serves the address no longer";
+            let mut own = Own::error(StatusCode::SERVICE_UNAVAILABLE, Reason::Unbound, why);
+            own.closes = true;
+            return Err(own);
+        }
         self.check()?;
-        self.route()?;
         self.upgrade = Upgrade::of(&mut self.head)?;
+        headers::end_named(&mut self.head.headers);
+        self.route()?;
         let timeout = self.plan.timeouts().request;
         let timeout = timeout.or(self.client.site().limits().request_timeout);
         let asked = grpc::timeout(&self.head.headers).filter(|_| self.log.is_grpc);
@@ -78,6 +136,15 @@ impl Exchange {
             mirror::start(self, (service, port));
         }
         Ok(())
+    }
+
+    async fn send(&mut self) -> Result<Sent, Own> {
+        let pace = self.log.pace.clone();
+        let tries = std::pin::pin!(Tries::run(self));
+        match select(tries, std::pin::pin!(pace.end())).await {
+            Either::Left((sent, _)) => sent,
+            Either::Right((reason, _)) => Err(stalled(reason)),
+        }
     }
 
     /// What holds for every request, and hyper does not see to.
@@ -130,7 +197,7 @@ impl Exchange {
     fn route(&mut self) -> Result<(), Own> {
         let client = self.client.clone();
         let Some(table) = client.site().routes(&client.asked) else {
-            return Ok(());
+            return self.check_connect();
         };
         let arrived = Arrived {
             method: &self.head.method,
@@ -154,7 +221,20 @@ impl Exchange {
         self.session = session.into_inner();
         self.plan = planned.outcome.map_err(own)?;
         self.log.backend = self.plan.backend_index();
-        Ok(())
+        self.check_connect()
+    }
+
+    /// A tunnel goes past all that routes see: it takes a route that is for tunnels.
+    fn check_connect(&self) -> Result<(), Own> {
+        if self.head.method != Method::CONNECT || self.plan.is_for_method("CONNECT") {
+            return Ok(());
+        }
+        let why = "CONNECT takes a route that matches this method";
+        let status = StatusCode::METHOD_NOT_ALLOWED;
+        let mut own = Own::error(status, Reason::NoRoute, why);
+        let others = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+        own.headers = vec![("allow", others.to_owned())];
+        Err(own)
     }
 
     /// The head as it goes on.
@@ -189,15 +269,15 @@ impl Exchange {
     }
 
     /// The answer as it goes back.
-    fn pass(mut self, answered: super::tries::Answered) -> Response<AnswerBody> {
-        let super::tries::Answered {
+    fn pass(mut self, answered: Sent) -> Response<AnswerBody> {
+        let Sent {
             answer,
             lease,
             taken,
             deadline,
         } = answered;
         let (mut head, body) = answer.into_parts();
-        let is_changed = upgrade::is_accepted(self.upgrade.as_ref(), &head);
+        let upgrade = self.upgrade.take().filter(|one| one.is_accepted(&head));
         let protocol = head.headers.get(UPGRADE).cloned();
         headers::settle_length(&mut head.headers);
         headers::end_connection(&mut head.headers);
@@ -211,21 +291,23 @@ impl Exchange {
         }
         head.version = Version::HTTP_11;
         self.log.status = Some(head.status);
-        if let (true, Some(taken), Some(upgrade)) = (is_changed, taken, self.upgrade.take()) {
+        if let (Some(taken), Some(upgrade)) = (taken, upgrade) {
             if let Some(protocol) = protocol.filter(|_| head.status.as_u16() == 101) {
                 let connection = HeaderValue::from_static("upgrade");
                 head.headers.insert(CONNECTION, connection);
                 head.headers.insert(UPGRADE, protocol);
             }
-            return upgrade.change(head, (taken, lease), (self.client, self.log));
+            return upgrade.change(head, (taken, lease), (self.stream, self.log));
         }
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            let why = "the endpoint changed the protocol without being asked";
+            let why = "the endpoint changed to a protocol that it was not asked for";
             return Own::error(StatusCode::BAD_GATEWAY, Reason::Broken, why).into_answer(self.log);
         }
-        let site = self.client.site();
-        let deadline = deadline.map(|at| site.sleep_until(at));
-        Response::from_parts(head, AnswerBody::passed(body, lease, deadline, self.log))
+        self.log.pace.on_head(deadline);
+        if let Some(deadline) = deadline {
+            self.client.judge_by(deadline);
+        }
+        Response::from_parts(head, AnswerBody::passed(body, lease, self.log))
     }
 
     fn keep_session(&self, headers: &mut http::HeaderMap) {

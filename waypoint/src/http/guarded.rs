@@ -250,7 +250,7 @@ impl<I: Read + Unpin> Read for Guarded<I> {
                 }
             }
             if this.guard.is_undecided() {
-                return this.line.wait(cx);
+                return this.wait_decided(cx);
             }
             if this.guard.is_open() {
                 return Pin::new(&mut this.io).poll_read(cx, buffer);
@@ -259,6 +259,29 @@ impl<I: Read + Unpin> Read for Guarded<I> {
                 return Poll::Ready(Ok(()));
             }
         }
+    }
+}
+
+impl<I: Read + Unpin> Guarded<I> {
+    /// Waits for what becomes of the request, and meanwhile for a client that goes away: what it
+    /// sends is held within a bound.
+    fn wait_decided(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.held.len() < READ_BYTES {
+            let count = self.held.len();
+            let polled = SCRATCH.with_borrow_mut(|scratch| {
+                let mut read = ReadBuf::new(&mut scratch[..READ_BYTES - count]);
+                let polled = Pin::new(&mut self.io).poll_read(cx, read.unfilled());
+                self.held.extend_from_slice(read.filled());
+                polled
+            });
+            match polled? {
+                Poll::Ready(()) if self.held.len() > count => {}
+                // To hyper too it is gone, unless it left something for the other protocol.
+                Poll::Ready(()) if count == 0 => return Poll::Ready(Ok(())),
+                Poll::Ready(()) | Poll::Pending => break,
+            }
+        }
+        self.line.wait(cx)
     }
 }
 

@@ -3,20 +3,17 @@
 //! follows, so that it is served as any other. It must not know what is done with requests.
 
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 
-use bytes::{BufMut, BytesMut};
 use http::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method, Version};
-use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
+use hyper::rt::Read;
 
 use super::headers;
+use super::preface::{self, PREFACE};
 
 /// Longest payload of a frame that every receiver takes (RFC 9113 4.2).
 const FRAME_BYTES_MAX: usize = 16_384;
-const PREFACE_BYTES: usize = 24;
 const FRAME_HEAD_BYTES: usize = 9;
 /// END_STREAM and END_HEADERS.
 const FLAGS: u8 = 0x5;
@@ -89,99 +86,28 @@ fn put_length(frame: &mut Vec<u8>, length: usize) {
     frame.push(u8::try_from(left).unwrap_or_default());
 }
 
-/// A connection into which a frame is put behind the client's preface and its first frame.
-pub(super) struct Joined<I> {
-    io: I,
-    /// What came of the beginning and did not go on yet; then the beginning and the frame.
-    start: BytesMut,
-    frame: Vec<u8>,
-    is_complete: bool,
-}
-
-impl<I> Joined<I> {
-    /// Of which `taken` was read before.
-    pub(super) fn new(io: I, taken: &[u8], frame: Vec<u8>) -> Self {
-        let mut this = Self {
-            io,
-            start: taken.into(),
-            frame,
-            is_complete: false,
-        };
-        this.join();
-        this
-    }
-
-    /// Puts the frame in its place, once that has come.
-    fn join(&mut self) {
-        let Some(head) = self
-            .start
-            .get(PREFACE_BYTES..PREFACE_BYTES + FRAME_HEAD_BYTES)
-        else {
-            return;
-        };
-        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
-        let end = PREFACE_BYTES + FRAME_HEAD_BYTES + length.min(FRAME_BYTES_MAX);
-        if self.start.len() >= end {
-            let rest = self.start.split_off(end);
-            self.start.put_slice(&std::mem::take(&mut self.frame));
-            self.start.unsplit(rest);
-            self.is_complete = true;
+/// Reads the client's preface and its first frame behind what was `read`, and puts `frame` there.
+/// None: the connection ended before.
+pub(super) async fn join(
+    io: &mut (impl Read + Unpin),
+    mut read: Vec<u8>,
+    frame: &[u8],
+) -> io::Result<Option<Vec<u8>>> {
+    loop {
+        if let Some(end) = first_frame_end(&read).filter(|end| *end <= read.len()) {
+            read.splice(end..end, frame.iter().copied());
+            return Ok(Some(read));
+        }
+        if !preface::read(io, &mut read).await? {
+            return Ok(None);
         }
     }
 }
 
-impl<I: Read + Unpin> Read for Joined<I> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        mut buffer: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        while !this.is_complete {
-            let mut memory = [0; 512];
-            let mut read = ReadBuf::new(&mut memory);
-            ready!(Pin::new(&mut this.io).poll_read(cx, read.unfilled()))?;
-            if read.filled().is_empty() {
-                return Poll::Ready(Ok(()));
-            }
-            this.start.put_slice(read.filled());
-            this.join();
-        }
-        if this.start.is_empty() {
-            return Pin::new(&mut this.io).poll_read(cx, buffer);
-        }
-        let count = this.start.len().min(buffer.remaining());
-        buffer.put_slice(&this.start.split_to(count));
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<I: Write + Unpin> Write for Joined<I> {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        pieces: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, pieces)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
-    }
+/// None: its head has not come yet. A longer frame than is allowed is refused by who reads it.
+fn first_frame_end(start: &[u8]) -> Option<usize> {
+    let begin = PREFACE.len();
+    let head = start.get(begin..begin + FRAME_HEAD_BYTES)?;
+    let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+    Some(begin + FRAME_HEAD_BYTES + length.min(FRAME_BYTES_MAX))
 }

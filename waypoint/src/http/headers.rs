@@ -38,14 +38,20 @@ fn text(value: &HeaderValue) -> std::borrow::Cow<'_, str> {
     String::from_utf8_lossy(value.as_bytes())
 }
 
-/// Takes away what belongs to the connection that it came on. `TE: trailers` stays.
-pub fn end_connection(headers: &mut HeaderMap) {
+/// Takes away the fields that `Connection` names: they were for this waypoint, and no route may go
+/// by them.
+pub fn end_named(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
         for named in named_by_connection(headers) {
             headers.remove(named);
         }
-        headers.remove(CONNECTION);
     }
+}
+
+/// Takes away what belongs to the connection that it came on. `TE: trailers` stays.
+pub fn end_connection(headers: &mut HeaderMap) {
+    end_named(headers);
+    headers.remove(CONNECTION);
     for name in [
         KEEP_ALIVE,
         PROXY_CONNECTION,
@@ -83,19 +89,36 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
 /// Whether a list field holds a token; parameters say nothing, case neither.
 pub fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     let mut values = headers.get_all(name).iter();
-    values.any(|value| {
-        let mut tokens = value.as_bytes().split(|byte| *byte == b',');
-        tokens.any(|one| {
-            let one = one.split(|byte| *byte == b';').next().unwrap_or_default();
-            one.trim_ascii().eq_ignore_ascii_case(token.as_bytes())
-        })
+    values.any(|value| holds_token(value, token))
+}
+
+/// The same of one value.
+pub fn holds_token(value: &HeaderValue, token: &str) -> bool {
+    tokens(value).any(|one| one.eq_ignore_ascii_case(token.as_bytes()))
+}
+
+/// Whether each token of a list, and there is one, is among those of another.
+pub fn is_within(value: &HeaderValue, others: &HeaderValue) -> bool {
+    let is_there = |one: &[u8]| tokens(others).any(|other| other.eq_ignore_ascii_case(one));
+    let mut own = tokens(value).filter(|one| !one.is_empty()).peekable();
+    own.peek().is_some() && own.all(is_there)
+}
+
+fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    let parts = value.as_bytes().split(|byte| *byte == b',');
+    parts.map(|one| {
+        let one = one.split(|byte| *byte == b';').next().unwrap_or_default();
+        one.trim_ascii()
     })
 }
 
-/// Protocol that the client asks to change to; None: it does not, or not properly.
+/// Protocols of which the client asks to change to one; None: it does not, or not properly, which
+/// is by one field.
 pub fn upgrade(headers: &HeaderMap, version: Version) -> Option<HeaderValue> {
     let is_asked = version == Version::HTTP_11 && has_token(headers, &CONNECTION, "upgrade");
-    is_asked.then(|| headers.get(UPGRADE).cloned())?
+    let mut fields = headers.get_all(UPGRADE).iter().filter(|_| is_asked);
+    let first = fields.next()?;
+    fields.next().is_none().then(|| first.clone())
 }
 
 /// Whether the client asks to go on with HTTP/2 (RFC 7540 3.2), which takes one HTTP2-Settings.
@@ -216,10 +239,10 @@ fn request_id(high: u64, low: u64) -> HeaderValue {
     visible(&text)
 }
 
-/// W3C Trace Context, version 00. Sampled: an application that decides for itself at the root of a
-/// trace must not find a decision against it.
+/// W3C Trace Context, version 00. Not sampled: that flag says that its maker may have recorded
+/// the trace, and the waypoint records no spans.
 fn traceparent(random: [u64; 3]) -> HeaderValue {
-    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-01";
+    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
     put_hex(&mut text[3..19], random[0] | 1);
     put_hex(&mut text[19..35], random[1]);
     put_hex(&mut text[36..52], random[2] | 1);
@@ -394,6 +417,7 @@ mod tests {
             let now = headers.get("traceparent").unwrap().as_bytes();
             assert_eq!(now == text.as_bytes(), kept, "{text}");
             assert!(is_traceparent(now));
+            assert!(kept || now.ends_with(b"-00"), "nobody has sampled it");
         }
     }
 

@@ -54,6 +54,16 @@ pub struct Limits {
     pub tunnel_idle_timeout: Duration,
     /// Longest time of a request whose route does not say; None: no limit.
     pub request_timeout: Option<Duration>,
+    /// How long a side may owe bytes: a client that does not read its answer, or does not send the
+    /// rest of a body whose length it told; an endpoint that does not take the body. As long as
+    /// other proxies wait.
+    pub stall_timeout: Duration,
+    /// How long nothing at all may move in a request that is under way: streams of gRPC are silent
+    /// for long, and no connection waits for ever.
+    pub quiet_timeout: Duration,
+    /// Requests of a worker under way at once, upgraded ones too; past it 503. Each holds some
+    /// kilobytes and up to three tasks.
+    pub requests_max: usize,
     /// Requests of a worker that wait for a connection at once; past it 503.
     pub pending_max: usize,
     /// Connection of HTTP/2 to one endpoint carries so many requests, then another is opened.
@@ -69,6 +79,9 @@ impl Default for Limits {
             continue_timeout: Duration::from_secs(1),
             tunnel_idle_timeout: Duration::from_secs(3_600),
             request_timeout: None,
+            stall_timeout: Duration::from_secs(300),
+            quiet_timeout: Duration::from_secs(3_600),
+            requests_max: 16_384,
             pending_max: 1_024,
             upstream_streams_max: 100,
         }

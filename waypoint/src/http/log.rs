@@ -12,6 +12,7 @@ use mesh::route::{Route, Target};
 
 use super::client::Client;
 use super::grpc;
+use super::pace::Pace;
 use super::sent::Source;
 use super::site::{Reason, RequestRecord};
 use super::upstream::Load;
@@ -19,6 +20,9 @@ use super::upstream::Load;
 /// One request.
 pub struct Log {
     pub client: Rc<Client>,
+    pub pace: Rc<Pace>,
+    /// Of the request among its connection's.
+    place: usize,
     method: Method,
     uri: Uri,
     host: Option<HeaderValue>,
@@ -40,14 +44,17 @@ pub struct Log {
 
 impl Log {
     pub fn new(client: &Rc<Client>, head: &Parts) -> Self {
-        client.on_request();
+        let now = client.site().now();
+        let pace = Rc::new(Pace::new(now));
         Self {
+            place: client.on_request(now, &pace),
+            pace,
             client: client.clone(),
             method: head.method.clone(),
             uri: head.uri.clone(),
             host: head.headers.get(header::HOST).cloned(),
             version: head.version,
-            started: client.site().now(),
+            started: now,
             status: None,
             grpc_status: None,
             is_grpc: grpc::is_grpc(&head.headers),
@@ -87,6 +94,18 @@ impl Log {
     }
 }
 
+impl Log {
+    /// Why it ended as it did; None: the endpoint's own answer.
+    fn reason(&self) -> Option<Reason> {
+        match (self.pace.ended(), self.reason) {
+            // What broke then broke for that.
+            (Some(ended), None | Some(Reason::ClientGone)) => Some(ended),
+            (_, None) if self.status.is_none() => Some(Reason::ClientGone),
+            (_, reason) => reason,
+        }
+    }
+}
+
 impl Drop for Log {
     fn drop(&mut self) {
         let now = self.client.site().now();
@@ -108,10 +127,7 @@ impl Drop for Log {
             status: self.status,
             grpc_status: self.grpc_status,
             is_grpc: self.is_grpc,
-            reason: match (self.reason, self.status) {
-                (None, None) => Some(Reason::ClientGone),
-                (reason, _) => reason,
-            },
+            reason: self.reason(),
             route: route.map(|(route, rule)| (&route.key, *rule)),
             backend,
             endpoint: upstream.map(|upstream| upstream.workload()),
@@ -124,6 +140,6 @@ impl Drop for Log {
                 .and_then(|id| id.to_str().ok())
                 .unwrap_or(""),
         });
-        self.client.on_end(now);
+        self.client.on_end(now, self.place);
     }
 }

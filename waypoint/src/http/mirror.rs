@@ -100,7 +100,7 @@ impl Copied {
             .await
             .ok()?;
         self.address(lease.is_http2());
-        let answer = lease.send(self.request).await.ok()?;
+        let answer = lease.send(site, self.request, None).await.ok()?;
         let mut body = answer.into_body();
         let mut bytes = 0;
         while let Some(frame) = body.frame().await {

@@ -177,6 +177,12 @@ impl Plan {
         }
     }
 
+    /// Whether its rule is for requests of this method by name.
+    pub fn is_for_method(&self, method: &str) -> bool {
+        let mut matches = self.rule().into_iter().flat_map(|rule| &rule.matches);
+        matches.any(|one| one.method.as_deref() == Some(method))
+    }
+
     /// Timeouts of the rule.
     pub fn timeouts(&self) -> Timeouts {
         self.rule().map(|rule| rule.timeouts).unwrap_or_default()

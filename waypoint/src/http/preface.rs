@@ -3,33 +3,35 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
 use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// What a client of HTTP/2 begins with.
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Reads until it is known. None: the connection ended before a byte came. True: HTTP/2.
-pub(super) async fn read(io: &mut (impl Read + Unpin)) -> io::Result<Option<(Vec<u8>, bool)>> {
-    let mut start = Vec::new();
-    loop {
+/// Whether a connection that begins so is one of HTTP/2; None: more must come.
+pub(super) fn is_http2(start: &[u8]) -> Option<bool> {
+    let count = start.len().min(PREFACE.len());
+    if start[..count] != PREFACE[..count] {
+        return Some(false);
+    }
+    (count == PREFACE.len()).then_some(true)
+}
+
+/// Reads what comes next behind what came before. False: the end.
+pub(super) async fn read(io: &mut (impl Read + Unpin), start: &mut Vec<u8>) -> io::Result<bool> {
+    poll_fn(|cx| {
         let mut memory = [0; 512];
         let mut read = ReadBuf::new(&mut memory);
-        poll_fn(|cx| Pin::new(&mut *io).poll_read(cx, read.unfilled())).await?;
-        let is_end = read.filled().is_empty();
-        start.extend_from_slice(read.filled());
-        let count = start.len().min(PREFACE.len());
-        if start[..count] != PREFACE[..count] {
-            return Ok(Some((start, false)));
-        }
-        if count == PREFACE.len() {
-            return Ok(Some((start, true)));
-        }
-        if is_end {
-            return Ok(None);
-        }
-    }
+        let polled = Pin::new(&mut *io).poll_read(cx, read.unfilled());
+        polled.map_ok(|()| {
+            start.extend_from_slice(read.filled());
+            !read.filled().is_empty()
+        })
+    })
+    .await
 }
 
 /// A connection of which the beginning was read before.
@@ -88,8 +90,6 @@ impl<I: Write + Unpin> Write for Rewound<I> {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
-        Poll::Ready(Ok(()))
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
     }
 }

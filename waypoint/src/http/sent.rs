@@ -13,9 +13,11 @@ use bytes::Bytes;
 use futures::future::LocalBoxFuture;
 use futures::task::AtomicWaker;
 use http::HeaderMap;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 
+use super::incoming::Incoming;
 use super::limits::{MIRROR_LAG_BYTES_MAX, REPLAY_BYTES_MAX};
+use super::pace::{Pace, Side};
 
 /// Any error of a body.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -49,6 +51,9 @@ pub struct Source {
     /// The try that has the body.
     current: u32,
     mirrors: Vec<Weak<RefCell<Copy>>>,
+    pace: Rc<Pace>,
+    /// Whether the client said how much it sends.
+    has_length: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -59,8 +64,8 @@ enum State {
 }
 
 impl Source {
-    /// Of that body.
-    pub fn new(incoming: Incoming) -> Rc<RefCell<Self>> {
+    /// Of that body, whose head tells its length or not.
+    pub fn new(incoming: Incoming, pace: Rc<Pace>, has_length: bool) -> Rc<RefCell<Self>> {
         Rc::new(RefCell::new(Self {
             incoming,
             kept: Vec::new(),
@@ -71,6 +76,8 @@ impl Source {
             bytes: 0,
             current: 0,
             mirrors: Vec::new(),
+            pace,
+            has_length,
         }))
     }
 
@@ -105,11 +112,17 @@ impl Source {
             State::Done => return Poll::Ready(None),
             State::Broken => return Poll::Ready(Some(Err(SentError::Client))),
         }
-        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
-        let frame = match frame {
+        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        if polled.is_pending() {
+            // A client that told no length may be silent: streams are.
+            let owing = self.has_length.then_some(Side::Client);
+            self.pace.upload_is_owed(owing);
+        }
+        let frame = match ready!(polled) {
             Some(Ok(frame)) => frame,
             Some(Err(_)) => {
                 self.state = State::Broken;
+                self.pace.upload_is_owed(None);
                 self.copy(|copy| copy.fail(SentError::Client));
                 return Poll::Ready(Some(Err(SentError::Client)));
             }
@@ -118,6 +131,7 @@ impl Source {
                 return Poll::Ready(None);
             }
         };
+        self.pace.on_upload();
         if let Some(data) = frame.data_ref() {
             let data = data.clone();
             self.bytes += data.len() as u64;
@@ -143,6 +157,8 @@ impl Source {
 
     fn finish(&mut self) {
         self.state = State::Done;
+        // What is left is the endpoint's to answer.
+        self.pace.upload_is_owed(None);
         self.copy(|copy| copy.finish());
     }
 
@@ -171,16 +187,37 @@ impl Source {
     }
 }
 
+impl Drop for Source {
+    fn drop(&mut self) {
+        // Nobody will read the rest: its copies wait for nothing.
+        if self.state == State::Reading {
+            self.copy(|copy| copy.fail(SentError::Client));
+        }
+    }
+}
+
 /// A gate that a body waits at until the endpoint wants it (`Expect: 100-continue`).
-#[derive(Default)]
 pub struct Gate {
     is_open: AtomicBool,
     waker: AtomicWaker,
+    /// Whether the endpoint lets such clients wait in vain.
+    is_ignored: Arc<AtomicBool>,
 }
 
 impl Gate {
+    /// For an endpoint, of which it is remembered whether it ever says so (RFC 9110 10.1.1: past
+    /// interaction): where it does not, nobody waits again.
+    pub fn new(is_ignored: &Arc<AtomicBool>) -> Self {
+        Self {
+            is_open: AtomicBool::new(is_ignored.load(Ordering::Acquire)),
+            waker: AtomicWaker::new(),
+            is_ignored: is_ignored.clone(),
+        }
+    }
+
     /// Lets the body through.
     pub fn open(&self) {
+        self.is_ignored.store(false, Ordering::Release);
         self.is_open.store(true, Ordering::Release);
         self.waker.wake();
     }
@@ -248,6 +285,7 @@ impl Try {
             gate.waker.register(cx.waker());
             if !gate.is_open.load(Ordering::Acquire) {
                 ready!(late.as_mut().poll(cx));
+                gate.is_ignored.store(true, Ordering::Release);
             }
             self.gate = None;
         }

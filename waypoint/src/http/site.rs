@@ -13,6 +13,7 @@ use mesh::identity::Identity;
 use mesh::route::{RouteKey, Table};
 use mesh::service::{AppProtocol, ServiceKey};
 use mesh::workload::Workload;
+use tokio_util::sync::CancellationToken;
 
 pub use super::limits::Limits;
 pub use super::upstream::Upstream;
@@ -36,10 +37,15 @@ pub struct Asked {
     pub service: Option<ServiceKey>,
     /// The workload that was addressed, when it was no service.
     pub workload: Option<Arc<Workload>>,
+    /// The address that was addressed; None: a host name.
+    pub address: Option<SocketAddr>,
     /// The port that was addressed: of the service, or of the workload.
     pub port: u16,
     /// What the application at that port said that it speaks.
     pub protocol: AppProtocol,
+    /// Cancelled when the waypoint must serve this connection no longer: requests that come then
+    /// are refused, and the connection ends as soon as it can.
+    pub revoked: CancellationToken,
 }
 
 /// What to choose an endpoint of.
@@ -81,6 +87,8 @@ pub struct ConnectError {
     /// Whether another endpoint may do better: refused, timed out, gone. False: the waypoint itself
     /// cannot (no certificate, a limit).
     pub moves_on: bool,
+    /// Whether it is a bound of the worker that was reached.
+    pub is_limit: bool,
     /// For the log and the answer.
     pub why: Arc<str>,
 }
@@ -102,10 +110,16 @@ pub enum Reason {
     Broken,
     /// A timeout of the route or of the gRPC client.
     TimedOut,
-    /// Too many requests wait for an endpoint.
+    /// A bound of the worker is reached: requests under way, or waiting for an endpoint.
     Overflow,
     /// The client went away first.
     ClientGone,
+    /// The client does not read its answer, or does not send the body that it owes.
+    ClientStalled,
+    /// The endpoint does not take the request's body, or nothing has moved for too long.
+    EndpointStalled,
+    /// What was addressed is no longer served by this waypoint.
+    Unbound,
 }
 
 impl Reason {
@@ -122,6 +136,9 @@ impl Reason {
             Self::TimedOut => "timed_out",
             Self::Overflow => "overflow",
             Self::ClientGone => "client_gone",
+            Self::ClientStalled => "client_stalled",
+            Self::EndpointStalled => "endpoint_stalled",
+            Self::Unbound => "unbound",
         }
     }
 }
@@ -195,8 +212,9 @@ pub trait Site {
     /// A request has ended. Called once for each, in no particular order.
     fn record(&self, record: &RequestRecord<'_>);
 
-    /// Starts a task of this worker.
-    fn spawn(&self, task: LocalBoxFuture<'static, ()>);
+    /// Starts a task of this worker. False: it was dropped, since there are too many or the worker
+    /// ends.
+    fn spawn(&self, task: LocalBoxFuture<'static, ()>) -> bool;
 
     /// Waits until then.
     fn sleep_until(&self, at: Instant) -> LocalBoxFuture<'static, ()>;

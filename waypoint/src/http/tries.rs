@@ -10,19 +10,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::{Either, select};
-use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRAILER, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
-use hyper::body::Incoming;
 use mesh::route::retry::Ended;
 use mesh::service::AppProtocol;
 use tokio::sync::oneshot;
 
 use super::answer::Own;
+use super::client::Interims;
 use super::exchange::{Exchange, is_bare};
 use super::grpc;
-use super::guarded::Interim;
 use super::headers::expects_continue;
+use super::incoming::Incoming;
 use super::limits::MOVES_MAX;
 use super::pending::Pending;
 use super::sent::{Gate, SentBody};
@@ -238,7 +238,7 @@ fn is_replayable(exchange: &Exchange) -> bool {
 
 /// Whether the endpoint said that it has not worked on it (RFC 9113 8.7).
 fn is_refused(unanswered: &Unanswered) -> bool {
-    let mut error: Option<&(dyn std::error::Error + 'static)> = Some(&unanswered.error);
+    let mut error: Option<&(dyn std::error::Error + 'static)> = Some(&*unanswered.error);
     while let Some(one) = error {
         if let Some(h2) = one.downcast_ref::<h2::Error>() {
             let reason = h2.reason();
@@ -261,7 +261,11 @@ impl Failed {
         match self {
             Self::NotConnected(error) => {
                 let why = format!("no connection to the endpoint: {error}");
-                Own::error(unavailable, Reason::NotConnected, why)
+                let reason = match error.is_limit {
+                    true => Reason::Overflow,
+                    false => Reason::NotConnected,
+                };
+                Own::error(unavailable, reason, why)
             }
             Self::Overflow => {
                 let why = "too many requests wait for an endpoint";
@@ -329,8 +333,8 @@ async fn send(exchange: &Exchange, chosen: &Chosen, fresh: bool) -> Result<Answe
     drop(waiting);
     let mut lease = leased.map_err(Failed::NotConnected)?;
     let is_reused = lease.is_reused;
-    let request = request(exchange, lease.is_http2());
-    let answer = lease.send(request).await;
+    let request = request(exchange, &lease);
+    let answer = lease.send(site, request, exchange.interims.as_ref()).await;
     Ok(Answered {
         answer: answer.map_err(|unanswered| Failed::Unanswered(unanswered, is_reused))?,
         lease,
@@ -351,7 +355,8 @@ fn speak(protocol: AppProtocol, exchange: &Exchange) -> Speak {
 }
 
 /// The request of one try.
-fn request(exchange: &Exchange, is_http2: bool) -> Request<SentBody> {
+fn request(exchange: &Exchange, lease: &Lease) -> Request<SentBody> {
+    let is_http2 = lease.is_http2();
     let head = &exchange.head;
     let mut body = match &exchange.source {
         Some(source) => SentBody::of(source),
@@ -362,6 +367,10 @@ fn request(exchange: &Exchange, is_http2: bool) -> Request<SentBody> {
         true => absolute(&head.uri, headers.remove(HOST)),
         false => relative(&head.method, &head.uri),
     };
+    if !is_http2 && headers.contains_key(TRAILER) {
+        // HTTP/1 has room for trailers behind chunks alone (RFC 9112 6.5).
+        headers.remove(CONTENT_LENGTH);
+    }
     let has_length = headers.contains_key(CONTENT_LENGTH);
     if !is_http2 && exchange.source.is_some() && !has_length && !is_bare(&head.method) {
         // Of its own, hyper leaves out the body of a GET whose length is not known.
@@ -370,10 +379,10 @@ fn request(exchange: &Exchange, is_http2: bool) -> Request<SentBody> {
     let mut gate = None;
     if expects_continue(&headers) {
         if is_http2 {
-            // hyper tells of no 100 there: the client gets ours, when the body is read.
+            // Few servers of HTTP/2 tell: the client gets ours, when the body is read.
             headers.remove(EXPECT);
         } else {
-            let opened = Arc::new(Gate::default());
+            let opened = Arc::new(Gate::new(lease.ignores_expect()));
             let site = exchange.client.site();
             let late = site.sleep_until(site.now() + site.limits().continue_timeout);
             body = body.behind(opened.clone(), late);
@@ -387,25 +396,21 @@ fn request(exchange: &Exchange, is_http2: bool) -> Request<SentBody> {
     if is_http2 {
         *request.version_mut() = Version::HTTP_2;
     } else {
-        let takes_interim = exchange.log.version() == Version::HTTP_11;
-        let interim = exchange.client.interim.clone();
-        listen(&mut request, gate, interim.filter(|_| takes_interim));
+        listen(&mut request, gate, exchange.interims.clone());
     }
     request
 }
 
 /// Passes interim answers on: 100 opens the gate, the others go to the client (RFC 9110 15.2).
-fn listen(request: &mut Request<SentBody>, gate: Option<Arc<Gate>>, interim: Option<Arc<Interim>>) {
-    if gate.is_none() && interim.is_none() {
+fn listen(request: &mut Request<SentBody>, gate: Option<Arc<Gate>>, to: Option<Interims>) {
+    if gate.is_none() && to.is_none() {
         return;
     }
-    hyper::ext::on_informational(request, move |answer| {
-        match (answer.status(), &gate, &interim) {
-            (StatusCode::CONTINUE, Some(gate), _) => gate.open(),
-            (StatusCode::CONTINUE | StatusCode::SWITCHING_PROTOCOLS, ..) => {}
-            (status, _, Some(interim)) => interim.answer(status, answer.headers()),
-            _ => {}
-        }
+    hyper::ext::on_informational(request, move |answer| match (answer.status(), &gate, &to) {
+        (StatusCode::CONTINUE, Some(gate), _) => gate.open(),
+        (StatusCode::CONTINUE | StatusCode::SWITCHING_PROTOCOLS, ..) => {}
+        (status, _, Some(to)) => to.answer(status, answer.headers()),
+        _ => {}
     });
 }
 

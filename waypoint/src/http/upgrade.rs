@@ -1,75 +1,84 @@
 //! Changes of protocol on behalf of a client: `Upgrade` and CONNECT of HTTP/1, CONNECT of HTTP/2
 //! (RFC 9113 8.5, RFC 8441). Endpoints are asked in HTTP/1 always, on a connection of its own.
 
-use std::rc::Rc;
-
+use h2::RecvStream;
 use http::header::{
     CONNECTION, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
     SEC_WEBSOCKET_VERSION, UPGRADE,
 };
-use http::{Method, Response, StatusCode, Version, request, response};
-use hyper::upgrade::OnUpgrade;
+use http::{Method, Response, StatusCode, request, response};
 use tokio::sync::oneshot;
 
-use super::answer::{AnswerBody, Own};
-use super::client::{Client, NextProtocol};
+use super::answer::{AnswerBody, Own, Tunnel};
 use super::headers;
 use super::log::Log;
-use super::relay::relay;
 use super::site::{Reason, Site};
 use super::upstream::{Lease, Taken};
 
 /// A change that a client asked for.
 pub(super) enum Upgrade {
-    /// To this protocol, by `Upgrade`.
+    /// To one of these protocols, by `Upgrade`.
     Named(HeaderValue),
-    /// CONNECT of HTTP/1.
+    /// CONNECT.
     Connect,
-    /// CONNECT of HTTP/2, plain, or (true) for WebSocket.
-    Stream(OnUpgrade, bool),
+    /// CONNECT of HTTP/2 for WebSocket.
+    WebSocket,
 }
 
 impl Upgrade {
-    /// What the request asks for; None: nothing.
+    /// What the request asks for; None: nothing. A WebSocket is asked for with GET from here on,
+    /// whichever version of HTTP it came by.
     pub(super) fn of(head: &mut request::Parts) -> Result<Option<Self>, Own> {
         if head.method != Method::CONNECT {
             let named = headers::upgrade(&head.headers, head.version);
-            let is_h2c = |name: &HeaderValue| name.as_bytes().eq_ignore_ascii_case(b"h2c");
-            return Ok(named.filter(|name| !is_h2c(name)).map(Self::Named));
+            // Behind h2c no request could be seen. Where the waypoint itself does not change to it,
+            // the client stays with HTTP/1.1, which a server may always choose.
+            let hides = |name: &HeaderValue| headers::holds_token(name, "h2c");
+            return Ok(named.filter(|name| !hides(name)).map(Self::Named));
         }
-        let on = head.extensions.remove::<OnUpgrade>();
-        let (Version::HTTP_2, Some(on)) = (head.version, on) else {
-            return Ok(Some(Self::Connect));
-        };
-        let protocol = head.extensions.remove::<hyper::ext::Protocol>();
-        if protocol
-            .as_ref()
-            .is_some_and(|one| one.as_str() != "websocket")
-        {
-            let why = "the protocol of the CONNECT is not known";
-            let status = StatusCode::NOT_IMPLEMENTED;
-            return Err(Own::error(status, Reason::BadRequest, why));
+        match head.extensions.remove::<h2::ext::Protocol>() {
+            None => Ok(Some(Self::Connect)),
+            Some(protocol) if protocol.as_str() == "websocket" => {
+                head.method = Method::GET;
+                Ok(Some(Self::WebSocket))
+            }
+            Some(_) => {
+                let why = "the protocol of the CONNECT is not known";
+                let status = StatusCode::NOT_IMPLEMENTED;
+                Err(Own::error(status, Reason::BadRequest, why))
+            }
         }
-        Ok(Some(Self::Stream(on, protocol.is_some())))
     }
 
     /// Puts the question into the head for the endpoint.
     pub(super) fn ask(&self, head: &mut request::Parts, site: &dyn Site) {
         let protocol = match self {
             Self::Named(protocol) => protocol.clone(),
-            Self::Stream(_, true) => {
-                head.method = Method::GET;
+            Self::WebSocket => {
                 let key = websocket_key(site.random(), site.random());
                 head.headers.insert(SEC_WEBSOCKET_KEY, key);
                 let version = HeaderValue::from_static("13");
                 head.headers.entry(SEC_WEBSOCKET_VERSION).or_insert(version);
                 HeaderValue::from_static("websocket")
             }
-            Self::Connect | Self::Stream(_, false) => return,
+            Self::Connect => return,
         };
         let upgrade = HeaderValue::from_static("upgrade");
         head.headers.insert(CONNECTION, upgrade);
         head.headers.insert(UPGRADE, protocol);
+    }
+
+    /// Whether the endpoint agrees, to what it was asked for.
+    pub(super) fn is_accepted(&self, head: &response::Parts) -> bool {
+        let is_switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
+        let to = head.headers.get(UPGRADE);
+        match self {
+            Self::Named(asked) => is_switched && to.is_some_and(|to| headers::is_within(to, asked)),
+            Self::WebSocket => {
+                is_switched && to.is_some_and(|to| headers::holds_token(to, "websocket"))
+            }
+            Self::Connect => head.status.is_success(),
+        }
     }
 
     /// The answer that changes the protocol; bytes go both ways behind it until they end.
@@ -77,15 +86,12 @@ impl Upgrade {
         self,
         mut head: response::Parts,
         (taken, lease): (oneshot::Receiver<Taken>, Lease),
-        (client, mut log): (Rc<Client>, Box<Log>),
+        (stream, mut log): (Option<RecvStream>, Box<Log>),
     ) -> Response<AnswerBody> {
         // The endpoint's connection is over as one of HTTP; it comes through `taken`.
         drop(lease);
-        let Self::Stream(on, is_websocket) = self else {
-            client.next.replace(Some(NextProtocol::Tunnel(taken, log)));
-            return Response::from_parts(head, AnswerBody::none());
-        };
-        if is_websocket {
+        log.pace.on_tunnel();
+        if matches!(self, Self::WebSocket) {
             head.status = StatusCode::OK;
             log.status = Some(head.status);
             let names: [HeaderName; 3] = [SEC_WEBSOCKET_ACCEPT, CONNECTION, UPGRADE];
@@ -93,24 +99,8 @@ impl Upgrade {
                 head.headers.remove(name);
             }
         }
-        let site = client.site().clone();
-        site.clone().spawn(Box::pin(async move {
-            if let (Ok(stream), Ok(taken)) = (on.await, taken.await) {
-                relay(&site, (stream, bytes::Bytes::new()), taken, log).await;
-            }
-        }));
-        Response::from_parts(head, AnswerBody::none())
-    }
-}
-
-/// Whether the endpoint agrees.
-pub(super) fn is_accepted(upgrade: Option<&Upgrade>, head: &response::Parts) -> bool {
-    match upgrade {
-        Some(Upgrade::Named(_) | Upgrade::Stream(_, true)) => {
-            head.status == StatusCode::SWITCHING_PROTOCOLS
-        }
-        Some(Upgrade::Connect | Upgrade::Stream(_, false)) => head.status.is_success(),
-        None => false,
+        let tunnel = Tunnel { taken, stream, log };
+        Response::from_parts(head, AnswerBody::tunnel(tunnel))
     }
 }
 

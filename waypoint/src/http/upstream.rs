@@ -1,22 +1,25 @@
 //! One endpoint on one worker: how busy it is, and the connections to it that are kept.
 
+mod channel;
+mod lease;
+
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use http::Request;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http1;
 use mesh::workload::Workload;
 use tokio::sync::{Semaphore, oneshot};
 
-use super::exec::Exec;
-use super::limits::{
-    CONNECTION_WINDOW_BYTES, IDLE_MAX, READ_BUFFER_BYTES, SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES,
-};
+use super::limits::{IDLE_MAX, READ_BUFFER_BYTES};
 use super::linger::Lingering;
 use super::sent::SentBody;
 use super::site::{Asked, ConnectError, Io, Site};
+use channel::{Channel, Room};
+use lease::Sender;
+pub(super) use lease::{Lease, Unanswered};
 
 /// One endpoint and target port on one worker. Dropping the last one closes its idle connections.
 pub struct Upstream {
@@ -25,12 +28,14 @@ pub struct Upstream {
     token: u64,
     load: Cell<u32>,
     idle: RefCell<Vec<Idle>>,
-    shared: RefCell<Vec<Shared>>,
+    shared: RefCell<Vec<Rc<Channel>>>,
     /// One HTTP/2 connection is opened at a time: it will carry those that wait, too.
     opening: Semaphore,
     /// How the last of them failed, and how many have: those that waited for it share it.
     failed: RefCell<(u64, Option<ConnectError>)>,
     is_swept: Cell<bool>,
+    /// Whether it lets clients wait in vain for `100 Continue`.
+    ignores_expect: Arc<AtomicBool>,
 }
 
 /// An HTTP/1 connection between two requests.
@@ -39,50 +44,11 @@ struct Idle {
     since: Instant,
 }
 
-/// An HTTP/2 connection.
-struct Shared {
-    sender: http2::SendRequest<SentBody>,
-    streams: Rc<Cell<usize>>,
-    used: Instant,
-}
-
 /// What is spoken with an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Speak {
     Http1,
     Http2,
-}
-
-/// A connection for one request.
-pub(super) struct Lease {
-    sender: Sender,
-    upstream: Rc<Upstream>,
-    /// Whether it carried requests before: it may be closing just now.
-    pub(super) is_reused: bool,
-}
-
-enum Sender {
-    Http1(http1::SendRequest<SentBody>),
-    Http2(
-        http2::SendRequest<SentBody>,
-        #[expect(dead_code, reason = "counts while it is there")] Stream,
-    ),
-}
-
-/// A stream that is counted until it is dropped.
-struct Stream(Rc<Cell<usize>>);
-
-impl Stream {
-    fn new(count: &Rc<Cell<usize>>) -> Self {
-        count.set(count.get() + 1);
-        Self(count.clone())
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
-    }
 }
 
 /// What is left of a connection whose protocol was changed: it, and what was read of it.
@@ -103,6 +69,7 @@ impl Upstream {
             opening: Semaphore::new(1),
             failed: RefCell::default(),
             is_swept: Cell::new(false),
+            ignores_expect: Arc::default(),
         })
     }
 
@@ -162,19 +129,20 @@ impl Upstream {
         asked: &Rc<Asked>,
         fresh: bool,
     ) -> Result<Lease, ConnectError> {
-        while let Some(mut sender) = self.newest_idle(site).filter(|_| !fresh) {
-            if sender.ready().await.is_ok() {
-                return Ok(self.leased(Sender::Http1(sender), true));
-            }
+        if let Some(sender) = self.newest_idle(site).filter(|_| !fresh) {
+            return Ok(self.leased(Sender::Http1(sender), true));
         }
         let io = Lingering::new(site.open(asked, self).await?, site);
         let shaken = http1_builder().handshake(io).await;
         let (sender, connection) = shaken.map_err(|error| broken(&error))?;
-        site.spawn(Box::pin(async move {
+        let spawned = site.spawn(Box::pin(async move {
             // Its end is told to the request that it carries.
             let _ = connection.await;
         }));
-        Ok(self.leased(Sender::Http1(sender), false))
+        match spawned {
+            true => Ok(self.leased(Sender::Http1(sender), false)),
+            false => Err(too_many()),
+        }
     }
 
     /// A connection of its own, which can be taken back when its protocol changes.
@@ -187,14 +155,17 @@ impl Upstream {
         let shaken = http1_builder().handshake(io).await;
         let (sender, mut connection) = shaken.map_err(|error| broken(&error))?;
         let (taken, take) = oneshot::channel();
-        site.spawn(Box::pin(async move {
+        let spawned = site.spawn(Box::pin(async move {
             if (&mut connection).await.is_ok() {
                 let parts = connection.into_parts();
                 let io: Box<dyn Io> = Box::new(parts.io);
                 let _ = taken.send((io, parts.read_buf));
             }
         }));
-        Ok((self.leased(Sender::Http1(sender), false), take))
+        match spawned {
+            true => Ok((self.leased(Sender::Http1(sender), false), take)),
+            false => Err(too_many()),
+        }
     }
 
     async fn lease_http2(
@@ -208,8 +179,16 @@ impl Upstream {
         }
         let before = self.failed.borrow().0;
         let _turn = self.opening.acquire().await;
-        if let Some(lease) = self.shared(site).filter(|_| !fresh) {
-            return Ok(lease);
+        if !fresh {
+            if let Some(lease) = self.shared(site) {
+                return Ok(lease);
+            }
+            if let Some(untold) = self.untold(site) {
+                untold.settled(site).await;
+                if let Some(lease) = self.shared(site) {
+                    return Ok(lease);
+                }
+            }
         }
         if let (count, Some(error)) = &*self.failed.borrow()
             && *count != before
@@ -230,25 +209,11 @@ impl Upstream {
         asked: &Rc<Asked>,
     ) -> Result<Lease, ConnectError> {
         let io = Lingering::new(site.open(asked, self).await?, site);
-        let shaken = http2::Builder::new(Exec::new(site))
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .max_send_buf_size(SEND_BUFFER_BYTES)
-            .handshake(io)
-            .await;
-        let (sender, connection) = shaken.map_err(|error| broken(&error))?;
-        site.spawn(Box::pin(async move {
-            let _ = connection.await;
-        }));
-        let streams = Rc::new(Cell::new(0));
-        let stream = Stream::new(&streams);
-        self.shared.borrow_mut().push(Shared {
-            sender: sender.clone(),
-            streams,
-            used: site.now(),
-        });
+        let channel = Channel::open(site, io).await?;
+        let counted = Rc::new(channel.enter(site.now()));
+        self.shared.borrow_mut().push(channel);
         self.sweep_later(site);
-        Ok(self.leased(Sender::Http2(sender, stream), false))
+        Ok(self.leased(Sender::Http2(counted, None), false))
     }
 
     fn leased(self: &Rc<Self>, sender: Sender, is_reused: bool) -> Lease {
@@ -259,30 +224,44 @@ impl Upstream {
         }
     }
 
+    /// The newest one that can take a request: one whose body is still being sent cannot.
     fn newest_idle(&self, site: &Rc<dyn Site>) -> Option<http1::SendRequest<SentBody>> {
         let mut idle = self.idle.borrow_mut();
-        let keep = site.limits().upstream_idle_timeout;
-        while let Some(newest) = idle.pop() {
-            if newest.since + keep <= site.now() {
-                // The others are older still.
-                idle.clear();
-                return None;
-            }
-            if !newest.sender.is_closed() {
-                return Some(newest.sender);
-            }
+        let (now, keep) = (site.now(), site.limits().upstream_idle_timeout);
+        if idle.last().is_some_and(|newest| newest.since + keep <= now) {
+            // The others are older still.
+            idle.clear();
         }
-        None
+        idle.retain(|one| !one.sender.is_closed());
+        let is_ready = |one: &Idle| one.since + keep > now && one.sender.is_ready();
+        let place = idle.iter().rposition(is_ready)?;
+        Some(idle.remove(place).sender)
     }
 
     fn shared(self: &Rc<Self>, site: &Rc<dyn Site>) -> Option<Lease> {
-        let mut shared = self.shared.borrow_mut();
-        shared.retain(|one| !one.sender.is_closed());
         let most = site.limits().upstream_streams_max;
-        let one = shared.iter_mut().find(|one| one.streams.get() < most)?;
-        one.used = site.now();
-        let sender = Sender::Http2(one.sender.clone(), Stream::new(&one.streams));
-        Some(self.leased(sender, true))
+        let mut shared = self.shared.borrow_mut();
+        let mut is_closed = false;
+        let free = shared.iter().find(|one| match one.room(most) {
+            Room::Free => true,
+            room => {
+                is_closed |= room == Room::Closed;
+                false
+            }
+        });
+        let counted = free.map(|one| Rc::new(one.enter(site.now())));
+        if is_closed {
+            shared.retain(|one| one.room(most) != Room::Closed);
+        }
+        drop(shared);
+        Some(self.leased(Sender::Http2(counted?, None), true))
+    }
+
+    fn untold(&self, site: &Rc<dyn Site>) -> Option<Rc<Channel>> {
+        let most = site.limits().upstream_streams_max;
+        let shared = self.shared.borrow();
+        let mut untold = shared.iter().filter(|one| one.room(most) == Room::Untold);
+        untold.next().cloned()
     }
 
     fn keep(self: &Rc<Self>, sender: http1::SendRequest<SentBody>, site: &Rc<dyn Site>) {
@@ -304,17 +283,19 @@ impl Upstream {
         if self.is_swept.replace(true) {
             return;
         }
-        let (upstream, site) = (Rc::downgrade(self), site.clone());
-        site.clone().spawn(Box::pin(async move {
-            let keep = site.limits().upstream_idle_timeout;
+        let (upstream, of_task) = (Rc::downgrade(self), site.clone());
+        let spawned = site.spawn(Box::pin(async move {
+            let keep = of_task.limits().upstream_idle_timeout;
             loop {
-                site.sleep_until(site.now() + keep).await;
+                of_task.sleep_until(of_task.now() + keep).await;
                 let upstream = Weak::upgrade(&upstream);
-                if !upstream.is_some_and(|upstream| upstream.sweep(&site)) {
+                if !upstream.is_some_and(|upstream| upstream.sweep(&of_task)) {
                     return;
                 }
             }
         }));
+        // Without a task the next connection that is kept tries again.
+        self.is_swept.set(spawned);
     }
 
     /// Whether anything is left.
@@ -323,10 +304,7 @@ impl Upstream {
         let mut idle = self.idle.borrow_mut();
         idle.retain(|one| one.since + keep > now && !one.sender.is_closed());
         let mut shared = self.shared.borrow_mut();
-        shared.retain(|one| {
-            let is_idle = one.streams.get() == 0 && one.used + keep <= now;
-            !is_idle && !one.sender.is_closed()
-        });
+        shared.retain(|one| !one.is_idle(now, keep) && one.room(0) != Room::Closed);
         let is_left = !idle.is_empty() || !shared.is_empty();
         self.is_swept.set(is_left);
         is_left
@@ -339,46 +317,20 @@ fn http1_builder() -> http1::Builder {
     builder
 }
 
-fn broken(error: &hyper::Error) -> ConnectError {
+fn broken(error: &dyn std::error::Error) -> ConnectError {
     ConnectError {
         moves_on: true,
+        is_limit: false,
         why: error.to_string().into(),
     }
 }
 
-/// Why a request has no answer.
-pub(super) struct Unanswered {
-    pub(super) error: hyper::Error,
-    /// Whether surely no byte of it was sent.
-    pub(super) is_unsent: bool,
-}
-
-impl Lease {
-    /// Whether absolute targets are sent.
-    pub(super) fn is_http2(&self) -> bool {
-        matches!(self.sender, Sender::Http2(..))
-    }
-
-    /// Sends a request and waits for the head of its answer.
-    pub(super) async fn send(
-        &mut self,
-        request: Request<SentBody>,
-    ) -> Result<http::Response<hyper::body::Incoming>, Unanswered> {
-        let outcome = match &mut self.sender {
-            Sender::Http1(sender) => sender.try_send_request(request).await,
-            Sender::Http2(sender, _) => sender.try_send_request(request).await,
-        };
-        outcome.map_err(|mut error| Unanswered {
-            is_unsent: error.take_message().is_some(),
-            error: error.into_error(),
-        })
-    }
-
-    /// The answer has come whole: the connection can serve another request.
-    pub(super) fn give_back(self, site: &Rc<dyn Site>) {
-        if let Sender::Http1(sender) = self.sender {
-            self.upstream.keep(sender, site);
-        }
+/// The worker takes no task more.
+fn too_many() -> ConnectError {
+    ConnectError {
+        moves_on: false,
+        is_limit: true,
+        why: "the waypoint has too much to do".into(),
     }
 }
 

@@ -2,21 +2,24 @@
 //! not for anything else.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use carrier::limits::DISCOVERY_WAIT;
 use hbone::authority::Authority;
 use mesh::address::NetworkAddress;
-use mesh::decide::waypoint::{Addressed, Bound, Unbound, WaypointQuery, bound};
+use mesh::decide::waypoint::{Bound, Unbound, WaypointQuery, bound};
 use mesh::route::ServicePort;
 use mesh::service::{AppProtocol, PortMapping};
 use mesh::snapshot::Snapshot;
 use mesh::{Identity, Workload};
 use netio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::Refusal;
 use crate::connection::{Admission, Connection};
 use crate::worker::Worker;
+use crate::worker::bindings::addressed;
 
 /// What was let in.
 pub struct Taken {
@@ -24,6 +27,8 @@ pub struct Taken {
     pub bound: Bound,
     /// What the application at that port said that it speaks.
     pub protocol: AppProtocol,
+    /// Cancelled when it is not bound to the waypoint any more.
+    pub revoked: CancellationToken,
 }
 
 /// Who asks, from where.
@@ -42,10 +47,7 @@ pub async fn admit(
     client: Client<'_>,
 ) -> Result<Taken, Refusal> {
     let authority: Authority = authority.parse()?;
-    let addressed = match &authority {
-        Authority::Address(address) => Addressed::Address(*address),
-        Authority::Host { host, port } => Addressed::Host(host, *port),
-    };
+    let addressed = addressed(&authority);
     let mut missing = None;
     let found = worker.find(Instant::now() + DISCOVERY_WAIT, |snapshot| {
         let own = snapshot.workload(&worker.config.workload)?;
@@ -74,10 +76,16 @@ pub async fn admit(
     if let Bound::Service { service, .. } = &bound {
         connection.details.borrow_mut().service = Some(service.key.clone());
     }
+    let namespace = client.identity.namespace();
+    let binding = worker.bindings.hold(authority, namespace, &bound);
     // Set once: only this call makes admissions, and it is made once for a connection.
     let _ = connection.admission.set(admission);
-    let protocol = protocol(&bound);
-    Ok(Taken { bound, protocol })
+    let _ = connection.binding.set(Rc::clone(&binding));
+    Ok(Taken {
+        protocol: protocol(&bound),
+        bound,
+        revoked: binding.revoked().clone(),
+    })
 }
 
 fn admission(bound: &Bound, client: &Client<'_>) -> Admission {

@@ -45,9 +45,11 @@ async fn begin(worker: &Rc<Worker>, connect: Connect) -> Option<Box<Arrived>> {
     } = connect;
     let client = refusal::client_address(peer, request.headers.get("forwarded"));
     let connection = Connection::new(client, shortened(&request.authority).into());
+    // Both sides are authenticated before the first CONNECT.
     let identity = stream.tunnel().peer();
-    connection.details.borrow_mut().source.identity = identity.clone();
-    let connection = match worker.list(connection) {
+    let identity = identity.expect("a stream belongs to an established tunnel");
+    connection.details.borrow_mut().source.identity = Some(identity.clone());
+    let connection = match worker.list(connection, &identity) {
         Ok(connection) => connection,
         Err((full, connection)) => {
             refuse(worker, &connection, &stream, &full.into());
@@ -58,8 +60,6 @@ async fn begin(worker: &Rc<Worker>, connect: Connect) -> Option<Box<Arrived>> {
         refuse(worker, &connection, &stream, &full.into());
         return None;
     }
-    // Both sides are authenticated before the first CONNECT.
-    let identity = identity.expect("a stream belongs to an established tunnel");
     let stream = Rc::new(stream);
     connection.attach(&End::Stream(Rc::clone(&stream)));
     let by = Client {
@@ -103,9 +103,18 @@ fn asked(
     client: SocketAddr,
     (identity, client_workload): (Identity, Option<Arc<Workload>>),
 ) -> Asked {
-    let (service, workload, port) = match &taken.bound {
-        Bound::Service { service, port, .. } => (Some(service.key.clone()), None, *port),
-        Bound::Workload { workload, address } => (None, Some(workload.clone()), address.port()),
+    let (service, workload, port, address) = match &taken.bound {
+        Bound::Service {
+            service,
+            port,
+            address,
+        } => {
+            let address = address.map(|ip| SocketAddr::new(ip, *port));
+            (Some(service.key.clone()), None, *port, address)
+        }
+        Bound::Workload { workload, address } => {
+            (None, Some(workload.clone()), address.port(), Some(*address))
+        }
     };
     Asked {
         client,
@@ -113,8 +122,10 @@ fn asked(
         client_workload,
         service,
         workload,
+        address,
         port,
         protocol: taken.protocol,
+        revoked: taken.revoked.clone(),
     }
 }
 

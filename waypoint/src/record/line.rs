@@ -77,6 +77,7 @@ fn request(record: &RequestRecord) {
                 dst.addr = said.endpoint.map(|address| address.to_string()),
                 dst.workload = e.map(|w| &*w.name),
                 dst.namespace = e.map(|w| &*w.namespace),
+                dst.identity = t.identity.as_ref().map(|i| i.to_string()),
                 route = said.route.as_ref().map(|(key, rule)| format!("{key} rule {rule}")),
                 attempts = said.tries,
                 request_id = said.request_id,

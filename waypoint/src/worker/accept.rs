@@ -44,7 +44,9 @@ impl Worker {
                 accepted = listener.accept() => accepted,
             };
             match accepted.and_then(Accepted::new) {
-                Ok(accepted) => self.spawn(inbound::serve(Rc::clone(&self), accepted)),
+                Ok(accepted) => {
+                    self.spawn(inbound::serve(Rc::clone(&self), accepted));
+                }
                 Err(error) if is_of_the_peer(&error) => {}
                 Err(error) => {
                     tracing::warn!(%error, "accept failed");

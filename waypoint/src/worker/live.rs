@@ -3,11 +3,13 @@
 //! Knows no socket: a connection that must go is told to end.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ops::{Deref, Range};
 use std::rc::Rc;
 use std::time::Duration;
 
 use carrier::limits::{CONNECTIONS_PER_TURN, Limit, Reached};
+use mesh::Identity;
 use mesh::policy::Connection as Judged;
 use mesh::route::book::Addressed;
 use mesh::route::{Book, GatewayKey};
@@ -22,12 +24,15 @@ use crate::connection::{Admission, Connection, Ended, Shared};
 #[derive(Default)]
 pub struct Live {
     all: RefCell<Slab<Shared>>,
+    /// How many each client has, by what it proved to be.
+    of_peer: RefCell<HashMap<Identity, usize>>,
 }
 
 /// A connection in the list, while this lives.
 pub struct Listed {
     worker: Rc<Worker>,
     connection: Shared,
+    peer: Identity,
     place: usize,
 }
 
@@ -42,29 +47,38 @@ impl Deref for Listed {
 impl Drop for Listed {
     fn drop(&mut self) {
         self.connection.detach();
-        self.worker.live.all.borrow_mut().remove(self.place);
+        self.worker.live.remove(self.place, &self.peer);
     }
 }
 
 impl Worker {
-    /// Lists a connection.
+    /// Lists a connection of that client.
     ///
     /// # Errors
-    /// There are too many.
+    /// There are too many, of the worker or of the client.
     pub fn list(
         self: &Rc<Self>,
         connection: Connection,
+        peer: &Identity,
     ) -> Result<Listed, (Reached, Box<Connection>)> {
-        if self.live.len() >= self.config.limits.connections_per_worker {
-            let full = Reached::refused(Limit::ConnectionsPerWorker);
-            return Err((full, Box::new(connection)));
+        let limits = &self.config.limits;
+        let full = if self.live.len() >= limits.connections_per_worker {
+            Some(Limit::ConnectionsPerWorker)
+        } else if self.live.of_peer(peer) >= limits.connections_per_peer {
+            Some(Limit::ConnectionsPerPeer)
+        } else {
+            None
+        };
+        if let Some(limit) = full {
+            return Err((Reached::refused(limit), Box::new(connection)));
         }
         let connection = Rc::new(connection);
-        let place = self.live.all.borrow_mut().insert(Rc::clone(&connection));
+        let place = self.live.insert(&connection, peer);
         connection.place.set(place);
         Ok(Listed {
             worker: Rc::clone(self),
             connection,
+            peer: peer.clone(),
             place,
         })
     }
@@ -91,6 +105,27 @@ impl Admission {
 }
 
 impl Live {
+    fn insert(&self, connection: &Shared, peer: &Identity) -> usize {
+        *self.of_peer.borrow_mut().entry(peer.clone()).or_default() += 1;
+        self.all.borrow_mut().insert(Rc::clone(connection))
+    }
+
+    fn remove(&self, place: usize, peer: &Identity) {
+        let mut of_peer = self.of_peer.borrow_mut();
+        if let Some(count) = of_peer.get_mut(peer) {
+            *count -= 1;
+            if *count == 0 {
+                of_peer.remove(peer);
+            }
+        }
+        self.all.borrow_mut().remove(place);
+    }
+
+    /// How many that client has.
+    fn of_peer(&self, peer: &Identity) -> usize {
+        self.of_peer.borrow().get(peer).copied().unwrap_or(0)
+    }
+
     /// How many.
     pub fn len(&self) -> usize {
         self.all.borrow().len()

@@ -105,7 +105,12 @@ async fn follow_snapshots(worker: Rc<Worker>, mut snapshots: watch::Receiver<Arc
     while snapshots.changed().await.is_ok() {
         let snapshot = snapshots.borrow_and_update().clone();
         worker.endpoints.renew(&snapshot);
-        *worker.snapshot.borrow_mut() = snapshot;
+        // First: what is let in while others are judged is let in by this one.
+        *worker.snapshot.borrow_mut() = Arc::clone(&snapshot);
+        // Without itself in the mesh nothing new is taken; what is open is not judged by that.
+        if let Some(own) = worker.own() {
+            worker.bindings.judge(&snapshot, &own).await;
+        }
     }
 }
 

@@ -185,7 +185,7 @@ pub fn pod(name: &str, host: u8, services: &[&str]) -> Workload {
     Workload {
         uid: uid(name),
         name: name.into(),
-        addresses: vec![ip(host)],
+        addresses: vec![ip(host)].into(),
         node: "n1".into(),
         health: Health::Healthy,
         common: Arc::new(Common {
@@ -209,6 +209,7 @@ pub fn pod(name: &str, host: u8, services: &[&str]) -> Workload {
             locality: Locality::default(),
             network_mode: mesh::workload::NetworkMode::Standard,
             capacity: 1,
+            derived: Default::default(),
         }),
     }
 }

@@ -5,6 +5,7 @@
 )]
 
 mod bodies;
+mod bounds;
 mod grpc;
 mod plain;
 mod refused;

@@ -17,7 +17,7 @@ fn to(name: &str, weight: u32) -> Backend {
     Backend {
         target: target(name),
         weight,
-        filters: Filters::default(),
+        filters: Filters::default().into(),
     }
 }
 
@@ -37,7 +37,7 @@ fn pairs(pairs: &[(&str, &str)]) -> Vec<(Arc<str>, Arc<str>)> {
 
 fn rule(filters: Filters) -> Rule {
     Rule {
-        filters,
+        filters: filters.into(),
         backends: vec![to("v1", 1)],
         ..Rule::default()
     }
@@ -162,7 +162,8 @@ fn fields_of_request_and_answer_are_changed_by_rule_and_backend() {
                 ..HeaderChanges::default()
             },
             ..Filters::default()
-        };
+        }
+        .into();
         world.route(vec![one]);
         let request = "GET / HTTP/1.1\r\nHost: shop\r\nX-Remove: 1\r\nX-Add: client\r\n\r\n";
         let answer = world.ask(request).await;
@@ -195,7 +196,8 @@ fn a_redirect_goes_nowhere_and_a_rewrite_goes_on_changed() {
                     status: 308,
                 }),
                 ..Filters::default()
-            },
+            }
+            .into(),
             ..Rule::default()
         };
         let rewrite = Rule {
@@ -416,5 +418,66 @@ fn a_session_whose_endpoint_is_gone_moves_on() {
         );
         let answer = ask_with(&world, "sid: 123-7-1-1").await;
         assert_eq!(answer.status, 200, "a backend that is not there");
+    });
+}
+
+/// An endpoint of a mirror that answers before it has the body must not get the next request on that
+/// connection while the copy is still being sent.
+#[test]
+fn a_copy_that_was_answered_early_holds_up_no_other_request() {
+    run(async |world| {
+        world.endpoint("v1", "v1", world.echo("v1"));
+        let early: crate::world::Handler = std::rc::Rc::new(|mut stream| {
+            Box::pin(async move {
+                crate::world::read_head(&mut stream).await;
+                let answer = b"HTTP/1.1 413 No\r\nContent-Length: 0\r\n\r\n";
+                stream.write_all(answer).await.unwrap();
+                std::future::pending::<()>().await;
+            })
+        });
+        world.endpoint("m1", "m1", Some(early));
+        let mirrored = Filters {
+            mirrors: vec![mirror("m1", Share::ALL)],
+            ..Filters::default()
+        };
+        let plain = Rule {
+            matches: below("/plain"),
+            backends: vec![to("m1", 1)],
+            ..Rule::default()
+        };
+        world.route(vec![rule(mirrored), plain]);
+        let mut slow = world.connect();
+        let head = b"POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 9\r\n\r\npart";
+        slow.write_all(head).await.unwrap();
+        while world.site.opened.get() < 2 {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(world.get("/plain").await.status, 413);
+        let records = world.site.records.borrow();
+        assert_eq!(records[0].duration, Duration::ZERO, "nothing was waited for");
+    });
+}
+
+#[test]
+fn a_field_that_connection_names_is_matched_by_no_route() {
+    run(async |world| {
+        world.endpoint("v1", "v1", world.echo("v1"));
+        world.endpoint("v2", "v2", world.echo("v2"));
+        let tester = Rule {
+            matches: vec![RequestMatch {
+                headers: vec![header_is("x-tester", "yes")].into(),
+                ..RequestMatch::default()
+            }],
+            backends: vec![to("v2", 1)],
+            ..Rule::default()
+        };
+        world.route(vec![rule(Filters::default()), tester]);
+        for (connection, endpoint) in [("keep-alive", "v2 /"), ("x-tester", "v1 /")] {
+            let request = format!(
+                "GET / HTTP/1.1\r\nHost: shop\r\nX-Tester: yes\r\nConnection: {connection}\r\n\r\n"
+            );
+            assert_eq!(world.ask(&request).await.text(), endpoint);
+        }
     });
 }

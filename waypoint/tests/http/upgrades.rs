@@ -5,9 +5,12 @@ use std::rc::Rc;
 use bytes::Bytes;
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
+use mesh::route::filter::Filters;
+use mesh::route::matching::RequestMatch;
+use mesh::route::{Backend, Rule};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
-use crate::world::{Handler, read_answer, read_head, run};
+use crate::world::{Handler, read_answer, read_head, run, target};
 
 /// Answers the head as told, then sends every byte back; ends when the other side ends.
 fn echoing(answer: &'static str, heads: &Rc<std::cell::RefCell<Vec<String>>>) -> Handler {
@@ -108,11 +111,59 @@ fn an_endpoint_that_switches_without_being_asked_is_not_believed() {
     });
 }
 
+/// A rule that is for CONNECT.
+fn tunnels() -> Rule {
+    let connect = RequestMatch {
+        method: Some("CONNECT".into()),
+        ..RequestMatch::default()
+    };
+    Rule {
+        matches: vec![connect],
+        ..all()
+    }
+}
+
+/// A rule for every request.
+fn all() -> Rule {
+    let backend = Backend {
+        target: target("v1"),
+        weight: 1,
+        filters: Filters::default().into(),
+    };
+    Rule {
+        backends: vec![backend],
+        ..Rule::default()
+    }
+}
+
+#[test]
+fn connect_without_a_route_for_it_is_refused_and_reaches_no_endpoint() {
+    run(async |world| {
+        let heads = Rc::default();
+        for service in ["", "v1"] {
+            let tunnel = echoing("HTTP/1.1 200 OK\r\n\r\n", &heads);
+            world.endpoint(service, service, Some(tunnel));
+        }
+        let connect = "CONNECT shop:443 HTTP/1.1\r\nHost: shop:443\r\n\r\n";
+        for rules in [None, Some(vec![all()])] {
+            if let Some(rules) = rules {
+                world.route(rules);
+            }
+            let answer = world.ask(connect).await;
+            assert_eq!(answer.status, 405);
+            let allowed = answer.header("allow").unwrap();
+            assert!(allowed.starts_with("GET, "), "{allowed}");
+        }
+        assert!(heads.borrow().is_empty());
+    });
+}
+
 #[test]
 fn connect_is_a_tunnel() {
     run(async |world| {
         let heads = Rc::default();
-        world.endpoint("", "v1", Some(echoing("HTTP/1.1 200 OK\r\n\r\n", &heads)));
+        world.endpoint("v1", "v1", Some(echoing("HTTP/1.1 200 OK\r\n\r\n", &heads)));
+        world.route(vec![tunnels()]);
         let mut client = world.connect();
         let connect = b"CONNECT shop:443 HTTP/1.1\r\nHost: shop:443\r\n\r\nhello";
         client.write_all(connect).await.unwrap();
@@ -223,5 +274,31 @@ fn h2c_with_a_body_stays_http1() {
         let seen = world.seen.borrow();
         assert_eq!(seen[0].header("upgrade"), "");
         assert_eq!(seen[0].header("http2-settings"), "");
+    });
+}
+
+#[test]
+fn what_would_hide_requests_is_not_passed_on_and_no_other_protocol_is_believed() {
+    run(async |world| {
+        let heads = Rc::default();
+        let lax = echoing("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n", &heads);
+        world.endpoint("", "v1", Some(lax));
+        for upgrade in ["h2c, x", "x, H2C", "h2c,", "x\r\nUpgrade: h2c"] {
+            let request = format!(
+                "GET / HTTP/1.1\r\nHost: shop\r\nConnection: Upgrade\r\nUpgrade: {upgrade}\r\n\r\n"
+            );
+            let mut client = world.connect();
+            client.write_all(request.as_bytes()).await.unwrap();
+            read_head(&mut client).await;
+        }
+        let heads = heads.borrow();
+        assert_eq!(heads.len(), 4);
+        let asked = |head: &String| head.to_lowercase().contains("upgrade");
+        assert!(!heads.iter().any(asked), "{heads:?}");
+    });
+    run(async |world| {
+        let answer = b"HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n";
+        world.endpoint("", "v1", world.raw(answer));
+        assert_eq!(world.ask(WEBSOCKET).await.status, 502);
     });
 }

@@ -21,6 +21,7 @@ use mesh::workload::{Common, Health, Locality, NetworkMode, TunnelProtocol, Work
 use mesh::workload::{WorkloadKind, WorkloadUid};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::task::LocalSet;
+use tokio_util::sync::CancellationToken;
 use waypoint::http::Proxy;
 use waypoint::http::site::{
     Asked, Choose, ChooseError, Chosen, ConnectError, Io, Limits, Reason, RequestRecord, Site,
@@ -131,6 +132,7 @@ impl Site for FakeSite {
             return Box::pin(async {
                 Err(ConnectError {
                     moves_on: true,
+                    is_limit: false,
                     why: "refused".into(),
                 })
             });
@@ -163,8 +165,9 @@ impl Site for FakeSite {
         });
     }
 
-    fn spawn(&self, task: LocalBoxFuture<'static, ()>) {
+    fn spawn(&self, task: LocalBoxFuture<'static, ()>) -> bool {
         self.local.spawn_local(task);
+        true
     }
 
     fn sleep_until(&self, at: Instant) -> LocalBoxFuture<'static, ()> {
@@ -207,6 +210,8 @@ impl Site for FakeSite {
 }
 
 pub struct World {
+    /// What clients ask for.
+    pub asked: Rc<Asked>,
     pub site: Rc<FakeSite>,
     pub proxy: Rc<Proxy>,
     local: Rc<LocalSet>,
@@ -235,6 +240,7 @@ pub fn run_with<F: Future<Output = ()>>(limits: Limits, test: impl FnOnce(Rc<Wor
             draining: tokio::sync::watch::Sender::new(false),
         });
         let world = Rc::new(World {
+            asked: asked(),
             proxy: Proxy::new(site.clone()),
             site,
             local: local.clone(),
@@ -377,7 +383,7 @@ impl World {
     /// A client's connection.
     pub fn connect(&self) -> DuplexStream {
         let (ours, theirs) = tokio::io::duplex(PIPE);
-        let served = self.proxy.clone().serve(TokioIo::new(theirs), asked());
+        let served = self.proxy.clone().serve(TokioIo::new(theirs), self.asked.clone());
         self.local.spawn_local(served);
         ours
     }
@@ -471,8 +477,10 @@ fn asked() -> Rc<Asked> {
         client_workload: None,
         service: Some(service("web")),
         workload: None,
+        address: None,
         port: 80,
         protocol: AppProtocol::Unknown,
+        revoked: CancellationToken::new(),
     })
 }
 
@@ -494,7 +502,7 @@ fn workload(name: &str) -> Arc<Workload> {
     Arc::new(Workload {
         uid: WorkloadUid(format!("Kubernetes//Pod/shop/{name}").into()),
         name: name.into(),
-        addresses: Vec::new(),
+        addresses: Default::default(),
         node: "".into(),
         health: Health::Healthy,
         common: Arc::new(Common {
@@ -518,6 +526,7 @@ fn workload(name: &str) -> Arc<Workload> {
             locality: Locality::default(),
             network_mode: NetworkMode::Standard,
             capacity: 1,
+            derived: Default::default(),
         }),
     })
 }
