@@ -161,7 +161,7 @@ async fn reports_outlive_a_restart() {
     let sent = workload(&stream.take().await);
     assert_eq!(sent.tunnel, TunnelProtocol::Hbone);
     assert_eq!(
-        sent.addresses,
+        *sent.addresses,
         ["10.244.1.7".parse::<std::net::IpAddr>().unwrap()]
     );
     culvertd.stop().await;
