@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use mesh::workload::WorkloadUid;
 use netio::Choice;
 use netio::executor::{SPIN_MAX, spin_by_default};
@@ -28,8 +28,8 @@ pub struct Config {
         default_value = "/var/run/ztunnel/ztunnel.sock"
     )]
     pub zds_socket: PathBuf,
-    /// I/O back end: auto, io_uring or epoll.
-    #[arg(long, default_value_t = Choice::Auto)]
+    /// I/O back end.
+    #[arg(long, default_value_t = Choice::Auto, value_parser = back_end())]
     #[serde(serialize_with = "as_text")]
     pub io: Choice,
     /// How long a worker looks for work before it sleeps: `off`, up to `200us`, or `auto` (50us,
@@ -168,6 +168,11 @@ impl DataPath {
     }
 }
 
+/// The word of each [`Choice`], so that the help names them.
+fn back_end() -> impl TypedValueParser<Value = Choice> {
+    PossibleValuesParser::new(["auto", "io_uring", "epoll"]).try_map(|word| word.parse::<Choice>())
+}
+
 #[cfg(test)]
 mod tests {
     use process::flags::Asked;
@@ -215,6 +220,16 @@ mod tests {
             let config = Config::try_parse_from(NEEDED.iter().copied().chain(["--io", text]));
             assert_eq!(config.unwrap().io, io);
         }
+    }
+
+    #[test]
+    fn the_help_names_the_back_ends() {
+        use clap::CommandFactory;
+        // The bench reads there which ones a binary has.
+        let help = Config::command().render_help().to_string();
+        let (_, io) = help.split_once("--io ").unwrap();
+        let values = "[default: auto] [possible values: auto, io_uring, epoll]";
+        assert!(io.contains(values), "{help}");
     }
 
     #[test]
