@@ -107,17 +107,23 @@ async fn serve_http1(
         .auto_date_header(false)
         .serve_connection(guarded, service);
     let mut watch = Watch::new(&client);
+    let mut ends = false;
     let ended = poll_fn(|cx| {
         loop {
             while let Some(step) = watch.poll_drain(cx) {
                 match step {
                     // The next answer says that it is the last.
                     Drain::Begins => client.is_draining.set(true),
-                    Drain::Ends => Pin::new(&mut connection).graceful_shutdown(),
+                    Drain::Ends => ends = true,
                 }
             }
             if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
                 return Poll::Ready(ended.is_ok());
+            }
+            if std::mem::take(&mut ends) {
+                // Behind the first look at it: a request that has come is answered.
+                Pin::new(&mut connection).graceful_shutdown();
+                continue;
             }
             match watch.poll_due(cx, line.head_since()) {
                 Poll::Pending => return Poll::Pending,

@@ -7,7 +7,7 @@ use http::{Response, StatusCode};
 use http_body_util::Full;
 use mesh::route::cors::{Cors, Origin};
 use mesh::route::filter::{Filters, HeaderChanges, Mirror, PathChange, Redirect, Rewrite, Share};
-use mesh::route::matching::{PathMatch, RequestMatch};
+use mesh::route::matching::{PathMatch, RequestMatch, TextMatch, ValueMatch};
 use mesh::route::{Backend, Cookie, Persistence, Rule, SessionToken, Target};
 use tokio::io::AsyncWriteExt;
 
@@ -455,7 +455,11 @@ fn a_copy_that_was_answered_early_holds_up_no_other_request() {
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert_eq!(world.get("/plain").await.status, 413);
         let records = world.site.records.borrow();
-        assert_eq!(records[0].duration, Duration::ZERO, "nothing was waited for");
+        assert_eq!(
+            records[0].duration,
+            Duration::ZERO,
+            "nothing was waited for"
+        );
     });
 }
 
@@ -466,7 +470,10 @@ fn a_field_that_connection_names_is_matched_by_no_route() {
         world.endpoint("v2", "v2", world.echo("v2"));
         let tester = Rule {
             matches: vec![RequestMatch {
-                headers: vec![header_is("x-tester", "yes")].into(),
+                headers: vec![ValueMatch {
+                    name: "x-tester".into(),
+                    value: TextMatch::Exact("yes".into()),
+                }],
                 ..RequestMatch::default()
             }],
             backends: vec![to("v2", 1)],

@@ -383,7 +383,10 @@ impl World {
     /// A client's connection.
     pub fn connect(&self) -> DuplexStream {
         let (ours, theirs) = tokio::io::duplex(PIPE);
-        let served = self.proxy.clone().serve(TokioIo::new(theirs), self.asked.clone());
+        let served = self
+            .proxy
+            .clone()
+            .serve(TokioIo::new(theirs), self.asked.clone());
         self.local.spawn_local(served);
         ours
     }
