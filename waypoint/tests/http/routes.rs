@@ -421,8 +421,8 @@ fn a_session_whose_endpoint_is_gone_moves_on() {
     });
 }
 
-/// An endpoint of a mirror that answers before it has the body must not get the next request on that
-/// connection while the copy is still being sent.
+/// An endpoint of a mirror that answers before it has the body must not get the next request while
+/// the copy is still being sent there.
 #[test]
 fn a_copy_that_was_answered_early_holds_up_no_other_request() {
     run(async |world| {
