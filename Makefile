@@ -42,7 +42,10 @@ test: lint
 	@mkdir -p target; cargo test --workspace --locked --no-fail-fast 2>&1 | tee target/test.log; \
 	status=$${PIPESTATUS[0]}; [ $$status = 0 ] || { \
 	echo; echo "what failed:"; \
-	grep -A 2 -E '^test .*FAILED|^thread .*panicked|could not be made' target/test.log | tail -n 40; \
+	awk '/^ +Running /{where=$$0} /^$$|^test .* ok( \(.*\))?$$|^(test result|failures|----|stack backtrace|note):?/{next} \
+	/^test .*FAILED|could not be made/{if (where != said) print where; said=where; print; more=2; next} \
+	/^thread .*panicked/{print; more=3; next} /^error|process didn.t exit/{print; more=0} more-->0' \
+	target/test.log | tail -n 60; \
 	exit $$status; }
 
 # The proofs bring a load generator of their own.
