@@ -10,10 +10,12 @@ use carrier::limits::{Limit, Reached};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use http::{Uri, Version};
+use mesh::Identity;
 use mesh::decide::waypoint::Bound;
 use mesh::route::{ServicePort, Table};
 use mesh::service::{AppProtocol, Service, ServiceKey};
 use mesh::snapshot::Snapshot;
+use mesh::workload::{TunnelProtocol, Workload};
 use tracing::Level;
 
 use crate::connection::Party;
@@ -190,7 +192,7 @@ impl Site for WorkerSite {
                 identity: asked.client_identity.clone(),
             },
             destination: Party {
-                identity: None,
+                identity: workload.as_deref().and_then(identity_of),
                 workload,
             },
             service: backend.or_else(|| asked.service.clone()),
@@ -240,6 +242,12 @@ impl Site for WorkerSite {
     fn limits(&self) -> &Limits {
         &self.limits
     }
+}
+
+/// Who an endpoint proved to be: without that it is not reached over HBONE.
+fn identity_of(workload: &Workload) -> Option<Identity> {
+    let is_proven = workload.tunnel == TunnelProtocol::Hbone;
+    is_proven.then(|| workload.identity().ok()).flatten()
 }
 
 /// Path and query, in either version of HTTP; of CONNECT what it is to reach.

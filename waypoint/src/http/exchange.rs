@@ -17,7 +17,7 @@ use super::answer::{AnswerBody, Own};
 use super::client::{Client, Interims};
 use super::guard::Violation;
 use super::incoming::Incoming;
-use super::limits::{FIELDS_MAX, REQUEST_LINE_BYTES_MAX};
+use super::limits::{FIELDS_MAX, HEAD_BYTES_MAX, REQUEST_LINE_BYTES_MAX};
 use super::log::Log;
 use super::plan::{Answered, Arrived, Plan, plan};
 use super::sent::Source;
@@ -158,6 +158,7 @@ impl Exchange {
         for (is_over, violation) in [
             (target > REQUEST_LINE_BYTES_MAX, Violation::TargetTooLong),
             (head.headers.len() > FIELDS_MAX, Violation::FieldsTooLarge),
+            (is_too_large(&head.headers), Violation::FieldsTooLarge),
         ] {
             if is_over {
                 let status = violation.status();
@@ -324,6 +325,13 @@ impl Exchange {
             headers.append(name, value);
         }
     }
+}
+
+/// Of HTTP/2; the guard of HTTP/1 has counted each byte.
+fn is_too_large(headers: &http::HeaderMap) -> bool {
+    let fields = headers.iter();
+    let bytes = fields.map(|(name, value)| name.as_str().len() + value.len());
+    bytes.sum::<usize>() > HEAD_BYTES_MAX
 }
 
 fn own(answered: Answered) -> Own {

@@ -1,12 +1,16 @@
 //! What the waypoint takes, and what it refuses, with which words.
 
 use std::net::TcpStream;
+use std::time::Instant;
 
-use crate::app::{accept, noise, receive, send, talk};
+use carrier::limits::Limits;
+use mesh::service::AppProtocol;
+
+use crate::app::{accept, noise, receive, receive_exactly, send, talk};
 use crate::journal;
-use crate::net::serve;
-use crate::peer::{CLIENT, Seen};
-use crate::world::{TCP, World, identity, on_both_back_ends};
+use crate::net::{PATIENCE, serve};
+use crate::peer::{CLIENT, Client, Refused, Seen};
+use crate::world::{HTTP, TCP, World, identity, on_both_back_ends, service, with_limits};
 
 fn refused(world: &World, authority: &str) -> (u16, String) {
     world.client.connect(authority).unwrap_err()
@@ -94,5 +98,77 @@ fn a_service_is_taken_by_its_host_name_too() {
         let authority = "tcp.shop.svc.cluster.local:80";
         let client = world.client.connect(authority).unwrap();
         talk(&client, &accept(&app), b"by name");
+    });
+}
+
+/// Asks again until it goes so: the workers hear of a change in their own time.
+fn until(world: &World, authority: &str, is_so: impl Fn(&Result<TcpStream, Refused>) -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let outcome = world.client.connect(authority);
+        if is_so(&outcome) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{outcome:?}");
+    }
+}
+
+#[test]
+fn clients_of_one_identity_do_not_keep_the_others_out() {
+    let limits = Limits {
+        connections_per_peer: 2,
+        ..Limits::default()
+    };
+    with_limits(&limits, |world| {
+        let (app, _server) = (serve(&world.netns, 2), world.server("v1", 2));
+        let held: Vec<_> = (0..2)
+            .map(|_| (world.client.connect(TCP).unwrap(), accept(&app)))
+            .collect();
+        let (status, why) = refused(world, TCP);
+        assert_eq!(status, 503, "{why}");
+        assert!(why.contains("connections of this client"), "{why}");
+        let other = Client::start(world.backend, &world.netns, &world.ca, "other");
+        let client = other.connect(TCP).unwrap();
+        talk(&client, &accept(&app), b"another one");
+        journal::line(&["connection failed", "connections of this client"]);
+        drop(held);
+        until(world, TCP, Result::is_ok);
+    });
+}
+
+#[test]
+fn a_service_that_is_taken_away_ends_its_http_in_order_and_leaves_streams_alone() {
+    on_both_back_ends(|world| {
+        let (app, _server) = (serve(&world.netns, 2), world.server("v1", 2));
+        let stream = world.client.connect(TCP).unwrap();
+        let stream_far = accept(&app);
+        talk(&stream, &stream_far, b"before");
+        let client = world.client.connect(HTTP).unwrap();
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
+        let ask = b"GET / HTTP/1.1\r\nHost: web\r\n\r\n";
+        std::io::Write::write_all(&mut &client, ask).unwrap();
+        let far = accept(&app);
+        assert_eq!(receive_exactly(&far, 4), b"GET ");
+        std::io::Write::write_all(&mut &far, answer).unwrap();
+        assert_eq!(receive_exactly(&client, 15), b"HTTP/1.1 200 OK");
+        for (name, host, protocol) in [
+            ("http", 2, AppProtocol::Http11),
+            ("tcp", 1, AppProtocol::Tcp),
+        ] {
+            let mut away = service(name, host, protocol);
+            away.waypoint = None;
+            world.change(|mesh| mesh.insert_service(away));
+        }
+        // An end, not a reset.
+        assert!(receive(&client).ends_with(b"hi"));
+        until(
+            world,
+            HTTP,
+            |it| matches!(it, Err((403, why)) if why.contains("not bound")),
+        );
+        talk(&stream, &stream_far, b"after");
+        let back = service("http", 2, AppProtocol::Http11);
+        world.change(|mesh| mesh.insert_service(back));
+        until(world, HTTP, Result::is_ok);
     });
 }

@@ -45,16 +45,21 @@ pub struct World {
 
 /// Runs a test on both back ends.
 pub fn on_both_back_ends(test: impl Fn(&mut World)) {
+    with_limits(&Limits::default(), test);
+}
+
+/// The same with a waypoint of these limits.
+pub fn with_limits(limits: &Limits, test: impl Fn(&mut World)) {
     for backend in [Backend::Epoll, Backend::IoUring] {
         eprintln!("back end {backend}");
-        let mut world = World::new(backend);
+        let mut world = World::new(backend, limits);
         test(&mut world);
         world.end();
     }
 }
 
 impl World {
-    fn new(backend: Backend) -> Self {
+    fn new(backend: Backend, limits: &Limits) -> Self {
         journal::open();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -72,7 +77,7 @@ impl World {
             identity: identity("waypoint"),
             drain_deadline: net::PATIENCE,
             tunnel_idle: Duration::from_secs(300),
-            limits: Limits::default(),
+            limits: *limits,
         };
         let parts = Parts {
             backend,

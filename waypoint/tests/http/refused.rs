@@ -203,6 +203,8 @@ fn http2_has_the_same_bounds() {
             many = many.header(format!("x-{n}"), "y");
         }
         assert_eq!(ask(many).await.unwrap(), 431);
+        let large = http::Request::get("http://shop/").header("x-large", "y".repeat(66_000));
+        assert_eq!(ask(large).await.unwrap(), 431);
         let other = http::Request::get("http://shop/").header("host", "other");
         assert_eq!(ask(other).await.unwrap(), 400);
         let hosts = http::Request::get("http://shop/").header("host", "shop");

@@ -25,6 +25,10 @@ use crate::http::site::{Asked, Io};
 use crate::http::watch::{Due, Watch};
 use crate::http::{Proxy, exchange};
 
+/// Past it the library answers 431 and resets the stream, which clients try again: those that are a
+/// little too large get an answer that they believe, see `exchange`.
+const DECODED_BYTES_MAX: usize = 2 * HEAD_BYTES_MAX;
+
 /// Serves it until it has ended. What was read before is in `io` again.
 pub(in crate::http) async fn serve(proxy: Rc<Proxy>, io: impl Io + 'static, asked: Rc<Asked>) {
     let Some(mut connection) = Box::pin(begin(&proxy, io)).await else {
@@ -67,7 +71,7 @@ async fn begin<I: Io>(proxy: &Rc<Proxy>, io: I) -> Option<Connection<TokioIo<I>,
     let shaken = Builder::new()
         .enable_connect_protocol()
         .max_concurrent_streams(STREAMS_MAX)
-        .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(DECODED_BYTES_MAX).unwrap_or(u32::MAX))
         .initial_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_send_buffer_size(SEND_BUFFER_BYTES)
