@@ -7,7 +7,7 @@ use std::time::Duration;
 use netio::netns::Netns;
 
 /// How long an application waits for a byte, a connection or an end.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The port of every application in these tests.
 pub const PORT: u16 = 8080;

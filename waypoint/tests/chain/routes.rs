@@ -49,8 +49,7 @@ fn attach(world: &World, name: &str, streams: Streams) {
         ..Attached::default()
     };
     world.write(|book| book.attach(parent, attached));
-    // Both workers hear of it within a turn; a connection that is too early shows in the asserts.
-    std::thread::sleep(std::time::Duration::from_millis(100));
+    world.settle();
 }
 
 #[test]

@@ -116,11 +116,22 @@ impl World {
     pub fn change(&self, change: impl FnOnce(&mut Snapshot)) {
         self.snapshots
             .send_modify(|snapshot| change(Arc::make_mut(snapshot)));
+        self.settle();
     }
 
     /// Changes routes and policies.
     pub fn write(&self, change: impl FnOnce(&mut Book)) {
         self.books.send_modify(|book| change(Arc::make_mut(book)));
+    }
+
+    /// Workers take a change at their next turn. One that was asked after it may answer first in
+    /// that turn; by its next answers it has taken the change.
+    pub fn settle(&self) {
+        self.runtime.block_on(async {
+            for _ in 0..3 {
+                self.proxy.workers.dump().await;
+            }
+        });
     }
 
     /// Drains, and fails unless the workers end.
