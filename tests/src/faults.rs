@@ -34,7 +34,7 @@ const STARTS_WITHIN: Duration = Duration::from_secs(60);
 /// Longer than any stream or round of `traffic` may take.
 const ENDS_WITHIN: Duration = Duration::from_secs(150);
 /// A log line comes within this after what it is about: two busy cores.
-pub const LOGGED_WITHIN: Duration = Duration::from_secs(15);
+pub const LOGGED_WITHIN: Duration = Duration::from_secs(60);
 /// Short exchanges that a look makes: both address families, and more than one worker.
 const EXCHANGES: u64 = 6;
 
@@ -214,7 +214,22 @@ impl Bed {
     /// Waits until [`Bed::right`] is true.
     pub fn until_right(&self, within: Duration) -> anyhow::Result<()> {
         self.until_served(&self.client, within)?;
+        self.until_judged(within)?;
         self.right()
+    }
+
+    /// Waits until the intruder is refused by policy, and not for want of a certificate: that one
+    /// is asked for by itself, and may come later than the client's.
+    fn until_judged(&self, within: Duration) -> anyhow::Result<()> {
+        let mark = self.mark(0);
+        self.eventually("the intruder to be judged", within, || {
+            let refused = self.connect(&self.intruder, 1);
+            let records = self.records(&mark);
+            let mut own = records
+                .iter()
+                .filter(|it| look::is_from(it, &self.intruder));
+            refused.is_ok() && own.any(|record| record.get("error").contains("401"))
+        })
     }
 
     /// Waits until the pod is served.

@@ -16,7 +16,7 @@ use super::late;
 
 /// Life of a leaf in the scenario of ends: the shortest that one can be renewed in on a machine
 /// with other work to do.
-const SHORT: Duration = Duration::from_secs(6);
+const SHORT: Duration = Duration::from_secs(12);
 /// A held connection is looked at again after so long.
 const MOMENT: Duration = Duration::from_secs(1);
 

@@ -12,12 +12,14 @@ use world::Process;
 use super::late;
 use super::wire::{Mode, Wire};
 
-/// A control plane that is back is found within 15 s, and has said everything a moment later.
-pub const FOUND_WITHIN: Duration = Duration::from_secs(40);
+/// A control plane that is back is found within 15 s, and has said everything a moment later; a
+/// busy machine needs longer.
+pub const FOUND_WITHIN: Duration = Duration::from_secs(90);
 /// A proxy whose connections are refused is told to end, and has ended, within this.
-const WAITED: Duration = Duration::from_secs(60);
-/// What the slow control plane says a second: its whole answer takes a few seconds.
-const BYTES_PER_SECOND: usize = 4000;
+const WAITED: Duration = Duration::from_secs(90);
+/// What the slow control plane says a second: its whole answer would take longer than a connection
+/// waits.
+const BYTES_PER_SECOND: usize = 1000;
 
 /// Refuses the client too; one scenario puts it in force and takes it back.
 const NO_CLIENT: &str = "\
@@ -145,6 +147,8 @@ fn byte_by_byte(bed: &mut Bed) -> anyhow::Result<()> {
         status == 503 && (said.contains("addresses") || said.contains("policies"))
     })?;
     ensure!(load.ended().is_none(), "not one waited: {}", load.log());
+    // That much was to be seen. However slow the machine is, the rest comes before they give up.
+    wire.set(Mode::Through);
     bed.wait_ready(0)?;
     load.wait_end(WAITED)?;
     let report: LoadReport = bed.finish(&load)?;

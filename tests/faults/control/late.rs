@@ -10,7 +10,7 @@ use world::{CniError, Pod};
 /// How long the plugin waits for its agent here: long enough to see it block.
 const PLUGIN_TIMEOUT_S: u64 = 3;
 /// A node whose parts are there again takes a pod within this.
-const ADDED_WITHIN: Duration = Duration::from_secs(40);
+const ADDED_WITHIN: Duration = Duration::from_secs(90);
 /// What CNI calls "try again later".
 const TRY_AGAIN: u64 = 11;
 

@@ -14,9 +14,9 @@ use super::gone::FOUND_WITHIN;
 use super::rule;
 
 /// The control plane looks at its directory every 5 s, and sooner when it is told to.
-const SEEN_WITHIN: Duration = Duration::from_secs(30);
+const SEEN_WITHIN: Duration = Duration::from_secs(90);
 /// A control plane that refuses to serve has ended within this.
-const ENDS_WITHIN: Duration = Duration::from_secs(15);
+const ENDS_WITHIN: Duration = Duration::from_secs(90);
 
 pub fn scenarios() -> Vec<Scenario<Bed>> {
     vec![

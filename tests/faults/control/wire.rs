@@ -139,7 +139,7 @@ async fn deliver(
         let mode = *shared.mode();
         match mode {
             Mode::Through => to.write_all(bytes).await?,
-            Mode::Trickle(per_second) => trickle(to, bytes, per_second).await?,
+            Mode::Trickle(per_second) => trickle(to, bytes, (per_second, shared)).await?,
             Mode::Reset => return Ok(true),
             Mode::HalfClose => {
                 to.shutdown().await?;
@@ -157,11 +157,15 @@ async fn deliver(
 async fn trickle(
     to: &mut (impl AsyncWriteExt + Unpin),
     bytes: &[u8],
-    per_second: usize,
+    (per_second, shared): (usize, &Shared),
 ) -> io::Result<()> {
+    let slow = Mode::Trickle(per_second);
     let ticks = usize::try_from(1000 / TICK.as_millis().max(1)).unwrap_or(1);
     for part in bytes.chunks((per_second / ticks).max(1)) {
-        sleep(TICK).await;
+        // Until it is told to be slow no more.
+        if *shared.mode() == slow {
+            sleep(TICK).await;
+        }
         to.write_all(part).await?;
     }
     Ok(())

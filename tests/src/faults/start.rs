@@ -10,7 +10,7 @@ use world::{Node, Process, Program};
 use super::{Bed, Part};
 
 /// A process that was told to end has ended within this.
-const GONE_WITHIN: Duration = Duration::from_secs(30);
+const GONE_WITHIN: Duration = Duration::from_secs(90);
 
 /// How a process is started, other than by default.
 #[derive(Clone, Debug, Default)]
