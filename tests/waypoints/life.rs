@@ -180,17 +180,23 @@ pub fn deaf(bed: &mut Bed) -> anyhow::Result<()> {
     bed.mode("")
 }
 
-pub fn refused(bed: &mut Bed) -> anyhow::Result<()> {
+pub fn unreadable(bed: &mut Bed) -> anyhow::Result<()> {
+    let pids = |bed: &Bed| -> anyhow::Result<Vec<Vec<u32>>> {
+        Ok(bed.real()?.into_iter().map(|real| real.pids).collect())
+    };
+    let before = pids(bed)?;
     bed.gateway("culvert.io/replicas: '17', culvert.io/restartedAt: today")?;
     bed.wait("a condition that names the bound", || {
         bed.conditions().ok()?.contains("0 to 16").then_some(())
     })?;
-    gone(bed)?;
     bed.gateway("culvert.io/restartedAt: today")?;
-    bed.wait("one replica again", || {
+    bed.wait("no such condition, and one replica", || {
         let told = bed.told().ok()?;
-        (told.len() == 1 && told[0].serves()).then_some(())
-    })
+        let is_read = !bed.conditions().ok()?.contains("0 to 16");
+        (is_read && told.len() == 1 && told[0].serves()).then_some(())
+    })?;
+    ensure!(pids(bed)? == before, "it is the same process all the time");
+    Ok(())
 }
 
 pub fn nothing_left(bed: &mut Bed) -> anyhow::Result<()> {

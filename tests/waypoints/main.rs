@@ -40,8 +40,8 @@ fn main() -> ExitCode {
             ),
             scenario("a waypoint that will not end is ended", life::deaf),
             scenario(
-                "a number of replicas that is none runs nothing and says why",
-                life::refused,
+                "a number of replicas that is none says so, and what runs goes on",
+                life::unreadable,
             ),
             scenario(
                 "a Gateway that goes leaves nothing behind",

@@ -26,6 +26,8 @@ use crate::steering::pod::{Listeners, PodSteering, SteerError};
 const AT_ONCE: usize = 4;
 /// Pause before a fault is believed: the address follower may be just putting it right.
 const SECOND_LOOK: Duration = Duration::from_millis(200);
+/// Looks at a pod before the last one's faults are its faults.
+const LOOKS_MAX: usize = 5;
 /// How long an enrolment tries to become verified.
 const CONFIRM_WAIT: Duration = Duration::from_secs(2);
 /// Pause between two tries.
@@ -103,20 +105,27 @@ async fn all(agent: &Arc<Agent>, repair: bool) -> Vec<PodVerdict> {
     verdicts.into_iter().flatten().collect()
 }
 
-/// Verifies one pod; a fault counts when a second look finds it too. None when the pod is not
-/// captured by intention.
+/// Verifies one pod; a fault counts when two looks in a row find it, and all of the last look's do
+/// when each of [`LOOKS_MAX`] finds something else. None when the pod is not captured by intention.
 pub(super) async fn one(agent: &Arc<Agent>, uid: &str, repair: bool) -> Option<PodVerdict> {
     let mut turn = agent.table.lock(uid).await;
     let mut entry = enrolled(agent, uid)?;
     let mut faults = look(agent, &entry).await;
-    if !faults.is_empty() {
+    for _ in 1..LOOKS_MAX {
+        if faults.is_empty() {
+            break;
+        }
         drop(turn);
         tokio::time::sleep(SECOND_LOOK).await;
         turn = agent.table.lock(uid).await;
         entry = enrolled(agent, uid)?;
-        let before = std::mem::take(&mut faults);
-        faults = look(agent, &entry).await;
-        faults.retain(|fault| has_cause(&before, fault));
+        match lasting(&faults, look(agent, &entry).await) {
+            Ok(agreed) => {
+                faults = agreed;
+                break;
+            }
+            Err(others) => faults = others,
+        }
     }
     let mut repaired = Vec::new();
     if repair && !faults.is_empty() {
@@ -138,6 +147,17 @@ pub(super) async fn one(agent: &Arc<Agent>, uid: &str, repair: bool) -> Option<P
     };
     note(agent, &verdict);
     Some(verdict)
+}
+
+/// What two looks agree on; of a clean one nothing. An error are the faults of the second look when
+/// it found others than the first: something is wrong, and nobody can say what yet.
+fn lasting(before: &[Fault], mut now: Vec<Fault>) -> Result<Vec<Fault>, Vec<Fault>> {
+    let is_lasting = |fault: &Fault| has_cause(before, fault);
+    if now.is_empty() || now.iter().any(is_lasting) {
+        now.retain(is_lasting);
+        return Ok(now);
+    }
+    Err(now)
 }
 
 fn has_cause(faults: &[Fault], wanted: &Fault) -> bool {
@@ -334,4 +354,24 @@ async fn mend(
     hook.restore()?;
     hook.enrol(steering.cookie())?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(causes: &[Cause]) -> Vec<Fault> {
+        let fault = |cause: &Cause| Fault::new(*cause, "seen".to_owned());
+        causes.iter().map(fault).collect()
+    }
+
+    #[test]
+    fn looks_that_find_other_faults_each_do_not_make_a_pod_captured() {
+        let connection = faults(&[Cause::Connection]);
+        let both = faults(&[Cause::Rule, Cause::Connection]);
+        let hook = faults(&[Cause::Hook]);
+        assert_eq!(lasting(&connection, both), Ok(connection.clone()));
+        assert_eq!(lasting(&connection, hook.clone()), Err(hook));
+        assert_eq!(lasting(&connection, Vec::new()), Ok(Vec::new()));
+    }
 }

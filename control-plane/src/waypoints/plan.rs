@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use translate::deployment::Wanted;
+use translate::deployment::{DEFAULT_REPLICAS, Wanted};
 use translate::object::Name;
 use translate::{PodReport, WaypointReport};
 
@@ -35,6 +35,14 @@ struct Waypoint {
     /// Replica to node; one that no node can run is not in it.
     places: BTreeMap<u32, Arc<str>>,
     former: BTreeSet<(u32, Arc<str>)>,
+}
+
+impl Waypoint {
+    /// How many there are while nobody can say how many there shall be.
+    fn held(&self) -> u32 {
+        let last = self.places.keys().next_back();
+        last.map_or(DEFAULT_REPLICAS, |last| last + 1)
+    }
 }
 
 /// A replica that a node shall run.
@@ -78,12 +86,13 @@ impl Plan {
         let mut load: BTreeMap<Arc<str>, usize> = BTreeMap::new();
         for (name, wanted) in situation.wanted {
             let before = self.waypoints.get(name).cloned().unwrap_or_default();
-            let kept = kept(&before, wanted.replicas, situation);
+            let replicas = wanted.replicas.unwrap_or_else(|| before.held());
+            let kept = kept(&before, replicas, situation);
             for node in kept.values() {
                 *load.entry(node.clone()).or_default() += 1;
             }
             let next = Waypoint {
-                wanted: wanted.replicas,
+                wanted: replicas,
                 revision: wanted.revision.clone(),
                 places: kept,
                 former: before.former,

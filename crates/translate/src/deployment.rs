@@ -28,8 +28,9 @@ const GATEWAY_NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
 /// A waypoint that shall run. Its service account has the Gateway's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// How many, 0 to [`MAX_REPLICAS`].
-    pub replicas: u32,
+    /// How many, 0 to [`MAX_REPLICAS`]. None: the Gateway's number cannot be read, and what runs goes
+    /// on: a slip of the pen must not end every connection.
+    pub replicas: Option<u32>,
     /// Text that changes when running ones have to be replaced.
     pub revision: String,
 }
@@ -72,12 +73,15 @@ pub fn wanted(
             && !gateway.meta.deleting
             && !served.contains(name)
             && !refused(name);
-        // A number that cannot be read refuses the Gateway; its status says so.
-        let (true, Ok(replicas)) = (ours, replicas(&gateway.meta)) else {
+        if !ours {
             continue;
+        }
+        let next = Wanted {
+            // The status says why there is none.
+            replicas: replicas(&gateway.meta).ok(),
+            revision: revision(&gateway.meta),
         };
-        let revision = revision(&gateway.meta);
-        wanted.insert(name.clone(), Wanted { replicas, revision });
+        wanted.insert(name.clone(), next);
     }
     wanted
 }
@@ -135,13 +139,13 @@ spec:
     #[test]
     fn a_gateway_of_a_waypoint_class_is_run_once_unless_it_says_how_often() {
         let plain = wanted(&objects(GATEWAY), &BTreeMap::new());
-        assert_eq!(plain[&gate()].replicas, 1);
+        assert_eq!(plain[&gate()].replicas, Some(1));
         let noted = "name: gate, annotations: {culvert.io/replicas: '3'}";
         let three = wanted(
             &objects(&GATEWAY.replace("name: gate", noted)),
             &BTreeMap::new(),
         );
-        assert_eq!(three[&gate()].replicas, 3);
+        assert_eq!(three[&gate()].replicas, Some(3));
         assert_eq!(
             three[&gate()].revision,
             plain[&gate()].revision,
@@ -152,13 +156,13 @@ spec:
     }
 
     #[test]
-    fn a_number_of_replicas_that_is_none_is_refused_with_the_bound_named() {
+    fn a_number_of_replicas_that_is_none_is_not_wanted_and_the_bound_is_named() {
         for bad in ["17", "-1", "many", "1.5", ""] {
             let noted = format!("name: gate, annotations: {{culvert.io/replicas: '{bad}'}}");
             let objects = objects(&GATEWAY.replace("name: gate", &noted));
             let why = replicas(&objects.gateways[&gate()].meta).unwrap_err();
             assert!(why.contains("0 to 16") && why.contains(bad), "{why}");
-            assert!(wanted(&objects, &BTreeMap::new()).is_empty());
+            assert_eq!(wanted(&objects, &BTreeMap::new())[&gate()].replicas, None);
         }
     }
 

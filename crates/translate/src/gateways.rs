@@ -68,13 +68,7 @@ fn refusal(gateway: &Custom<GatewaySpec>) -> Option<String> {
         .listeners
         .iter()
         .any(|listener| listener.protocol == "HBONE" && listener.port == HBONE_PORT);
-    match replicas(&gateway.meta) {
-        Err(why) => Some(why),
-        Ok(_) if hbone => None,
-        Ok(_) => Some(format!(
-            "a waypoint needs a listener of protocol HBONE at port {HBONE_PORT}"
-        )),
-    }
+    (!hbone).then(|| format!("a waypoint needs a listener of protocol HBONE at port {HBONE_PORT}"))
 }
 
 fn meta(name: Name, gateway: &Custom<GatewaySpec>) -> Meta {
@@ -158,7 +152,13 @@ pub(crate) fn describe(
             continue;
         }
         add(Condition::holds(ACCEPTED, "Accepted"));
-        add(programmed(input, name, output));
+        add(match replicas(&gateway.meta) {
+            Ok(_) => programmed(input, name, output),
+            Err(why) => {
+                let message = format!("{why}; as many as run go on, or 1");
+                Condition::fails(PROGRAMMED, "Invalid", message)
+            }
+        });
         for listener in &gateway.spec.listeners {
             let place = (name.clone(), listener.name.clone());
             let count = attached.get(&place).copied().unwrap_or_default();

@@ -137,33 +137,38 @@ fn a_gateway_that_cannot_be_served_says_why_and_gets_nothing() {
     let output = translated(MESH, &[replica("wp-0", "10.244.1.10", false, false)]);
     let programmed = "-: False Pending none of 1 replicas is ready: starting\n";
     assert_eq!(said(&output, "Gateway shop/wp", "Programmed"), programmed);
-    for (from, to, why) in [
-        (
-            "protocol: HBONE",
-            "protocol: HTTP",
-            "a listener of protocol HBONE at port 15008",
-        ),
-        (
-            "{name: wp, namespace: shop}",
-            "{name: wp, namespace: shop, annotations: {culvert.io/replicas: many}}",
-            "not a number from 0 to 16",
-        ),
-    ] {
-        let output = translated(&MESH.replace(from, to), &[]);
-        let accepted = said(&output, "Gateway shop/wp", "Accepted");
-        assert!(
-            accepted.contains("False Invalid") && accepted.contains(why),
-            "{accepted}"
-        );
-        assert!(!output.services.contains_key(&key("wp")));
-        let bound = said(&output, "Service shop/web", "istio.io/WaypointBound");
-        assert!(bound.contains("WaypointMissing"), "{bound}");
-    }
+    let output = translated(&MESH.replace("protocol: HBONE", "protocol: HTTP"), &[]);
+    let accepted = said(&output, "Gateway shop/wp", "Accepted");
+    let why = "a listener of protocol HBONE at port 15008";
+    assert!(
+        accepted.contains("False Invalid") && accepted.contains(why),
+        "{accepted}"
+    );
+    assert!(!output.services.contains_key(&key("wp")));
+    let bound = said(&output, "Service shop/web", "istio.io/WaypointBound");
+    assert!(bound.contains("WaypointMissing"), "{bound}");
     let other = "apiVersion: v1\nkind: Service\nmetadata: {name: wp, namespace: shop}\n\
                  spec: {ports: [{port: 80}]}\n";
     let output = translated(&format!("{MESH}{other}"), &[]);
     let programmed = said(&output, "Gateway shop/wp", "Programmed");
     assert!(programmed.contains("AddressNotUsable"), "{programmed}");
+}
+
+#[test]
+fn a_number_of_replicas_that_cannot_be_read_is_told_and_takes_nothing_away() {
+    let mesh = MESH.replace(
+        "{name: wp, namespace: shop}",
+        "{name: wp, namespace: shop, annotations: {culvert.io/replicas: many}}",
+    );
+    let output = translated(&mesh, &[replica("wp-0", "10.244.1.10", true, false)]);
+    let programmed = said(&output, "Gateway shop/wp", "Programmed");
+    assert!(programmed.contains("False Invalid"), "{programmed}");
+    assert!(
+        programmed.contains("not a number from 0 to 16"),
+        "{programmed}"
+    );
+    assert!(output.services[&key("web")].waypoint.is_some());
+    assert!(output.services.contains_key(&key("wp")));
 }
 
 #[test]

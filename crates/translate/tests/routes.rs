@@ -222,6 +222,23 @@ fn a_waypoint_takes_routes_of_its_own_namespace_unless_it_says_otherwise() {
             Err("NotAllowedByListeners"),
         ),
         (
+            from(
+                "{from: Selector, selector: {matchLabels: {team: a}, \
+                 matchExpressions: [{key: team, operator: NotIn, values: [c, a]}]}}",
+            ),
+            "",
+            Err("NotAllowedByListeners"),
+        ),
+        (
+            from(
+                "{from: Selector, selector: {matchExpressions: \
+                 [{key: team, operator: In, values: [b, a]}, {key: team, operator: Exists}, \
+                 {key: other, operator: DoesNotExist}]}}",
+            ),
+            "",
+            Ok("*.shop.io"),
+        ),
+        (
             from("{from: All}"),
             "hostnames: [other.io],",
             Err("NoMatchingListenerHostname"),

@@ -9,7 +9,7 @@ fn gate() -> Name {
 fn wanted(gateways: &[(&str, u32)]) -> BTreeMap<Name, Wanted> {
     let wanted = gateways.iter().map(|(name, replicas)| {
         let wanted = Wanted {
-            replicas: *replicas,
+            replicas: Some(*replicas),
             revision: "1".into(),
         };
         (Name::new("shop", name), wanted)
@@ -222,4 +222,23 @@ fn a_plan_outlives_its_process() {
     let restored = Plan::restore(serde_json::from_str(&text).unwrap());
     let one = wanted(&[("gate", 1)]);
     assert_eq!(step(&restored, &one, &nodes(&[]), &there), plan);
+}
+
+#[test]
+fn a_number_that_cannot_be_read_keeps_what_runs_and_begins_with_one() {
+    let mut unread = wanted(&[("gate", 0)]);
+    unread.get_mut(&gate()).unwrap().replicas = None;
+    let none = BTreeMap::new();
+    let nodes = here(&["a", "b", "c"]);
+    let three = step(&Plan::default(), &wanted(&[("gate", 3)]), &nodes, &none);
+    let held = step(&three, &unread, &nodes, &none);
+    assert_eq!(held, three);
+    // Also behind a restart, which knows the places alone.
+    let again = step(&Plan::restore(three.export()), &unread, &nodes, &none);
+    assert_eq!(
+        again.waypoints[&gate()].places,
+        three.waypoints[&gate()].places
+    );
+    let first = step(&Plan::default(), &unread, &nodes, &none);
+    assert_eq!(first.waypoints[&gate()].places.len(), 1);
 }

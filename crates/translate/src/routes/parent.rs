@@ -263,13 +263,8 @@ impl<'a> Parents<'a> {
             "Selector" => {
                 let labels = namespaces.and_then(|n| n.selector.as_ref());
                 let namespace = self.input.objects.namespaces.get(&draft.name.namespace);
-                let wanted = labels.map(|selector| &selector.match_labels);
-                namespace.zip(wanted).is_some_and(|(namespace, wanted)| {
-                    !wanted.is_empty()
-                        && wanted
-                            .iter()
-                            .all(|(key, value)| namespace.meta.label(key) == Some(value.as_str()))
-                })
+                let both = namespace.zip(labels);
+                both.is_some_and(|(namespace, selector)| selector.takes(&namespace.meta))
             }
             _ => false,
         }
