@@ -99,6 +99,11 @@ fn same(answers: &[Answer], wrong: &mut Vec<String>) {
 
 fn one(expect: &Expect, answer: &Answer, wrong: &mut Vec<String>) {
     let status = expect.status.unwrap_or(200);
+    // An answer over HTTP/1 breaks off by a reset, and that may come to the client's kernel before
+    // the client has read the head.
+    if expect.cut && answer.status == 0 && answer.error.contains("reset by peer") {
+        return;
+    }
     if answer.status != status {
         let (got, error) = (answer.status, &answer.error);
         let body: String = answer.body.chars().take(200).collect();

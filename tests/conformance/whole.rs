@@ -112,12 +112,16 @@ fn counts(bed: &Bed, id: &str) -> anyhow::Result<(u64, u64)> {
 
 /// The count, once it stays as it is.
 fn stand(bed: &Bed, mut count: impl FnMut() -> anyhow::Result<u64>) -> anyhow::Result<u64> {
-    let (mut last, mut same) = (0, 0);
+    let (mut last, mut same, mut most) = (0, 0, 0);
+    let begun = std::time::Instant::now();
     while same < SAME_LOOKS {
         bed.sleep(LOOK)?;
         let now = count()?;
         same = if now == last && now > 0 { same + 1 } else { 0 };
         last = now;
+        most = most.max(now);
+        let is_late = most == 0 && begun.elapsed() > TOLD_WITHIN;
+        ensure!(!is_late, "nothing was sent within {TOLD_WITHIN:?}");
     }
     Ok(last)
 }
