@@ -28,8 +28,8 @@ const GATEWAY_NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
 /// A waypoint that shall run. Its service account has the Gateway's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// How many, 0 to [`MAX_REPLICAS`]. None: the Gateway's number cannot be read, and what runs goes
-    /// on: a slip of the pen must not end every connection.
+    /// How many, 0 to [`MAX_REPLICAS`]. None: the Gateway's number cannot be read, and what runs
+    /// goes on: a slip of the pen must not end every connection.
     pub replicas: Option<u32>,
     /// Text that changes when running ones have to be replaced.
     pub revision: String,
