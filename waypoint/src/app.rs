@@ -94,6 +94,7 @@ struct Serving {
 pub async fn run(config: Config, limits: Limits, logging: LogControl) -> Result<(), AppError> {
     let mut terminated = Box::pin(terminated()?);
     files::ask_for(limits.open_files);
+    netio::executor::set_spin(config.spin.time());
     let mut serving = start(&config, limits, logging)?;
     let signal = tokio::select! {
         signal = &mut terminated => signal,

@@ -11,6 +11,7 @@ use mesh::identity::IdentityError;
 use mesh::route::GatewayKey;
 use mesh::workload::WorkloadUid;
 use netio::Choice;
+use netio::executor::Spin;
 use process::flags::{Flags, Variables};
 use serde::{Serialize, Serializer};
 
@@ -45,6 +46,11 @@ pub struct Config {
     #[arg(long, default_value_t = Choice::Auto)]
     #[serde(serialize_with = "as_text")]
     pub io: Choice,
+    /// How long a worker looks for work before it sleeps, while its waits are short: `off`, up to
+    /// `200us`, or `auto` (100us, off where the process has one core or a CPU limit).
+    #[arg(long, env = "WAYPOINT_SPIN", default_value_t = Spin::Auto)]
+    #[serde(serialize_with = "as_text")]
+    pub spin: Spin,
     /// How long open connections may go on after SIGTERM; a few seconds less than who sends it
     /// waits before it kills.
     #[arg(

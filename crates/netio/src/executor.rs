@@ -19,7 +19,7 @@ use std::task::Poll;
 use crate::Backend;
 
 pub use scope::{Scope, ScopeFull, Spawner};
-pub use spin::{SPIN_MAX, set_spin, spin, spin_by_default};
+pub use spin::{SPIN_MAX, Spin, UnknownSpin, set_spin, spin, spin_by_default};
 
 /// Runs `future` and all tasks of its scopes on the calling thread until `future` is done.
 ///

@@ -1,7 +1,7 @@
 //! The loop of a worker thread: ready tasks, timers, then the driver. It must not know what a
 //! task or an operation is for.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use super::spin::Spin;
+use super::spin::{self, Looks};
 use super::task::{self, Handle, OwnQueue, ROOT, Shared, Tasks};
 use super::timer::Timers;
 use crate::Backend;
@@ -24,8 +24,8 @@ const TURNS_PER_LOOK: usize = 64;
 /// 100 µs: small messages beside bulk wait for one such turn, not for 64.
 const TIME_PER_LOOK: Duration = Duration::from_micros(25);
 
-/// Looks at the flags of the driver between two looks at the clock while spinning.
-const LOOKS_PER_CLOCK: usize = 16;
+/// Looks at the driver between two looks at the clock while spinning; each lets others run.
+const LOOKS_PER_CLOCK: usize = 8;
 
 thread_local! {
     static CURRENT: RefCell<Option<Rc<Core>>> = const { RefCell::new(None) };
@@ -36,7 +36,11 @@ pub(crate) struct Core {
     backend: Backend,
     tasks: Tasks,
     timers: Timers,
-    spin: Spin,
+    looks: Cell<Looks>,
+    /// Turns of tasks since the last wait.
+    turns: Cell<u16>,
+    /// Tasks made since then.
+    spawned: Cell<u16>,
     shared: Arc<Shared>,
     driver: Driver,
 }
@@ -73,7 +77,9 @@ impl Core {
             backend,
             tasks: Tasks::default(),
             timers: Timers::default(),
-            spin: Spin::default(),
+            looks: Cell::default(),
+            turns: Cell::default(),
+            spawned: Cell::default(),
             driver: Driver::new(backend, &shared)?,
             shared,
         });
@@ -97,7 +103,13 @@ impl Core {
         &self.timers
     }
 
+    fn took(&self, turns: usize) {
+        let turns = u16::try_from(turns).unwrap_or(u16::MAX);
+        self.turns.set(self.turns.get().saturating_add(turns));
+    }
+
     pub(crate) fn spawn(&self, future: Pin<Box<dyn Future<Output = ()>>>) -> Arc<Handle> {
+        self.spawned.set(self.spawned.get().saturating_add(1));
         self.tasks.spawn(future, &self.shared)
     }
 
@@ -108,13 +120,23 @@ impl Core {
         if task::any_ready() {
             return self.driver.turn(Wait::No);
         }
-        if let Some(time) = self.spin.time() {
-            let found = self.look_for(Instant::now() + time)?;
-            self.spin.note(found);
-            if found {
-                return Ok(());
-            }
+        let spin = spin::spin();
+        if spin.is_zero() {
+            return self.sleep();
         }
+        let mut looks = self.looks.get();
+        let look = looks.pay(self.turns.take(), self.spawned.take());
+        let began = Instant::now();
+        if !(look && self.look_for(began + spin)?) {
+            self.sleep()?;
+        }
+        looks.note(look, began.elapsed() <= spin);
+        self.looks.set(looks);
+        Ok(())
+    }
+
+    /// Waits in the driver.
+    fn sleep(&self) -> io::Result<()> {
         if !self.shared.may_sleep() {
             return Ok(());
         }
@@ -126,7 +148,8 @@ impl Core {
         result
     }
 
-    /// Looks for something to do until then; whether there is something.
+    /// Looks for something to do until then; whether there is something. Others that could run on
+    /// this core, as the one that is waited for, run in between.
     fn look_for(&self, until: Instant) -> io::Result<bool> {
         let until = self.timers.next().map_or(until, |at| at.min(until));
         self.driver.turn(Wait::No)?;
@@ -138,7 +161,7 @@ impl Core {
                 if task::any_ready() || self.shared.has_arrived() {
                     return Ok(true);
                 }
-                std::hint::spin_loop();
+                std::thread::yield_now();
             }
             if Instant::now() >= until {
                 return Ok(false);
@@ -176,6 +199,7 @@ impl Entered {
                     break;
                 }
             }
+            self.core.took(turns);
             self.core.turn()?;
         }
     }
