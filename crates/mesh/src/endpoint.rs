@@ -12,7 +12,7 @@ use crate::service::{
     HealthPolicy, IpFamilies, LoadBalancing, LoadBalancingMode, LocalityScope, PortMapping, Service,
 };
 use crate::snapshot::Snapshot;
-use crate::workload::{Health, Workload, WorkloadUid};
+use crate::workload::{Common, Health, Workload, WorkloadUid};
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -129,9 +129,10 @@ pub fn best(
 ) -> Result<(Vec<Reached>, usize), NoEndpoint> {
     let mut none = NoEndpoint::default();
     let mut usable = Vec::new();
+    let mut ports = Ports::default();
     for workload in snapshot.endpoints(&query.service.key) {
         none.known += 1;
-        match query.admit(workload) {
+        match query.admit(workload, &mut ports) {
             Ok(candidate) => usable.push(candidate),
             Err(Unusable::Tried) => none.tried += 1,
             Err(Unusable::Health) => none.unhealthy += 1,
@@ -235,6 +236,25 @@ struct Candidate<'a> {
     port: u16,
 }
 
+/// The port of the last workload that was asked for, with what it follows from: endpoints of a
+/// service are replicas mostly, and looking it up compares names.
+#[derive(Default)]
+struct Ports<'a>(Option<(&'a Arc<Common>, Option<u16>)>);
+
+impl<'a> Ports<'a> {
+    /// As [`target_port`].
+    fn of(&mut self, query: &EndpointQuery<'_>, workload: &'a Workload) -> Option<u16> {
+        match self.0 {
+            Some((common, port)) if Arc::ptr_eq(common, &workload.common) => port,
+            _ => {
+                let port = target_port(query.service, workload, query.port);
+                self.0 = Some((&workload.common, port));
+                port
+            }
+        }
+    }
+}
+
 impl<'a> Candidate<'a> {
     fn of_family(&self, v6: bool) -> Option<(&'a Arc<Workload>, SocketAddr)> {
         let ip = self.addresses[usize::from(v6)]?;
@@ -244,7 +264,11 @@ impl<'a> Candidate<'a> {
 
 impl EndpointQuery<'_> {
     /// The candidate, if the endpoint may be drawn at all.
-    fn admit<'a>(&self, workload: &'a Arc<Workload>) -> Result<Candidate<'a>, Unusable> {
+    fn admit<'a>(
+        &self,
+        workload: &'a Arc<Workload>,
+        ports: &mut Ports<'a>,
+    ) -> Result<Candidate<'a>, Unusable> {
         let wants_healthy = self.service.load_balancing.health == HealthPolicy::OnlyHealthy;
         if self.tried.contains(&workload.uid) {
             return Err(Unusable::Tried);
@@ -263,7 +287,7 @@ impl EndpointQuery<'_> {
             return Err(Unusable::Address);
         }
         let unmapped = self.unmapped_port.then_some(self.port);
-        let port = target_port(self.service, workload, self.port).or(unmapped);
+        let port = ports.of(self, workload).or(unmapped);
         Ok(Candidate {
             workload,
             addresses,

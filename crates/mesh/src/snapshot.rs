@@ -5,6 +5,7 @@
 //! one exception: a removed policy that a workload still names keeps its last content.
 
 mod absent;
+mod addressed;
 mod claims;
 mod listed;
 mod packed;
@@ -23,10 +24,11 @@ use crate::workload::{Health, NetworkMode, TunnelProtocol, Workload, WorkloadUid
 
 use absent::Absent;
 pub use absent::MAX_ABSENT;
-use claims::{Claimant, Claims};
+use addressed::Addressed;
+use claims::Claimant;
 use listed::Listed;
-pub use packed::packed;
-use packed::without_gaps;
+pub use packed::{extend, packed};
+use packed::{is_much, without_gaps};
 use policies::Policies;
 use services::Services;
 
@@ -37,7 +39,7 @@ use services::Services;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
     workloads: Listed,
-    by_address: OrdMap<NetworkAddress, Claims<Workload>>,
+    by_address: Addressed,
     endpoints: OrdMap<ServiceKey, Listed>,
     services: Services,
     policies: Policies,
@@ -54,13 +56,16 @@ impl Snapshot {
 
     /// Adds a workload, or replaces the one with its uid.
     pub fn insert_workload(&mut self, workload: Workload) {
-        let workload = Arc::new(workload);
+        self.insert_shared(Arc::new(workload));
+    }
+
+    fn insert_shared(&mut self, workload: Arc<Workload>) {
         // New references first: a kept policy that the old and the new one name must survive.
         self.policies.reference(&workload.policies);
         self.remove_workload(&workload.uid);
         for address in workload.network_addresses() {
             self.absent.remove(&address);
-            claims::claim(&mut self.by_address, address, &workload);
+            self.by_address.claim(address, &workload);
         }
         for key in workload.services.keys() {
             let of_service = self.endpoints.entry(key.clone()).or_default();
@@ -69,13 +74,65 @@ impl Snapshot {
         self.workloads.insert(workload);
     }
 
+    /// Adds workloads, or replaces those with their uids; of two with the same uid the later one
+    /// counts. Says whether there was one that it did not have word for word.
+    ///
+    /// If they are many for what is there, all tables of workloads are made anew, without gaps, and
+    /// share nothing with those of its clones: memory that a table has grown out of stands between
+    /// what is in use and is not given back.
+    pub fn insert_workloads(&mut self, mut new: Vec<Arc<Workload>>) -> bool {
+        // Stable: of the same uids the last one stays behind the others.
+        new.sort_by(|a, b| a.uid.cmp(&b.uid));
+        drop(keep_last(&mut new));
+        new.retain(|new| self.workload(&new.uid) != Some(new));
+        if !is_much(new.len(), self.workloads.len()) {
+            let any = !new.is_empty();
+            new.into_iter().for_each(|it| self.insert_shared(it));
+            return any;
+        }
+        for workload in &new {
+            // New references first, as above.
+            self.policies.reference(&workload.policies);
+            for address in workload.network_addresses() {
+                self.absent.remove(&address);
+            }
+        }
+        let mut all = Vec::with_capacity(self.workloads.len() + new.len());
+        all.extend(self.workloads.all().cloned());
+        all.extend(new);
+        all.sort_by(|a, b| a.uid.cmp(&b.uid));
+        for old in keep_last(&mut all) {
+            self.policies.dereference(&old.policies);
+        }
+        self.index(&all);
+        true
+    }
+
+    /// Makes the tables of workloads, of all of them in the order of their uids.
+    fn index(&mut self, all: &[Arc<Workload>]) {
+        self.workloads = Listed::of(all.iter());
+        self.by_address = Addressed::of(all);
+        let serving = all
+            .iter()
+            .flat_map(|workload| workload.services.keys().map(move |key| (key, workload)));
+        let mut serving: Vec<_> = serving.collect();
+        // Stable: the order of the uids stays.
+        serving.sort_by(|a, b| a.0.cmp(b.0));
+        let services = serving.chunk_by(|a, b| a.0 == b.0).map(|of_one| {
+            let endpoints = of_one.iter().map(|(_, workload)| *workload);
+            (of_one[0].0.clone(), Listed::of(endpoints))
+        });
+        let services: Vec<_> = services.collect();
+        self.endpoints = without_gaps(services.iter()).cloned().collect();
+    }
+
     /// Removes a workload; false when there was none of that name.
     pub fn remove_workload(&mut self, uid: &WorkloadUid) -> bool {
         let Some(old) = self.workloads.remove(uid) else {
             return false;
         };
         for address in old.network_addresses() {
-            claims::release(&mut self.by_address, &address, &old);
+            self.by_address.release(&address, &old);
         }
         for key in old.services.keys() {
             let Some(of_service) = self.endpoints.get_mut(key) else {
@@ -123,11 +180,16 @@ impl Snapshot {
     /// came in order. It stays equal to what it was, and shares nothing with its clones.
     pub fn pack(&mut self) {
         self.workloads = self.workloads.packed();
-        self.by_address = packed(&self.by_address);
+        self.by_address = self.by_address.packed();
         let endpoints = without_gaps(self.endpoints.iter());
         self.endpoints = endpoints
             .map(|(key, of_service)| (key.clone(), of_service.packed()))
             .collect();
+        self.pack_services();
+    }
+
+    /// As [`Snapshot::pack`], of the services alone.
+    pub fn pack_services(&mut self) {
         self.services.pack();
     }
 
@@ -253,6 +315,19 @@ impl Snapshot {
     ) -> impl Iterator<Item = Result<&'a Arc<Policy>, &'a PolicyKey>> + 'a {
         self.policies.of(workload)
     }
+}
+
+/// Keeps of workloads with the same uid, which stand side by side, the last one; gives the others.
+fn keep_last(sorted: &mut Vec<Arc<Workload>>) -> Vec<Arc<Workload>> {
+    let mut others = Vec::new();
+    sorted.dedup_by(|later, earlier| {
+        let is_same = later.uid == earlier.uid;
+        if is_same {
+            others.push(std::mem::replace(earlier, Arc::clone(later)));
+        }
+        is_same
+    });
+    others
 }
 
 impl Claimant for Workload {

@@ -6,15 +6,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
+use mesh::workload::Pool;
 use mesh::{Snapshot, Workload};
 use prost::Message;
 use prost_types::Any;
-use proto::ADDRESS_TYPE_URL;
 use proto::wire::discovery::Resource as Discovered;
 use proto::wire::workload::address::Type;
 use proto::wire::workload::{
     Address, NetworkAddress, Port, PortList, Service, TunnelProtocol, Workload as Wire,
 };
+use proto::{ADDRESS_TYPE_URL, Resource};
 
 /// Pods behind one service.
 const PER_SERVICE: usize = 50;
@@ -39,10 +40,18 @@ pub(super) fn changed(count: usize, change: usize) -> Discovered {
 /// Time of one decision on an outbound connection to a workload, in ns.
 pub(super) fn lookup_ns(all: &[Discovered]) -> anyhow::Result<f64> {
     let mut snapshot = Snapshot::default();
+    let (mut pool, mut workloads) = (Pool::default(), Vec::new());
     for one in all {
-        let resource = proto::decode::discovered(one)?;
-        resource.insert_into(&mut snapshot);
+        match proto::decode::discovered(one)? {
+            // As the feed holds them.
+            Resource::Workload(mut workload) => {
+                pool.share(&mut workload);
+                workloads.push(Arc::new(workload));
+            }
+            other => other.insert_into(&mut snapshot),
+        }
     }
+    snapshot.insert_workloads(workloads);
     snapshot.set_addresses_synced();
     snapshot.set_policies_synced();
     let workloads: Vec<Arc<Workload>> = snapshot.workloads().cloned().collect();
@@ -150,7 +159,6 @@ fn octets(address: IpAddr) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto::Resource;
 
     #[test]
     fn the_product_takes_every_resource_that_is_fed() {

@@ -19,8 +19,8 @@ pub(super) trait Claimant {
 pub(super) enum Claims<T> {
     /// The only one.
     One(Arc<T>),
-    /// Two or more.
-    Many(Arc<[Arc<T>]>),
+    /// Two or more. Behind two pointers, so that the others take one word less.
+    Many(Arc<Box<[Arc<T>]>>),
 }
 
 impl<T> Clone for Claims<T> {
@@ -34,10 +34,10 @@ impl<T> Clone for Claims<T> {
 
 impl<T> Claims<T> {
     /// Of claimants in their order; None of none.
-    fn of(all: Vec<Arc<T>>) -> Option<Self> {
+    pub(super) fn of(all: Vec<Arc<T>>) -> Option<Self> {
         match <[Arc<T>; 1]>::try_from(all) {
             Ok([only]) => Some(Self::One(only)),
-            Err(all) => (!all.is_empty()).then(|| Self::Many(all.into())),
+            Err(all) => (!all.is_empty()).then(|| Self::Many(Arc::new(all.into()))),
         }
     }
 

@@ -19,6 +19,12 @@ pub(super) struct Listed(OrdSet<ByUid>);
 struct ByUid(Arc<Workload>);
 
 impl Listed {
+    /// Of workloads in the order of their uids, none twice; without gaps.
+    pub(super) fn of<'a>(sorted: impl Iterator<Item = &'a Arc<Workload>> + Clone) -> Self {
+        let workloads = without_gaps(sorted);
+        Self(workloads.cloned().map(ByUid).collect())
+    }
+
     /// Adds a workload whose uid is not in it.
     pub(super) fn insert(&mut self, workload: Arc<Workload>) {
         self.0.insert(ByUid(workload));
@@ -35,6 +41,10 @@ impl Listed {
     /// See [`super::packed`].
     pub(super) fn packed(&self) -> Self {
         Self(without_gaps(self.0.iter()).cloned().collect())
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -37,8 +37,9 @@ impl Pool {
         }
     }
 
-    /// Lets go of what nobody else holds.
-    fn sweep(&mut self) {
+    /// Lets go of what nobody else holds. [`Pool::share`] does it by itself; worth its while after
+    /// much was removed.
+    pub fn sweep(&mut self) {
         // Parts first, since they hold texts.
         self.commons.retain(|common| Arc::strong_count(common) > 1);
         self.texts.retain(|text| Arc::strong_count(text) > 1);

@@ -2,6 +2,7 @@
 //! its lookups give what a search through everything gives.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use mesh::policy::{Action, Scope};
 use mesh::workload::{Health, NetworkMode, TunnelProtocol};
@@ -179,6 +180,46 @@ proptest! {
         }
         prop_assert_eq!(&snapshot, &model.build(false));
         prop_assert_eq!(&snapshot, &model.build(true));
+    }
+
+    #[test]
+    fn workloads_that_come_together_are_those_that_come_one_by_one(
+        changes in vec(change(), 0..20),
+        batches in vec(vec(workload(), 0..12), 0..4),
+    ) {
+        let (mut together, mut one_by_one) = (Snapshot::new(), Snapshot::new());
+        for change in changes {
+            for snapshot in [&mut together, &mut one_by_one] {
+                match change.clone() {
+                    Change::InsertWorkload(w) => snapshot.insert_workload(w),
+                    Change::RemoveWorkload(uid) => drop(snapshot.remove_workload(&uid)),
+                    Change::InsertService(s) => snapshot.insert_service(s),
+                    Change::RemoveService(key) => drop(snapshot.remove_service(&key)),
+                    Change::InsertPolicy(p) => snapshot.insert_policy(p),
+                    // Which one is kept may follow from the order in which its users come.
+                    Change::RemovePolicy(_) => {}
+                }
+            }
+        }
+        for batch in batches {
+            let before = together.clone();
+            let shared = batch.iter().cloned().map(Arc::new).collect();
+            let has_changed = together.insert_workloads(shared);
+            batch.into_iter().for_each(|w| one_by_one.insert_workload(w));
+            prop_assert_eq!(&together, &one_by_one);
+            prop_assert_eq!(has_changed, together != before);
+        }
+        // The counts of references are right too: what is kept goes with the last of them.
+        for name in POLICIES {
+            let key = policy_key(name);
+            prop_assert_eq!(together.remove_policy(&key), one_by_one.remove_policy(&key));
+        }
+        let uids: Vec<_> = together.workloads().map(|w| w.uid.clone()).collect();
+        for uid in uids {
+            prop_assert!(together.remove_workload(&uid) && one_by_one.remove_workload(&uid));
+            prop_assert_eq!(&together, &one_by_one);
+        }
+        prop_assert_eq!(together.policies().count(), 0);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use mesh::WorkloadUid;
-use mesh::snapshot::{Snapshot, packed};
+use mesh::snapshot::{Snapshot, extend};
 use mesh::workload::Pool;
 use proto::wire::discovery::Resource as Wire;
 use proto::{Resource, ResourceName, decode, encode};
@@ -158,7 +158,7 @@ impl Carried {
         }
         snapshot.set_addresses_synced();
         snapshot.set_policies_synced();
-        snapshot.pack();
+        snapshot.pack_services();
         Ok(Self {
             snapshot,
             addresses,
@@ -188,7 +188,8 @@ impl Carried {
 }
 
 fn insert(resources: &[Wire], snapshot: &mut Snapshot) -> Result<ByName, Unusable> {
-    let mut by_name = ByName::new();
+    let mut names = Vec::with_capacity(resources.len());
+    let mut workloads = Vec::new();
     let mut pool = Pool::default();
     for wire in resources {
         let mut resource = decode::discovered(wire).map_err(|error| Unusable {
@@ -198,11 +199,16 @@ fn insert(resources: &[Wire], snapshot: &mut Snapshot) -> Result<ByName, Unusabl
         if let Resource::Workload(workload) = &mut resource {
             pool.share(workload);
         }
-        let (name, entry) = Entry::named(&wire.version, resource.name());
-        by_name.insert(name, entry);
-        resource.insert_into(snapshot);
+        names.push(Entry::named(&wire.version, resource.name()));
+        match resource {
+            Resource::Workload(workload) => workloads.push(Arc::new(workload)),
+            other => other.insert_into(snapshot),
+        }
     }
-    Ok(packed(&by_name))
+    snapshot.insert_workloads(workloads);
+    let mut by_name = ByName::new();
+    extend(&mut by_name, names);
+    Ok(by_name)
 }
 
 #[cfg(test)]

@@ -21,12 +21,14 @@ use proto::ResourceName;
 use proto::wire::discovery::{self as wire, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
 
 use super::carried::{Carried, Entry};
+use arrived::Arrived;
 use complaint::{complaint, unasked};
 use held::Held;
 pub use held::Kind;
 use library::Library;
 use unreadable::decode;
 
+mod arrived;
 mod complaint;
 mod held;
 mod library;
@@ -98,6 +100,8 @@ pub struct Discovery {
     pool: Pool,
     /// Names of workloads and services when their tables were packed last.
     packed: usize,
+    /// The fewest of them since then: what went has left gaps.
+    fewest: usize,
 }
 
 impl Discovery {
@@ -115,6 +119,7 @@ impl Discovery {
             wanted: BTreeSet::new(),
             pool: Pool::default(),
             packed: 0,
+            fewest: 0,
         }
     }
 
@@ -163,15 +168,17 @@ impl Discovery {
         })
     }
 
-    /// Makes tables that have grown much take no more memory than they need. To be called before
-    /// each publication: nothing is shared with what was published before.
+    /// Makes tables that have grown or shrunk much take no more memory than they need. To be called
+    /// before each publication: nothing is shared with what was published before.
     pub fn pack(&mut self) {
         let names = self.addresses.by_name.len();
-        // What went since the last time left gaps.
-        self.packed = self.packed.min(names);
+        self.fewest = self.fewest.min(names);
         // Each name is packed some five times at the most, however slowly they come.
-        if names >= self.packed + self.packed / 4 + PACKED_FROM {
-            self.packed = names;
+        let has_grown = names >= self.fewest + self.fewest / 4 + PACKED_FROM;
+        let has_shrunk = names + PACKED_FROM <= self.packed / 2;
+        if has_grown || has_shrunk {
+            (self.packed, self.fewest) = (names, names);
+            self.pool.sweep();
             self.snapshot.pack();
             self.addresses.by_name = packed(&self.addresses.by_name);
         }
@@ -251,8 +258,12 @@ impl Discovery {
             changed |= self.remove(kind, name, &mut ended);
         }
         let mut rejected = Vec::new();
+        let mut arrived = match kind {
+            Kind::Addresses => Arrived::with_capacity(response.resources.len()),
+            _ => Arrived::default(),
+        };
         for resource in &response.resources {
-            match self.accept(kind, resource) {
+            match self.accept(kind, resource, &mut arrived) {
                 Ok(new) => changed |= new,
                 Err(reason) => {
                     let denies = match kind {
@@ -272,6 +283,7 @@ impl Discovery {
                 }
             }
         }
+        changed |= self.take(arrived);
         if let Some(library) = &mut self.library {
             library.arrange();
         }
@@ -337,7 +349,14 @@ impl Discovery {
         true
     }
 
-    fn accept(&mut self, kind: Kind, resource: &wire::Resource) -> Result<bool, String> {
+    /// Takes one resource, or puts it with what has arrived; says whether the snapshot, or the
+    /// book, is another one now.
+    fn accept(
+        &mut self,
+        kind: Kind,
+        resource: &wire::Resource,
+        arrived: &mut Arrived,
+    ) -> Result<bool, String> {
         let held = self.held_mut(kind);
         held.confirm(resource);
         if kind.is_of_book() {
@@ -351,10 +370,21 @@ impl Discovery {
             return Ok(changed);
         }
         let mut decoded = decode(kind, resource)?;
-        let (name, entry) = Entry::named(&resource.version, decoded.name());
-        held.by_name.insert(name, entry);
         if let proto::Resource::Workload(workload) = &mut decoded {
             self.pool.share(workload);
+            if let Some(old) = self.snapshot.workload(&workload.uid) {
+                // One text for the table of names and for the workload.
+                workload.uid = old.uid.clone();
+            }
+        }
+        let (name, entry) = Entry::named(&resource.version, decoded.name());
+        match kind {
+            Kind::Addresses => arrived.name(name, entry),
+            _ => drop(self.held_mut(kind).by_name.insert(name, entry)),
+        }
+        if let proto::Resource::Workload(workload) = decoded {
+            arrived.workload(workload);
+            return Ok(false);
         }
         if self.has(&decoded) {
             return Ok(false);
@@ -401,9 +431,8 @@ impl Discovery {
     fn has(&self, new: &proto::Resource) -> bool {
         let snapshot = &self.snapshot;
         match new {
-            proto::Resource::Workload(new) => {
-                snapshot.workload(&new.uid).is_some_and(|old| **old == *new)
-            }
+            // It is looked at when all have arrived.
+            proto::Resource::Workload(_) => false,
             proto::Resource::Service(new) => {
                 snapshot.service(&new.key).is_some_and(|old| **old == *new)
             }
