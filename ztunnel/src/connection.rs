@@ -2,17 +2,19 @@
 //!
 //! Knows no snapshot and no policy; those who do, end it with a reason.
 
+mod address;
+
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use mesh::Identity;
 use mesh::service::ServiceKey;
 
-use crate::pod::PodUid;
 use crate::record::{Flag, Outcome, Party, Phase, Record};
+use crate::worker::pods::Resident;
+pub use address::{Address, Authority, Ends};
 use carrier::relay::{End, Pulse};
 
 /// Which way a connection goes, seen from the pod on this node.
@@ -61,30 +63,21 @@ pub struct Details {
     /// The service that was addressed.
     pub service: Option<ServiceKey>,
     /// Where the bytes really go: endpoint, waypoint, or the original destination.
-    pub actual: Option<SocketAddr>,
+    pub actual: Option<Address>,
     /// `:authority` when HBONE carries it.
-    pub authority: Option<Arc<str>>,
-}
-
-/// What decides on an inbound connection besides its addresses, kept to decide again on every push.
-#[derive(Clone, Debug)]
-pub struct Admission {
-    /// Who the client proved to be; None in plaintext.
-    pub peer: Option<Identity>,
+    pub authority: Option<Authority>,
 }
 
 /// One connection of this worker.
 pub struct Connection {
     /// The pod on this node.
-    pub pod: PodUid,
+    pub pod: Rc<Resident>,
     /// Outbound or inbound.
     pub direction: Direction,
-    /// The application's socket (outbound) or the client (inbound).
-    pub source: SocketAddr,
-    /// What the client asked for.
-    pub destination: SocketAddr,
-    /// Set once for an inbound connection that policy let in.
-    pub admission: OnceCell<Admission>,
+    /// An inbound connection that policy let in, as from the identity of its source (none in
+    /// plaintext): decided again on every push.
+    pub is_admitted: Cell<bool>,
+    ends_at: Ends,
     /// What is known of it so far.
     pub details: RefCell<Details>,
     /// Bytes that the pod's application sent.
@@ -94,11 +87,12 @@ pub struct Connection {
     /// Whether it could be closed without cutting anything off.
     pub pulse: Pulse,
     /// Its place in the worker's list.
-    pub place: Cell<usize>,
+    pub place: Cell<u32>,
     /// What records have counted of both.
     counted_bytes: Cell<(u64, u64)>,
     opened: Instant,
-    ended: RefCell<Option<Ended>>,
+    /// Boxed: of few, and only at their end.
+    ended: OnceCell<Box<Ended>>,
     /// Near and far, as far as attached.
     ends: RefCell<[Option<End>; 2]>,
 }
@@ -106,7 +100,7 @@ pub struct Connection {
 impl Connection {
     /// A connection that was just accepted.
     pub fn new(
-        pod: PodUid,
+        pod: Rc<Resident>,
         direction: Direction,
         source: SocketAddr,
         destination: SocketAddr,
@@ -114,25 +108,41 @@ impl Connection {
         Self {
             pod,
             direction,
-            source,
-            destination,
-            admission: OnceCell::new(),
+            is_admitted: Cell::new(false),
+            ends_at: Ends::new(source, destination),
             details: RefCell::default(),
             sent_bytes: Cell::new(0),
             received_bytes: Cell::new(0),
             pulse: Pulse::default(),
-            place: Cell::new(usize::MAX),
+            place: Cell::new(u32::MAX),
             counted_bytes: Cell::new((0, 0)),
             opened: Instant::now(),
-            ended: RefCell::new(None),
+            ended: OnceCell::new(),
             ends: RefCell::default(),
         }
+    }
+
+    /// The application's socket (outbound) or the client (inbound).
+    pub fn source(&self) -> SocketAddr {
+        self.ends_at.source()
+    }
+
+    /// What the client asked for.
+    pub fn destination(&self) -> SocketAddr {
+        self.ends_at.destination()
+    }
+
+    /// Where the bytes really go, as far as known.
+    pub fn actual(&self) -> SocketAddr {
+        let details = self.details.borrow();
+        let actual = details.actual.as_ref().map(Address::get);
+        actual.unwrap_or_else(|| self.destination())
     }
 
     /// The near end, and then the far end: reset when the connection is ended from outside. If that
     /// happened already, it is reset at once.
     pub fn attach(&self, end: &End) {
-        if self.ended.borrow().is_some() {
+        if self.ended.get().is_some() {
             return end.reset();
         }
         let mut ends = self.ends.borrow_mut();
@@ -143,7 +153,7 @@ impl Connection {
     /// Ends the connection: its ends are reset, whoever waits on them comes back. The first
     /// reason stays.
     pub fn end(&self, why: Ended) {
-        self.ended.borrow_mut().get_or_insert(why);
+        self.ended.get_or_init(|| Box::new(why));
         // Taken out first: a reset wakes others, and must find nothing borrowed.
         let ends = self.ends.take();
         for end in ends.iter().flatten() {
@@ -154,7 +164,7 @@ impl Connection {
     /// Closes the connection: its ends hear that no bytes follow, and may end it in their own time.
     /// For one that is quiet ([`Pulse::is_quiet`]); the first reason stays.
     pub fn close(&self, why: Ended) {
-        self.ended.borrow_mut().get_or_insert(why);
+        self.ended.get_or_init(|| Box::new(why));
         let ends = self.ends.borrow().clone();
         for end in ends.iter().flatten() {
             // One that is broken ends its relay by itself.
@@ -169,7 +179,7 @@ impl Connection {
 
     /// Why it was ended from outside, if it was.
     pub fn ended(&self) -> Option<Ended> {
-        self.ended.borrow().clone()
+        self.ended.get().map(|why| Ended::clone(why))
     }
 
     /// Lets go of the attached ends, so that their sockets close with their last user.
@@ -191,8 +201,8 @@ impl Connection {
         Record {
             phase,
             direction: self.direction,
-            source_address: self.source,
-            destination_address: details.actual.unwrap_or(self.destination),
+            source_address: self.source(),
+            destination_address: self.actual(),
             details: details.clone(),
             sent_bytes: sent,
             received_bytes: received,

@@ -36,14 +36,13 @@ pub struct ConnectionView {
 impl ConnectionView {
     /// What is known of it now.
     pub fn of(connection: &Connection) -> Self {
-        let details = connection.details.borrow();
         Self {
-            pod: connection.pod.clone(),
+            pod: connection.pod.uid.clone(),
             direction: connection.direction,
-            source: connection.source,
-            original: connection.destination,
-            actual: details.actual.unwrap_or(connection.destination),
-            is_tunnelled: details.authority.is_some(),
+            source: connection.source(),
+            original: connection.destination(),
+            actual: connection.actual(),
+            is_tunnelled: connection.details.borrow().authority.is_some(),
         }
     }
 

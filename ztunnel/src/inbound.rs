@@ -19,7 +19,7 @@ use netio::TcpStream;
 use netio::socket::{self, LOOPBACK_INTERFACE, MARK_TO_LOOPBACK, MARK_UPSTREAM, Source, Upstream};
 use netio::time::Instant;
 
-use crate::connection::{Admission, Connection};
+use crate::connection::Connection;
 use crate::flow::Refusal;
 use crate::record::{Flag, Party};
 use crate::worker::Worker;
@@ -109,12 +109,12 @@ async fn admit(
     connection: &Connection,
     peer: Option<Identity>,
 ) -> Result<Arc<Workload>, InboundError> {
-    let source_ip = connection.source.ip().to_canonical();
+    let source_ip = connection.source().ip().to_canonical();
     let uid = &pod.pod.workload;
     let judge = |workload: &Arc<Workload>, snapshot: &_| {
         let query = InboundQuery {
             workload,
-            destination: connection.destination,
+            destination: connection.destination(),
             source_ip,
             peer: peer.as_ref(),
         };
@@ -143,8 +143,8 @@ async fn admit(
         let Verdict { policy, reason, .. } = verdict;
         return Err(InboundError::Denied { policy, reason });
     }
-    // Set once: only this call makes admissions, and it is made once for a connection.
-    let _ = connection.admission.set(Admission { peer });
+    // By the identity that was noted above.
+    connection.is_admitted.set(true);
     Ok(workload)
 }
 
@@ -175,7 +175,7 @@ fn note(
 fn log_dry_run(connection: &Connection, verdict: &Verdict) {
     for policy in &verdict.dry_run {
         tracing::info!(
-            src = %connection.source, dst = %connection.destination, %policy,
+            src = %connection.source(), dst = %connection.destination(), %policy,
             allowed = verdict.allowed, "dry-run policy would have decided otherwise"
         );
     }
@@ -187,8 +187,8 @@ async fn connect(
     pod: &LocalPod,
     connection: &Connection,
 ) -> Result<Rc<TcpStream>, InboundError> {
-    let client = connection.source.ip().to_canonical();
-    let destination = connection.destination;
+    let client = connection.source().ip().to_canonical();
+    let destination = connection.destination();
     let source = Source::Spoofed {
         ip: client,
         interface: LOOPBACK_INTERFACE,

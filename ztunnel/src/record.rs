@@ -88,7 +88,7 @@ fn log(record: &Record) {
                 src.identity = d.source.identity.as_ref().map(|i| i.to_string()),
                 src.cluster = s.map(|w| &*w.cluster),
                 dst.addr = %record.destination_address,
-                dst.hbone_addr = d.authority.as_deref(),
+                dst.hbone_addr = d.authority.as_ref().map(|a| a.to_string()),
                 dst.service = d.service.as_ref().map(|key| &*key.hostname),
                 dst.workload = t.map(|w| &*w.name),
                 dst.namespace = t.map(|w| &*w.namespace),

@@ -2,6 +2,7 @@
 //!
 //! Pure. Knows no tunnel and no socket; what a peer writes here is telemetry, never identity.
 
+use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
 use hbone::Headers;
@@ -14,6 +15,16 @@ use mesh::workload::WorkloadKind;
 
 use crate::limits::LOGGED_CHARS;
 
+/// Fields of [`request_fields`], for their memory.
+const REQUEST_FIELDS: usize = 3;
+
+/// Characters of a `forwarded` field without its host, at most, for its memory: an IPv6 address
+/// with its port, and the words around.
+const FORWARDED_CHARS: usize = 64;
+
+/// Characters of a `traceparent`.
+const TRACEPARENT_CHARS: usize = 55;
+
 /// The header fields of a CONNECT: who asks, for whom, and a trace.
 pub fn request_fields(
     source: Option<&Workload>,
@@ -21,22 +32,34 @@ pub fn request_fields(
     host: Option<&str>,
     entropy: impl FnMut() -> u64,
 ) -> Headers {
-    let mut headers = source.map(response_fields).unwrap_or_default();
+    let mut headers = Headers::with_capacity(REQUEST_FIELDS);
+    if let Some(source) = source {
+        describe(source, &mut headers);
+    }
     let forwarded = Forwarded {
         client: Some(client.into()),
         host: host.map(str::to_owned),
     };
-    headers.push(FORWARDED, forwarded.to_string());
+    let mut text = String::with_capacity(FORWARDED_CHARS + host.map_or(0, str::len));
+    // A String takes all that is written.
+    let _ = write!(text, "{forwarded}");
+    headers.push(FORWARDED, text);
     headers.push("traceparent", traceparent(entropy));
     headers
 }
 
 /// The header fields of the answer: who took it.
 pub fn response_fields(workload: &Workload) -> Headers {
-    let text = baggage(workload).to_string();
-    match text.is_empty() {
-        true => Headers::new(),
-        false => Headers::new().with(BAGGAGE, text),
+    let mut headers = Headers::with_capacity(1);
+    describe(workload, &mut headers);
+    headers
+}
+
+/// Its baggage, unless there is none to tell: written once for all replicas.
+fn describe(workload: &Workload, headers: &mut Headers) {
+    let text = workload.described(|workload| baggage(workload).to_string());
+    if !text.is_empty() {
+        headers.push(BAGGAGE, &**text);
     }
 }
 
@@ -62,13 +85,24 @@ fn baggage(workload: &Workload) -> Baggage {
 
 /// A fresh W3C `traceparent`, not sampled. `entropy` gives 64 random bits a call.
 fn traceparent(mut entropy: impl FnMut() -> u64) -> String {
+    let mut text = String::with_capacity(TRACEPARENT_CHARS);
+    text.push_str("00-");
     // All-zero ids are invalid (W3C Trace Context, 3.2.2.3): the lowest bit is set.
-    format!(
-        "00-{:016x}{:016x}-{:016x}-00",
-        entropy(),
-        entropy() | 1,
-        entropy() | 1
-    )
+    push_hex(&mut text, entropy());
+    push_hex(&mut text, entropy() | 1);
+    text.push('-');
+    push_hex(&mut text, entropy() | 1);
+    text.push_str("-00");
+    text
+}
+
+/// Sixteen digits, without the formatter's detours.
+fn push_hex(text: &mut String, number: u64) {
+    const DIGITS: [char; 16] = [
+        '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f',
+    ];
+    let digit = |place: u32| DIGITS[(number >> (4 * place) & 15) as usize];
+    text.extend((0..16).rev().map(digit));
 }
 
 /// Why a CONNECT request is answered 400.
@@ -194,6 +228,15 @@ mod tests {
         assert_eq!(
             traceparent(|| 0),
             "00-00000000000000000000000000000001-0000000000000001-00"
+        );
+    }
+
+    #[test]
+    fn a_trace_id_is_written_in_full() {
+        let mut numbers = [0x0123_4567_89ab_cdef, u64::MAX, 0xf0].into_iter();
+        assert_eq!(
+            traceparent(|| numbers.next().unwrap()),
+            "00-0123456789abcdefffffffffffffffff-00000000000000f1-00"
         );
     }
 

@@ -106,8 +106,8 @@ pub struct Relay<'a> {
     buffers: &'a Buffers,
     /// Up and down.
     ways: (Way, Way),
-    /// What broke first.
-    first: Option<RelayError>,
+    /// What broke first; boxed, for most end whole.
+    first: Option<Box<RelayError>>,
 }
 
 impl Future for Relay<'_> {
@@ -138,7 +138,7 @@ impl Relay<'_> {
             self.broke(broken.of(RelayError::Far, RelayError::Near));
         }
         if self.ways.0.is_over() && self.ways.1.is_over() {
-            return Poll::Ready(self.first.take().map_or(Ok(()), Err));
+            return Poll::Ready(self.first.take().map_or(Ok(()), |error| Err(*error)));
         }
         if !before && self.first.is_some() {
             // Both ends were reset: the way that was looked at first has something to see.
@@ -148,7 +148,7 @@ impl Relay<'_> {
     }
 
     fn broke(&mut self, error: RelayError) {
-        self.first.get_or_insert(error);
+        self.first.get_or_insert_with(|| Box::new(error));
         let (near, far) = self.ends;
         near.reset();
         far.reset();

@@ -13,6 +13,11 @@ impl Headers {
         Self(Vec::new())
     }
 
+    /// No fields, with memory for so many.
+    pub fn with_capacity(fields: usize) -> Self {
+        Self(Vec::with_capacity(fields))
+    }
+
     /// Appends a field; the same name may occur several times.
     pub fn push(&mut self, name: impl Into<Cow<'static, str>>, value: impl Into<String>) {
         self.0.push((name.into(), value.into()));

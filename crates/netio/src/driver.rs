@@ -108,6 +108,14 @@ impl Watched {
         }
     }
 
+    /// Whether an error may wait in it, once it was writable.
+    pub(crate) fn may_be_broken(&self) -> bool {
+        match self {
+            Self::Ring(_) => true,
+            Self::Epoll(registered) => registered.is_broken(),
+        }
+    }
+
     /// It was seen that there is nothing to read.
     pub(crate) fn not_readable(&self) {
         match self {

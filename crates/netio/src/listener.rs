@@ -8,6 +8,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use socket2::SockRef;
 
@@ -20,6 +21,7 @@ use crate::socket;
 pub struct TcpListener {
     fd: Watched,
     local: SocketAddr,
+    resets_on_close: bool,
 }
 
 impl TcpListener {
@@ -38,7 +40,23 @@ impl TcpListener {
         socket::set_stream_options(listener.as_fd())?;
         let local = listener.local_addr()?;
         let fd = Watched::new(listener.into())?;
-        Ok(Self { fd, local })
+        Ok(Self {
+            fd,
+            local,
+            resets_on_close: false,
+        })
+    }
+
+    /// What is accepted from now on is as after [`TcpStream::set_reset_on_close`], without a system
+    /// call for each: accepted sockets inherit SO_LINGER. All holders of the listening socket
+    /// share it.
+    ///
+    /// # Errors
+    /// None in practice (SO_LINGER on an open socket).
+    pub fn set_reset_on_close(&mut self) -> io::Result<()> {
+        SockRef::from(&self.fd).set_linger(Some(Duration::ZERO))?;
+        self.resets_on_close = true;
+        Ok(())
     }
 
     /// The address that the listener itself is bound to. An accepted connection whose local address
@@ -60,7 +78,8 @@ impl TcpListener {
             match SockRef::from(&self.fd).accept4(libc::SOCK_CLOEXEC) {
                 Ok((socket, peer)) => {
                     self.fd.maybe_readable();
-                    return TcpStream::accepted(socket, peer.as_socket());
+                    let peer = peer.as_socket();
+                    return TcpStream::accepted(socket, peer, self.resets_on_close);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.fd.not_readable(),
                 Err(error) if belongs_to_the_connection(&error) => {}

@@ -62,6 +62,16 @@ enum Io {
     Epoll(Registered),
 }
 
+impl Io {
+    /// With the driver of this thread.
+    fn of(fd: OwnedFd) -> io::Result<Self> {
+        Ok(match here().driver() {
+            Driver::Ring(ring) => Self::Ring(RingSocket::new(Rc::clone(ring), fd)),
+            Driver::Epoll(epoll) => Self::Epoll(Registered::new(Rc::clone(epoll), fd)?),
+        })
+    }
+}
+
 /// The receive queue as the last read left it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Queue {
@@ -100,13 +110,23 @@ impl TcpStream {
         if here().backend() == Backend::IoUring {
             set_blocking(stream.as_fd())?;
         }
-        Self::new(stream.into(), peer)
+        Ok(Self::with(Io::of(stream.into())?, peer))
     }
 
     /// A socket from accept4(2), which has inherited its options from the listener and is in
     /// blocking mode.
-    pub(crate) fn accepted(socket: Socket, peer: Option<SocketAddr>) -> io::Result<Self> {
-        Self::new(socket.into(), peer)
+    pub(crate) fn accepted(
+        socket: Socket,
+        peer: Option<SocketAddr>,
+        is_reset_on_close: bool,
+    ) -> io::Result<Self> {
+        let io = match Io::of(socket.into())? {
+            Io::Epoll(registered) => Io::Epoll(registered.sole()),
+            ring => ring,
+        };
+        let stream = Self::with(io, peer);
+        stream.reset_on_close.set(is_reset_on_close);
+        Ok(stream)
     }
 
     /// A socket whose connect is done. The registration that waited for it is kept where it is of
@@ -118,18 +138,10 @@ impl TcpStream {
                     .into_fd()
                     .ok_or_else(|| io::Error::other("a poll of the socket has not ended"))?;
                 set_blocking(fd.as_fd())?;
-                Self::new(fd, Some(peer))
+                Ok(Self::with(Io::of(fd)?, Some(peer)))
             }
-            Watched::Epoll(registered) => Ok(Self::with(Io::Epoll(registered), Some(peer))),
+            Watched::Epoll(registered) => Ok(Self::with(Io::Epoll(registered.sole()), Some(peer))),
         }
-    }
-
-    fn new(fd: OwnedFd, peer: Option<SocketAddr>) -> io::Result<Self> {
-        let io = match here().driver() {
-            Driver::Ring(ring) => Io::Ring(RingSocket::new(Rc::clone(ring), fd)),
-            Driver::Epoll(epoll) => Io::Epoll(Registered::new(Rc::clone(epoll), fd)?),
-        };
-        Ok(Self::with(io, peer))
     }
 
     fn with(io: Io, peer: Option<SocketAddr>) -> Self {

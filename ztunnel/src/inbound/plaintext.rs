@@ -27,7 +27,7 @@ async fn establish(
     pod: &LocalPod,
     connection: &Connection,
 ) -> Result<End, InboundError> {
-    if pod.is_own_listener(connection.destination) {
+    if pod.is_own_listener(connection.destination()) {
         return Err(InboundError::OwnListener);
     }
     admit(worker, pod, connection, None).await?;

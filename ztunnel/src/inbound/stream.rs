@@ -48,9 +48,10 @@ async fn begin(worker: Rc<Worker>, asked: Asked) -> Option<Open> {
     let port = requested_port(&authority, bound.ip());
     // We connect where the TCP connection went; the authority gives the port alone.
     let destination = SocketAddr::new(bound.ip(), *port.as_ref().unwrap_or(&0));
-    let connection = Connection::new(pod.pod.uid.clone(), Direction::Inbound, source, destination);
-    connection.details.borrow_mut().authority = Some(shortened(&authority).into());
-    let connection = match worker.list(connection, &pod.pod.workload) {
+    let resident = Rc::clone(&pod.resident);
+    let connection = Connection::new(resident, Direction::Inbound, source, destination);
+    connection.details.borrow_mut().authority = Some(shortened(&authority).as_str().into());
+    let connection = match worker.list(connection) {
         Ok(connection) => connection,
         Err((full, connection)) => {
             refuse(worker, &connection, &stream, &InboundError::from(full));
@@ -132,6 +133,6 @@ mod tests {
     #[test]
     fn the_future_of_a_stream_is_small() {
         let bytes = size(serve);
-        assert!(bytes <= 344, "{bytes} bytes");
+        assert!(bytes <= 208, "{bytes} bytes");
     }
 }

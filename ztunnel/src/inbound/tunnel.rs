@@ -47,8 +47,8 @@ fn refuse(worker: &Worker, accepted: &Accepted, why: &InboundError) {
         destination,
         ..
     } = accepted;
-    let uid = pod.pod.uid.clone();
-    let connection = Connection::new(uid, Direction::Inbound, *source, *destination);
+    let resident = Rc::clone(&pod.resident);
+    let connection = Connection::new(resident, Direction::Inbound, *source, *destination);
     flow::record_refusal(worker, &connection, why);
 }
 
@@ -102,8 +102,9 @@ struct Server {
 impl Server {
     /// The record of a tunnel that did not come about.
     fn record(&self, peer: Option<Identity>, why: &InboundError) {
-        let uid = self.pod.pod.uid.clone();
-        let connection = Connection::new(uid, Direction::Inbound, self.source, self.destination);
+        let resident = Rc::clone(&self.pod.resident);
+        let (source, destination) = (self.source, self.destination);
+        let connection = Connection::new(resident, Direction::Inbound, source, destination);
         connection.details.borrow_mut().source.identity = peer;
         flow::record_refusal(&self.worker, &connection, why);
     }

@@ -21,7 +21,7 @@ pub(super) async fn establish(
     pod: &Rc<LocalPod>,
     connection: &Connection,
 ) -> Established {
-    if pod.is_own_listener(connection.destination) {
+    if pod.is_own_listener(connection.destination()) {
         return Err(OutboundError::OwnListener);
     }
     let deadline = Instant::now() + DISCOVERY_WAIT;
@@ -31,7 +31,7 @@ pub(super) async fn establish(
     loop {
         let query = OutboundQuery {
             source: &source,
-            destination: connection.destination,
+            destination: connection.destination(),
             tried: &tried,
         };
         let decision = decide(worker, &query, deadline).await?;
@@ -61,7 +61,7 @@ async fn source(
     connection: &Connection,
     deadline: Instant,
 ) -> Result<Arc<Workload>, OutboundError> {
-    let address = ip(connection.source);
+    let address = ip(connection.source());
     let uid = &pod.pod.workload;
     let known = |workload: &&Arc<Workload>| workload.has_address(address);
     let found = worker
@@ -113,7 +113,7 @@ fn has_another(
 ) -> bool {
     let query = OutboundQuery {
         source,
-        destination: connection.destination,
+        destination: connection.destination(),
         tried,
     };
     let decision = outbound(&worker.snapshot(), &query, &mut || worker.random());
@@ -140,18 +140,20 @@ fn note(connection: &Connection, decision: &Outbound) {
     };
     match &decision.route {
         Route::Hbone(route) => {
-            details.actual = Some(route.peer);
+            details.actual = Some(route.peer.into());
             details.authority = Some(route.authority.as_str().into());
             // Which one of several it is, the peer will prove.
             if route.identities.len() == 1 {
                 details.destination.identity = route.identities.first().cloned();
             }
         }
-        Route::Passthrough(address) | Route::Plain(address) => details.actual = Some(*address),
+        Route::Passthrough(address) | Route::Plain(address) => {
+            details.actual = Some((*address).into());
+        }
         Route::NotYet(_) | Route::Refuse(_) => {}
     }
     if tracing::enabled!(tracing::Level::DEBUG) {
         let why: Vec<_> = decision.reasons.iter().map(ToString::to_string).collect();
-        tracing::debug!(dst = %connection.destination, route = %decision.route, ?why, "decided");
+        tracing::debug!(dst = %connection.destination(), route = %decision.route, ?why, "decided");
     }
 }

@@ -73,7 +73,7 @@ async fn tunnelled(
         source: pod.pod.identity.clone(),
         destinations: route.identities.clone(),
         peer: route.peer,
-        source_ip: ip(connection.source),
+        source_ip: ip(connection.source()),
         pod: pod.pod.uid.clone(),
         netns: pod.pod.netns.id(),
     });
@@ -144,7 +144,7 @@ fn request(
     let source = connection.details.borrow().source.workload.clone();
     let host = decision.service.as_ref().map(|service| &*service.hostname);
     let random = || worker.random();
-    let headers = request_fields(source.as_deref(), connection.source, host, random);
+    let headers = request_fields(source.as_deref(), connection.source(), host, random);
     ConnectRequest {
         authority: route.authority.clone(),
         headers,

@@ -39,9 +39,15 @@ impl Worker {
         for listener in listeners {
             // Each worker waits on a descriptor of its own for the one socket.
             let copy = listener.socket.try_clone()?;
-            sockets.push((listener.role, TcpListener::from_std(copy)?));
+            let mut copy = TcpListener::from_std(copy)?;
+            if listener.role != Role::Hbone {
+                // What every captured connection is given, and inherits for nothing from here.
+                copy.set_reset_on_close()?;
+            }
+            sockets.push((listener.role, copy));
         }
         let local = Rc::new(LocalPod {
+            resident: self.pods.resident(&pod),
             pod,
             stop: CancellationToken::new(),
         });

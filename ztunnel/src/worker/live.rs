@@ -3,7 +3,6 @@
 //! Knows no socket: a connection that must go is told to end.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::ops::{Deref, Range};
 use std::rc::Rc;
@@ -11,7 +10,6 @@ use std::time::Duration;
 
 use mesh::decide::{InboundQuery, inbound};
 use mesh::snapshot::Snapshot;
-use mesh::workload::WorkloadUid;
 use netio::executor::yield_now;
 use netio::time::sleep;
 use slab::Slab;
@@ -25,15 +23,13 @@ use carrier::limits::{CONNECTIONS_PER_TURN, Limit, Reached};
 /// The connections.
 #[derive(Default)]
 pub struct Live {
-    all: RefCell<Slab<(Shared, WorkloadUid)>>,
-    per_pod: RefCell<HashMap<PodUid, usize>>,
+    all: RefCell<Slab<Shared>>,
 }
 
 /// A connection in the list, while this lives.
 pub struct Listed {
     worker: Rc<Worker>,
     connection: Shared,
-    place: usize,
 }
 
 impl Deref for Listed {
@@ -47,48 +43,39 @@ impl Deref for Listed {
 impl Drop for Listed {
     fn drop(&mut self) {
         self.connection.detach();
-        let live = &self.worker.live;
-        live.all.borrow_mut().remove(self.place);
-        let mut per_pod = live.per_pod.borrow_mut();
-        if let Some(count) = per_pod.get_mut(&self.connection.pod) {
-            *count -= 1;
-            if *count == 0 {
-                per_pod.remove(&self.connection.pod);
-            }
-        }
+        let place = self.connection.place.get() as usize;
+        self.worker.live.all.borrow_mut().remove(place);
+        let count = &self.connection.pod.connections;
+        count.set(count.get() - 1);
     }
 }
 
 impl Worker {
-    /// Lists a connection of the pod's `workload`.
+    /// Lists a connection.
     ///
     /// # Errors
     /// There are too many.
     pub fn list(
         self: &Rc<Self>,
         connection: Connection,
-        workload: &WorkloadUid,
     ) -> Result<Listed, (Reached, Box<Connection>)> {
         let limits = &self.config.limits;
         let full = |limit, connection| Err((Reached::refused(limit), Box::new(connection)));
         if self.live.len() >= limits.connections_per_worker {
             return full(Limit::ConnectionsPerWorker, connection);
         }
-        let mut per_pod = self.live.per_pod.borrow_mut();
-        let count = per_pod.get(&connection.pod).copied().unwrap_or(0);
+        let count = connection.pod.connections.get();
         if count >= limits.connections_per_pod {
             return full(Limit::ConnectionsPerPod, connection);
         }
-        per_pod.insert(connection.pod.clone(), count + 1);
+        connection.pod.connections.set(count + 1);
         let connection = Rc::new(connection);
-        let entry = (Rc::clone(&connection), workload.clone());
-        let place = self.live.all.borrow_mut().insert(entry);
+        let place = self.live.all.borrow_mut().insert(Rc::clone(&connection));
+        let place = u32::try_from(place).expect("connections of a worker are bounded by less");
         connection.place.set(place);
-        drop(per_pod);
         Ok(Listed {
             worker: Rc::clone(self),
             connection,
-            place,
         })
     }
 }
@@ -109,29 +96,27 @@ impl Live {
         let all = self.all.borrow();
         let wanted = all
             .iter()
-            .filter(|(_, (c, _))| pod.is_none_or(|pod| *pod == c.pod));
+            .filter(|(_, c)| pod.is_none_or(|pod| *pod == c.pod.uid));
         wanted
-            .map(|(_, (connection, _))| Rc::clone(connection))
+            .map(|(_, connection)| Rc::clone(connection))
             .collect()
     }
 
     /// Whether a connection has not ended.
     pub fn contains(&self, connection: &Shared) -> bool {
-        let place = connection.place.get();
+        let place = connection.place.get() as usize;
         let all = self.all.borrow();
         all.get(place)
-            .is_some_and(|(listed, _)| Rc::ptr_eq(listed, connection))
+            .is_some_and(|listed| Rc::ptr_eq(listed, connection))
     }
 
     /// Whether a client's plaintext connection from that very port is live: its four numbers are
     /// taken towards `destination`.
     pub fn has_plaintext(&self, client: SocketAddr, destination: SocketAddr) -> bool {
-        self.all.borrow().iter().any(|(_, (connection, _))| {
-            let admission = connection.admission.get();
-            admission.is_some_and(|a| {
-                let ends = (connection.source, connection.destination);
-                a.peer.is_none() && ends == (client, destination)
-            })
+        self.all.borrow().iter().any(|(_, connection)| {
+            let ends = || (connection.source(), connection.destination());
+            let is_plain = || connection.details.borrow().source.identity.is_none();
+            connection.is_admitted.get() && ends() == (client, destination) && is_plain()
         })
     }
 
@@ -154,12 +139,10 @@ impl Live {
     /// Calls `look` with each connection; others have their turn in between.
     pub async fn each(&self, pause: Duration, look: impl Fn(&Connection)) {
         for first in (0..self.places()).step_by(CONNECTIONS_PER_TURN) {
-            let some = |all: &Slab<_>| -> Vec<Shared> {
+            let some = |all: &Slab<Shared>| -> Vec<Shared> {
                 let range = first..first + CONNECTIONS_PER_TURN;
                 let found = range.filter_map(|place| all.get(place));
-                found
-                    .map(|(connection, _): &(Shared, _)| Rc::clone(connection))
-                    .collect()
+                found.map(Rc::clone).collect()
             };
             let some = some(&self.all.borrow());
             some.iter().for_each(|connection| look(connection));
@@ -172,21 +155,22 @@ impl Live {
     fn judge_some(&self, snapshot: &Snapshot, places: Range<usize>) {
         let mut losers = Vec::new();
         let all = self.all.borrow();
-        for (connection, uid) in places.filter_map(|place| all.get(place)) {
-            let Some(admission) = connection.admission.get() else {
+        for connection in places.filter_map(|place| all.get(place)) {
+            if !connection.is_admitted.get() {
                 continue;
-            };
+            }
             // A workload that discovery has forgotten says nothing about its connections.
-            let Some(workload) = snapshot.workload(uid) else {
+            let Some(workload) = snapshot.workload(&connection.pod.workload) else {
                 continue;
             };
+            let details = connection.details.borrow();
             let verdict = inbound(
                 snapshot,
                 &InboundQuery {
                     workload,
-                    destination: connection.destination,
-                    source_ip: connection.source.ip().to_canonical(),
-                    peer: admission.peer.as_ref(),
+                    destination: connection.destination(),
+                    source_ip: connection.source().ip().to_canonical(),
+                    peer: details.source.identity.as_ref(),
                 },
             );
             if verdict.closes_live() {

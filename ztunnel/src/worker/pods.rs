@@ -1,18 +1,32 @@
 //! The pods one worker accepts for. Knows no ZDS; the commands come from the control side.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use mesh::workload::WorkloadUid;
 use tokio_util::sync::CancellationToken;
 
 use crate::pod::{Listeners, Pod, PodUid};
+
+/// What a connection keeps of its pod: one pointer, and none to its listeners, which must close
+/// when the pod comes back with others.
+pub struct Resident {
+    /// Its name at the agent.
+    pub uid: PodUid,
+    /// Its name in discovery.
+    pub workload: WorkloadUid,
+    /// Its connections in the worker's list.
+    pub connections: Cell<usize>,
+}
 
 /// A pod on this worker.
 pub struct LocalPod {
     /// Who and where it is.
     pub pod: Arc<Pod>,
+    /// What its connections keep of it.
+    pub resident: Rc<Resident>,
     /// Cancelled when this worker shall not accept on its listeners any more.
     pub stop: CancellationToken,
 }
@@ -36,6 +50,22 @@ impl LocalPods {
     /// Takes a pod up; gives back what was there under its uid.
     pub fn insert(&self, pod: Rc<LocalPod>) -> Option<Rc<LocalPod>> {
         self.all.borrow_mut().insert(pod.pod.uid.clone(), pod)
+    }
+
+    /// What connections keep of that pod: the same for all while it is served.
+    pub fn resident(&self, pod: &Pod) -> Rc<Resident> {
+        let before = self.all.borrow().get(&pod.uid).map(|before| {
+            // Under another name in discovery it is judged by that one.
+            let is_same = before.resident.workload == pod.workload;
+            is_same.then(|| Rc::clone(&before.resident))
+        });
+        before.flatten().unwrap_or_else(|| {
+            Rc::new(Resident {
+                uid: pod.uid.clone(),
+                workload: pod.workload.clone(),
+                connections: Cell::new(0),
+            })
+        })
     }
 
     /// Lets a pod go.

@@ -22,8 +22,8 @@ pub struct State {
     write: Signal,
     /// Boxed: it is there for a moment only.
     response: Cell<Option<Box<ConnectResponse>>>,
-    finished: Cell<bool>,
     reset: Cell<Option<ErrorCode>>,
+    finished: Cell<bool>,
 }
 
 impl State {

@@ -142,6 +142,8 @@ pub(crate) struct Registered {
     slot: Rc<Slot>,
     key: usize,
     fd: ManuallyDrop<OwnedFd>,
+    /// No other descriptor of the same socket is open.
+    is_sole: bool,
 }
 
 impl std::fmt::Debug for Registered {
@@ -169,7 +171,20 @@ impl Registered {
             slot,
             key,
             fd: ManuallyDrop::new(fd),
+            is_sole: false,
         })
+    }
+
+    /// From now on known to be the only descriptor of its socket: closing it takes it out of the
+    /// set too, and the system call for that is saved.
+    pub(crate) fn sole(mut self) -> Self {
+        self.is_sole = true;
+        self
+    }
+
+    /// Whether an error waits in the socket; known once it was ready.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.slot.ready.get() & WRITE_END != 0
     }
 
     /// Waits until it was readable since the last clearing. May be dropped.
@@ -212,9 +227,11 @@ impl AsFd for Registered {
 impl Drop for Registered {
     fn drop(&mut self) {
         self.epoll.slots.borrow_mut().remove(self.key);
-        // A listener's socket is open elsewhere too, and closing one descriptor of it would leave
-        // it in the set.
-        let _ = self.epoll.set.delete(self.fd.as_fd());
+        if !self.is_sole {
+            // A listener's socket is open elsewhere too, and closing one descriptor of it would
+            // leave it in the set.
+            let _ = self.epoll.set.delete(self.fd.as_fd());
+        }
         // SAFETY: this is the only place that takes it, and nothing uses it afterwards.
         drop(unsafe { ManuallyDrop::take(&mut self.fd) });
     }

@@ -247,10 +247,12 @@ async fn finish(
         Err(_elapsed) => return Err(ConnectError::TimedOut),
         Ok(ready) => ready?,
     }
-    match SockRef::from(&waiting).take_error()? {
-        Some(error) => Err(classify(error)),
-        None => Ok(TcpStream::connected(waiting, peer)?),
+    if waiting.may_be_broken()
+        && let Some(error) = SockRef::from(&waiting).take_error()?
+    {
+        return Err(classify(error));
     }
+    Ok(TcpStream::connected(waiting, peer)?)
 }
 
 fn classify(error: io::Error) -> ConnectError {

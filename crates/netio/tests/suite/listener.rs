@@ -15,6 +15,7 @@ on_both_back_ends!(
     an_accepted_socket_has_no_delay_and_keep_alive,
     a_dropped_accept_leaves_the_connection_to_the_next,
     a_connection_that_was_queued_before_the_listener_was_taken_is_accepted,
+    what_a_guarded_listener_accepts_is_reset_when_dropped_and_closed_when_cleared,
 );
 
 async fn an_accepted_socket_has_no_delay_and_keep_alive() {
@@ -46,6 +47,26 @@ async fn a_connection_that_was_queued_before_the_listener_was_taken_is_accepted(
     let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let listener = TcpListener::from_std(listener).unwrap();
     listener.accept().await.unwrap();
+}
+
+async fn what_a_guarded_listener_accepts_is_reset_when_dropped_and_closed_when_cleared() {
+    use std::io::{ErrorKind, Read};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut listener = TcpListener::from_std(listener).unwrap();
+    listener.set_reset_on_close().unwrap();
+    for is_cleared in [false, true] {
+        let mut client = std::net::TcpStream::connect(listener.local_addr()).unwrap();
+        let accepted = listener.accept().await.unwrap();
+        if is_cleared {
+            accepted.clear_reset_on_close().unwrap();
+        }
+        drop(accepted);
+        match client.read(&mut [0; 8]) {
+            Ok(0) => assert!(is_cleared),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => assert!(!is_cleared),
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[test]
