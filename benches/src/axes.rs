@@ -10,6 +10,7 @@ mod connections;
 mod fairness;
 mod growth;
 pub(crate) mod memory;
+pub(crate) mod pods;
 pub(crate) mod requests;
 
 use std::cell::RefCell;
@@ -78,8 +79,8 @@ impl Case {
             streams: *streams,
             reversed: false,
         });
-        let download = [1, 4].map(|streams| Case::Bulk {
-            streams,
+        let download = streams.iter().map(|streams| Case::Bulk {
+            streams: *streams,
             reversed: true,
         });
         let several = [1, 16, 64];
@@ -91,7 +92,7 @@ impl Case {
         }
         cases.extend(requests);
         if !scale.quick {
-            cases.extend([1, 16].map(|connections| Case::Paced { connections }));
+            cases.extend(several.map(|connections| Case::Paced { connections }));
         }
         cases.extend(fresh);
         if !scale.quick {

@@ -4,6 +4,7 @@
 //!
 //! It must not know what is measured.
 
+mod crowd;
 mod culvert;
 mod pair;
 mod peer;
@@ -14,8 +15,9 @@ use std::path::PathBuf;
 use anyhow::Context;
 use world::{Place, Process, World};
 
+pub(crate) use crowd::Crowd;
 use culvert::Culvert;
-pub(crate) use culvert::ztunnels;
+pub(crate) use culvert::{variants, ztunnels};
 use pair::Pair;
 pub(crate) use pair::{answers, nodes, pod};
 
@@ -109,7 +111,7 @@ pub struct Options {
 }
 
 impl Options {
-    fn wants(&self, path: &str) -> bool {
+    pub(crate) fn wants(&self, path: &str) -> bool {
         let family = path.split('/').next().unwrap_or(path);
         self.paths.is_empty() || self.paths.iter().any(|p| p == path || p == family)
     }
@@ -151,7 +153,7 @@ impl Bed {
             Ok(())
         });
         bed.add("relay", options, |bed| bed.peer(peer::Kind::Relay, options));
-        for (name, binary, io) in culvert::variants(&options.ztunnels)? {
+        for (name, binary, io) in variants(&options.ztunnels)? {
             bed.add(&name, options, |bed| {
                 let culvert = Culvert::new(&binary, &io, &options.log)?;
                 bed.paths.push(culvert.path(&name));

@@ -32,7 +32,7 @@ struct Run {
     /// A few minutes: direct, baseline, culvert on bulk, requests and connections.
     #[arg(long)]
     quick: bool,
-    /// Only this axis (memory, configuration, bulk, requests, paced, connections,
+    /// Only this axis (memory, pods, configuration, bulk, requests, paced, connections,
     /// cold, fairness, growth); repeatable.
     #[arg(long, value_name = "AXIS", value_delimiter = ',')]
     only: Vec<String>,
@@ -43,7 +43,7 @@ struct Run {
     #[arg(long)]
     rounds: Option<usize>,
     /// Seconds of each single measurement of a rate.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 1)]
     seconds: u64,
     /// A ztunnel binary, `PATH` or `NAME=PATH`; repeatable: builds are compared in one run.
     #[arg(long, value_name = "[NAME=]PATH")]

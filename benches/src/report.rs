@@ -67,18 +67,6 @@ impl Report {
         rows.find(|row| row.axis == axis && row.case == case && row.path == path)
     }
 
-    /// Axes and cases in their order, each once.
-    pub(crate) fn cases(&self) -> Vec<(&str, &str)> {
-        let mut cases: Vec<(&str, &str)> = Vec::new();
-        for row in &self.rows {
-            let case = (row.axis.as_str(), row.case.as_str());
-            if !cases.contains(&case) {
-                cases.push(case);
-            }
-        }
-        cases
-    }
-
     /// A table for a terminal: a line for each case and path.
     pub fn table(&self) -> String {
         let mut table = Table::new();

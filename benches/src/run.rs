@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::axes::{Around, Case, Scale, configuration, memory};
+use crate::axes::{Around, Case, Scale, configuration, memory, pods};
 use crate::bed::{Bed, Options, Path};
 use crate::figures::{Figures, collect};
 use crate::machine;
@@ -55,6 +55,11 @@ pub fn run(options: &Options, plan: &Plan) -> anyhow::Result<Report> {
     if !plan.quick && plan.wants("memory") {
         say("memory");
         rows.extend(memory_rows(options, plan.rounds)?);
+    }
+    if !plan.quick && plan.wants("pods") {
+        say("pods");
+        let (runs, names) = pods::round(options)?;
+        rows.extend(runs.rows(("pods", pods::CASE), names.iter().map(String::as_str)));
     }
     if !plan.quick && plan.wants("configuration") {
         say("configuration");

@@ -10,7 +10,7 @@ mod cases;
 mod change;
 mod document;
 mod envoy;
-mod goals;
+pub(crate) mod goals;
 mod load;
 mod lookup;
 mod manifests;

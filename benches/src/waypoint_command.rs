@@ -21,7 +21,7 @@ pub(crate) struct Run {
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Seconds of each single measurement of a rate.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 1)]
     seconds: u64,
     /// The waypoint's binary; the one of this build when it is not given.
     #[arg(long)]

@@ -32,7 +32,7 @@ pub(super) struct Culvert {
 }
 
 /// Name of the path, binary and back end: each binary with each back end it has.
-pub(super) fn variants(
+pub(crate) fn variants(
     ztunnels: &[(String, PathBuf)],
 ) -> anyhow::Result<Vec<(String, PathBuf, String)>> {
     let mut variants = Vec::new();
@@ -137,7 +137,7 @@ impl Culvert {
 }
 
 /// A ztunnel that may be of another build; the agent of the node has made token and socket.
-fn program(control: &ControlPlane, ztunnel: &FilePath, node: &Node) -> Program {
+pub(super) fn program(control: &ControlPlane, ztunnel: &FilePath, node: &Node) -> Program {
     let url = control.url();
     Program::new(ztunnel)
         .args(["--node-name", node.name()])

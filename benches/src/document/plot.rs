@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use crate::report::{Report, short};
+use crate::figures::Figure;
+use crate::report::{Report, Row, short};
 
 /// Title, axis, case and figure of each panel.
 const PANELS: [[&str; 4]; 6] = [
@@ -44,71 +45,94 @@ const PANELS: [[&str; 4]; 6] = [
     ],
 ];
 const COLUMNS: usize = 3;
-const PANEL_WIDTH: usize = 360;
+const PANEL_WIDTH: usize = 370;
 const LINE_HEIGHT: usize = 22;
+/// Title and what is left free below the last bar.
+const PANEL_FRAME: usize = 44;
 /// Where bars begin: the names of paths are left of it.
 const LEFT: usize = 120;
-/// Longest bar; the value stands right of it.
+/// Longest bar.
 const BAR: f64 = 160.0;
+/// Where lines of the spread are cut off; the value stands right of it.
+const WHISKER: f64 = 190.0;
 
 pub(super) fn svg(report: &Report) -> String {
-    let mut paths: Vec<&str> = Vec::new();
-    for row in &report.rows {
-        if !paths.contains(&row.path.as_str()) {
-            paths.push(&row.path);
-        }
-    }
-    let panel_height = (paths.len() + 2) * LINE_HEIGHT;
+    let panels = PANELS.map(|panel| bars(report, panel));
+    let most = panels.iter().map(Vec::len).max().unwrap_or_default();
+    let panel_height = most * LINE_HEIGHT + PANEL_FRAME;
     let (width, height) = (COLUMNS * PANEL_WIDTH, PANELS.len() / COLUMNS * panel_height);
     let mut text = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
-         font-family=\"sans-serif\" font-size=\"12\">\n\
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" \
+         width=\"{width}\" height=\"{height}\" font-family=\"sans-serif\" font-size=\"12\" \
+         fill=\"#1f2933\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
     );
-    for (index, panel) in PANELS.iter().enumerate() {
+    for (index, (panel, bars)) in PANELS.iter().zip(&panels).enumerate() {
         let (x, y) = (
             index % COLUMNS * PANEL_WIDTH,
             index / COLUMNS * panel_height,
         );
-        let _ = writeln!(text, "<g transform=\"translate({x},{y})\">");
-        draw(&mut text, report, &paths, panel);
+        let _ = writeln!(
+            text,
+            "<g transform=\"translate({x},{y})\">\n\
+             <text x=\"12\" y=\"20\" font-weight=\"bold\">{}</text>",
+            panel[0]
+        );
+        draw(&mut text, bars);
         text.push_str("</g>\n");
     }
     text.push_str("</svg>\n");
     text
 }
 
-fn draw(text: &mut String, report: &Report, paths: &[&str], panel: &[&str; 4]) {
-    let [title, axis, case, figure] = panel;
-    let value = |path: &str| Some(report.row(axis, case, path)?.figures.get(*figure)?.median);
-    let most = paths
+/// A path with its figure; none when it failed.
+type Bar<'a> = (&'a str, Option<&'a Figure>);
+
+/// Paths that have the panel's figure, or failed.
+fn bars<'a>(report: &'a Report, [_, axis, case, figure]: [&str; 4]) -> Vec<Bar<'a>> {
+    let rows = report.rows.iter();
+    let rows = rows.filter(|row| row.axis == axis && row.case == case);
+    let bar = |row: &'a Row| match row.figures.get(figure) {
+        _ if row.failed.is_some() => Some((row.path.as_str(), None)),
+        figure => Some((row.path.as_str(), Some(figure?))),
+    };
+    rows.filter_map(bar).collect()
+}
+
+/// A bar of the median, a thin line from the lowest to the highest value, the median in numbers.
+fn draw(text: &mut String, bars: &[Bar<'_>]) {
+    let medians = bars
         .iter()
-        .filter_map(|path| value(path))
-        .fold(0.0, f64::max);
-    let _ = writeln!(
-        text,
-        "<text x=\"8\" y=\"16\" font-weight=\"bold\">{title}</text>"
-    );
-    for (index, path) in paths.iter().enumerate() {
-        let top = (index + 1) * LINE_HEIGHT;
-        let base = top + 14;
+        .filter_map(|(_, figure)| Some(figure.as_ref()?.median));
+    let most = medians.fold(f64::MIN_POSITIVE, f64::max);
+    let length = |value: f64| (value / most * BAR).clamp(0.0, WHISKER);
+    for (index, (path, figure)) in bars.iter().enumerate() {
+        let top = (index + 1) * LINE_HEIGHT + 8;
+        let base = top + 12;
         let _ = writeln!(
             text,
             "<text x=\"{}\" y=\"{base}\" text-anchor=\"end\">{path}</text>",
             LEFT - 6
         );
-        let Some(value) = value(path) else {
+        let Some(figure) = figure else {
+            let _ = writeln!(text, "<text x=\"{LEFT}\" y=\"{base}\">failed</text>");
             continue;
         };
-        let length = if most > 0.0 { value / most * BAR } else { 0.0 };
+        let left = LEFT as f64;
+        let end = length(figure.median).max(length(figure.high));
         let _ = writeln!(
             text,
-            "<rect x=\"{LEFT}\" y=\"{}\" width=\"{length:.1}\" height=\"14\" fill=\"{}\"/>\n\
+            "<rect x=\"{LEFT}\" y=\"{}\" width=\"{:.1}\" height=\"14\" fill=\"{}\"/>\n\
+             <line x1=\"{:.1}\" y1=\"{middle}\" x2=\"{:.1}\" y2=\"{middle}\" stroke=\"#1f2933\"/>\n\
              <text x=\"{:.1}\" y=\"{base}\">{}</text>",
-            top + 3,
+            top + 1,
+            length(figure.median),
             colour(path),
-            LEFT as f64 + length + 4.0,
-            short(value)
+            left + length(figure.low),
+            left + length(figure.high),
+            left + end + 6.0,
+            short(figure.median),
+            middle = top + 8,
         );
     }
 }
@@ -124,29 +148,59 @@ fn colour(path: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::figures::Figure;
     use crate::machine::Machine;
-    use crate::report::Row;
 
-    #[test]
-    fn the_longest_bar_is_that_of_the_largest_value() {
-        let row = |path: &str, value: f64| Row {
+    fn row(path: &str, runs: &[f64]) -> Row {
+        Row {
             axis: "requests".to_owned(),
             case: "1 connections".to_owned(),
             path: path.to_owned(),
-            figures: [("p50_us".to_owned(), Figure::of(vec![value]).unwrap())].into(),
+            figures: [("p50_us".to_owned(), Figure::of(runs.to_vec()).unwrap())].into(),
             failed: None,
-        };
-        let svg = svg(&Report {
+        }
+    }
+
+    fn drawn(rows: Vec<Row>) -> String {
+        svg(&Report {
             machine: Machine::default(),
             rounds: 1,
             seconds: 1.0,
             took_s: 1.0,
-            rows: vec![row("direct", 50.0), row("baseline", 200.0)],
-        });
+            rows,
+        })
+    }
+
+    #[test]
+    fn the_longest_bar_is_that_of_the_largest_median_and_has_its_spread() {
+        let svg = drawn(vec![
+            row("direct", &[50.0]),
+            row("baseline", &[100.0, 200.0, 210.0]),
+        ]);
         assert!(
             svg.contains("width=\"40.0\"") && svg.contains("width=\"160.0\""),
             "{svg}"
         );
+        assert!(
+            svg.contains("x1=\"200.0\"") && svg.contains("x2=\"288.0\""),
+            "{svg}"
+        );
+    }
+
+    #[test]
+    fn a_path_that_failed_says_so_and_one_without_the_figure_is_left_out() {
+        let failed = Row {
+            failed: Some("x".to_owned()),
+            ..row("envoy", &[1.0])
+        };
+        let other = Row {
+            figures: Default::default(),
+            ..row("direct", &[1.0])
+        };
+        let svg = drawn(vec![row("relay", &[50.0]), failed, other]);
+        assert!(
+            svg.contains(">envoy</text>") && svg.contains(">failed</text>"),
+            "{svg}"
+        );
+        assert!(!svg.contains("direct"), "{svg}");
     }
 }
