@@ -6,6 +6,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::Path as FilePath;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -20,9 +21,9 @@ use super::culvert::program;
 const AT_ONCE: usize = 8;
 /// Pods behind one service account: each account has a certificate.
 const PER_ACCOUNT: usize = 50;
-/// A link that leads nowhere; `AAA` and `BBB` stand for the last parts of the pod's address.
+/// A link that leads nowhere; `ADDRESS` stands for the pod's.
 const LINK: &str = "link add eth0 type veth peer name other\n\
-    address add 10.245.AAA.BBB/16 dev eth0\n\
+    address add ADDRESS/16 dev eth0\n\
     link set eth0 up\n\
     link set other up\n";
 
@@ -50,9 +51,7 @@ impl Crowd {
         let agent = control.start_agent(&node)?;
         let pods = each(0..count, |index| {
             let pod = node.sandbox(&format!("mesh/{}", name(index)))?;
-            let [high, low] = u16::try_from(index + 2)?.to_be_bytes();
-            let link = LINK.replace("AAA", &high.to_string());
-            let link = link.replace("BBB", &low.to_string());
+            let link = LINK.replace("ADDRESS", &address(index).to_string());
             let program = Program::line("ip -batch -").stdin(link.into_bytes());
             pod.run(&program)?.success()?;
             Ok(pod)
@@ -133,6 +132,11 @@ fn name(index: usize) -> String {
     format!("pod-{index}")
 }
 
+fn address(index: usize) -> Ipv4Addr {
+    let [.., high, low] = (index + 2).to_be_bytes();
+    Ipv4Addr::new(10, 245, high, low)
+}
+
 /// Namespace `mesh`, which is enrolled, with its pods.
 fn pods_yaml(count: usize) -> String {
     let mut text = "apiVersion: v1\nkind: Namespace\n\
@@ -144,8 +148,9 @@ fn pods_yaml(count: usize) -> String {
             text,
             "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {}, namespace: mesh}}\n\
              spec: {{nodeName: node-1, serviceAccountName: account-{account}, \
-             containers: [{{name: app}}]}}\n",
-            name(index)
+             containers: [{{name: app}}]}}\nstatus: {{podIP: {}}}\n",
+            name(index),
+            address(index)
         );
     }
     text
@@ -172,5 +177,6 @@ mod tests {
         let text = pods_yaml(120);
         assert_eq!(text.matches("kind: Pod").count(), 120);
         assert!(text.contains("name: pod-119,") && text.contains("account-2,"));
+        assert!(text.contains("podIP: 10.245.0.121}"));
     }
 }
