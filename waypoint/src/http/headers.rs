@@ -70,6 +70,15 @@ pub fn end_connection(headers: &mut HeaderMap) {
     }
 }
 
+/// Takes away what trailers must not hold (RFC 9110 6.5.1): what belongs to a connection, with
+/// which nothing can be sent on over HTTP/2, and what would frame or address the message again.
+pub fn end_trailers(trailers: &mut HeaderMap) {
+    end_connection(trailers);
+    for name in [CONTENT_LENGTH, HOST, TE] {
+        trailers.remove(name);
+    }
+}
+
 /// Names that `Connection` lists. Never those that the message cannot do without, nor TE, which is
 /// always listed and is dealt with by itself.
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {

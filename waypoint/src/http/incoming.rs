@@ -9,6 +9,7 @@ use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use hyper::body::{Body, Frame, SizeHint};
 
+use super::headers;
 use super::sent::BoxError;
 
 /// A request's body, or an answer's.
@@ -80,10 +81,16 @@ impl Body for Incoming {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match self.get_mut() {
+        let mut polled = match self.get_mut() {
             Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Self::Http2(body) => body.poll(cx).map_err(Into::into),
+        };
+        if let Poll::Ready(Some(Ok(frame))) = &mut polled
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            headers::end_trailers(trailers);
         }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
+use mesh::service::AppProtocol;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::world::{Handler, World, read_answer, read_head, run};
@@ -288,6 +289,26 @@ fn a_client_that_goes_away_takes_its_request_along() {
         is_gone.await.unwrap();
         assert_eq!(upstream.load(), 0);
         assert_eq!(world.record().await.reason.unwrap().as_str(), "client_gone");
+    });
+}
+
+/// Nothing could be sent on with them over HTTP/2: the whole answer would be broken off.
+#[test]
+fn trailers_lose_what_belongs_to_the_connection() {
+    run(async |world| {
+        let answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: x-sum\r\n\r\n\
+              5\r\nhello\r\n0\r\nX-Sum: 5\r\nKeep-Alive: timeout=5\r\nConnection: x-mine\r\n\
+              X-Mine: 1\r\nContent-Length: 7\r\n\r\n";
+        world.endpoint_speaking("", "v1", AppProtocol::Http11, world.raw(answer));
+        let mut sender = world.connect_http2().await;
+        let body = http_body_util::Empty::<Bytes>::new();
+        let request = http::Request::get("http://shop/").body(body).unwrap();
+        let answer = sender.send_request(request).await.unwrap();
+        let whole = answer.into_body().collect().await.unwrap();
+        let trailers = whole.trailers().unwrap();
+        assert_eq!(trailers.len(), 1, "{trailers:?}");
+        assert_eq!(trailers["x-sum"], "5");
+        assert_eq!(whole.to_bytes(), "hello");
     });
 }
 
