@@ -9,12 +9,17 @@ use std::sync::Arc;
 use clap::{Args, Subcommand, ValueEnum};
 use mesh::Service;
 use mesh::route::book::Addressed;
-use mesh::route::{Decision, Request, ServicePort, Table, decide, explain};
+use mesh::route::{Decision, GatewayKey, Request, ServicePort, Table, decide, explain};
+use mesh::service::GatewayDestination;
+use translate::object::Name;
 
 pub use ask::{Ask, AskError};
 use tell::Answer;
 
 use crate::manifests::{Manifests, ManifestsError};
+
+/// On a Service: it is that of this Gateway's waypoint (Gateway API, GEP-1762).
+const GATEWAY_NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
 
 /// `culvert route`.
 #[derive(Clone, Debug, Subcommand)]
@@ -96,10 +101,11 @@ pub fn explained(command: &Command) -> Result<String, RouteError> {
         service: service.key.clone(),
         port: ask.port(),
     };
+    let gateway = gateway(&manifests, service);
     let addressed = Addressed {
         service: Some(&to),
         client_namespace: Some(&options.from),
-        gateway: None,
+        gateway: gateway.as_ref(),
     };
     let book = translate::book(&manifests.output.routes);
     let nothing = Arc::new(Table::default());
@@ -112,6 +118,22 @@ pub fn explained(command: &Command) -> Result<String, RouteError> {
     Ok(match options.output {
         Format::Text => answer.text(),
         Format::Json => answer.json(),
+    })
+}
+
+/// The Gateway of the waypoint that the service's traffic passes.
+fn gateway(manifests: &Manifests, service: &Service) -> Option<GatewayKey> {
+    let GatewayDestination::Hostname(key) = &service.waypoint.as_ref()?.destination else {
+        return None;
+    };
+    let waypoint = manifests.output.services.get(key)?;
+    // Without a Service of its own, a Gateway was given one of its name.
+    let name = Name::new(&key.namespace, &waypoint.name);
+    let by_hand = manifests.objects.services.get(&name);
+    let name = by_hand.and_then(|own| own.meta.label(GATEWAY_NAME_LABEL));
+    Some(GatewayKey {
+        namespace: key.namespace.clone(),
+        name: name.map_or_else(|| waypoint.name.clone(), Arc::from),
     })
 }
 
@@ -140,7 +162,7 @@ fn answer(
         tell::Findings {
             rules,
             decision: decision.as_ref(),
-            rule: selected.map(|selected| selected.rule),
+            rule: selected.map(|selected| selected.rule()),
         },
     )
 }

@@ -91,6 +91,34 @@ fn a_client_with_routes_of_its_own_namespace_has_these_instead() {
 }
 
 #[test]
+fn a_service_without_routes_has_those_of_its_waypoints_gateway() {
+    // The Service of the one waypoint was made by hand and has another name; the other has none.
+    let gateways = include_str!("gateways.yaml");
+    let shop = Directory::with("gateways", &format!("{SHOP}---\n{gateways}"));
+    for (url, routes, takes) in [
+        ("http://plain.shop/a", "gateway", "HTTPRoute shop/all"),
+        ("http://other.depot/a", "gateway", "HTTPRoute depot/all"),
+        ("http://web.shop/a", "producer", "HTTPRoute shop/web"),
+    ] {
+        let answer = shop.explain(&[url, "--output", "json"]);
+        let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+        assert_eq!(answer["routes"], routes, "{url}");
+        let rules = answer["rules"].as_array().unwrap();
+        let taking = rules.iter().find(|rule| rule["takes"] == true).unwrap();
+        assert_eq!(taking["route"], takes, "{url}");
+    }
+    let text = shop.explain(&["http://plain.shop/a"]);
+    assert!(
+        text.contains("routes of its waypoint's Gateway\n"),
+        "{text}"
+    );
+    let text = shop.explain(&["http://plain.shop/b"]);
+    assert!(text.contains("It is answered with 404: no rule"), "{text}");
+    let text = shop.explain(&["http://without.depot/a"]);
+    assert!(text.contains(": no route\n"), "not behind it: {text}");
+}
+
+#[test]
 fn headers_and_methods_are_those_of_the_command_line() {
     let shop = Directory::with("headers", SHOP);
     let text = shop.explain(&["POST http://web.shop/cart/7?a=b", "-H", "Version: v2"]);

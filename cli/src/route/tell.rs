@@ -24,7 +24,7 @@ pub(super) struct Answer {
     request: String,
     service: String,
     port: u16,
-    /// Whose routes count: `producer`, `consumer`, `none`.
+    /// Whose routes count: `producer`, `consumer`, `gateway`, `none`.
     routes: &'static str,
     rules: Vec<RuleAnswer>,
     outcome: Outcome,
@@ -116,6 +116,7 @@ impl Answer {
         text.push_str(match self.routes {
             "consumer" => "routes of the client's namespace\n",
             "producer" => "routes of its own namespace\n",
+            "gateway" => "routes of its waypoint's Gateway\n",
             _ => "no route\n",
         });
         for rule in &self.rules {

@@ -45,8 +45,8 @@ pub fn holds(input: &[u8]) {
         "the index and a walk over all differ"
     );
     let holds = selected
-        .and_then(|one| one.matched)
-        .is_none_or(|one| one.holds(&request));
+        .and_then(|one| one.matched())
+        .is_none_or(|(_, one)| one.holds(&request));
     assert!(holds, "what was selected does not hold");
     let _ = decide(&table, &request, &mut || 7);
 }

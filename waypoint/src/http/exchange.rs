@@ -315,7 +315,7 @@ impl Exchange {
         let Some(persistence) = self.plan.persistence() else {
             return;
         };
-        let (Some(load), Some(backend)) = (&self.log.load, self.plan.backend_index()) else {
+        let (Some(load), Some(backend)) = (&self.log.load, self.plan.backend_token()) else {
             return;
         };
         let served = (load.upstream().token(), backend);

@@ -12,6 +12,7 @@ use mesh::route::{
 use mesh::service::ServiceKey;
 
 use super::headers::Fields;
+use super::session::{backend_place, backend_token};
 
 /// A request's way.
 #[derive(Default)]
@@ -67,13 +68,13 @@ impl Arrived<'_> {
     }
 }
 
-/// Decides; `session` is asked for the backend that the client's session is at, once its rule is
-/// known.
+/// Decides; `session` is asked for the token of the backend that the client's session is at, once
+/// its rule is known.
 pub fn plan(
     table: &Table,
     target: &Arrived<'_>,
     random: &dyn Fn() -> u64,
-    session: &dyn Fn(&Persistence) -> Option<usize>,
+    session: &dyn Fn(&Persistence) -> Option<u64>,
 ) -> Planned {
     let fields = Fields(target.headers);
     let request = Request {
@@ -87,10 +88,11 @@ pub fn plan(
     };
     let mut decision = decide(table, &request, &mut || random());
     if let Decision::Forward(forward) = &decision
-        && let Some(persistence) = &forward.selected.rule.persistence
-        && let Some(at) = session(persistence)
+        && let Some(persistence) = &forward.selected.rule().persistence
+        && let Some(token) = session(persistence)
+        && let Some(at) = backend_place(&forward.selected.rule().backends, token)
         && at != forward.backend_index
-        && let Some(drawn) = drawing(&forward.selected.rule.backends, at)
+        && let Some(drawn) = drawing(&forward.selected.rule().backends, at)
     {
         let mut first = Some(drawn);
         decision = decide(table, &request, &mut || first.take().unwrap_or_else(random));
@@ -167,6 +169,11 @@ impl Plan {
     /// Place of the backend in its rule.
     pub fn backend_index(&self) -> Option<usize> {
         self.taken.as_ref().map(|(_, _, backend)| *backend)
+    }
+
+    /// What a session names its backend by.
+    pub fn backend_token(&self) -> Option<u64> {
+        backend_token(&self.rule()?.backends, self.backend_index()?)
     }
 
     /// Service and port; None: what the client addressed.

@@ -1,13 +1,15 @@
 //! Session persistence (GEP-1619): the client carries which backend and endpoint it was served by.
 //!
-//! The token is `endpoint-backend-created-used`, in hexadecimal; seconds since 1970. It is no
-//! secret and needs no signature: it can only name an endpoint that the route leads to anyhow.
+//! The token is `endpoint-backend-created-used`, in hexadecimal; seconds since 1970. Endpoint and
+//! backend are hashes of their names, so that a session outlives a change of the other backends and
+//! of their order. It is no secret and needs no signature: it can only name an endpoint that the
+//! route leads to anyhow.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::header::{COOKIE, SET_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use mesh::route::{Cookie, Persistence, SessionToken};
+use mesh::route::{Backend, Cookie, Persistence, SessionToken, Target};
 
 use super::limits::TOKEN_BYTES_MAX;
 
@@ -16,8 +18,8 @@ use super::limits::TOKEN_BYTES_MAX;
 pub struct Session {
     /// Token of the endpoint.
     pub endpoint: u64,
-    /// Place of the backend in its rule.
-    pub backend: usize,
+    /// Token of the backend: see [`backend_token`].
+    pub backend: u64,
     created: u64,
     used: u64,
 }
@@ -63,18 +65,44 @@ fn parse(text: &str) -> Option<Session> {
     let mut next = || parts.next()?.ok();
     let session = Session {
         endpoint: next()?,
-        backend: usize::try_from(next()?).ok()?,
+        backend: next()?,
         created: next()?,
         used: next()?,
     };
     parts.next().is_none().then_some(session)
 }
 
+/// What a session names a backend by: service, port, and how many before it lead there too. None:
+/// it leads nowhere.
+pub fn backend_token(backends: &[Backend], at: usize) -> Option<u64> {
+    let target = &backends.get(at)?.target;
+    let Target::Service { service, port } = target else {
+        return None;
+    };
+    let before = backends[..at].iter().filter(|one| one.target == *target);
+    let names = [&*service.namespace, "/", &*service.hostname];
+    let names = names.into_iter().flat_map(str::bytes);
+    let bytes = names.chain(port.to_be_bytes());
+    Some(hash(bytes.chain(before.map(|_| b'/'))))
+}
+
+/// Place of the backend that a session names so.
+pub fn backend_place(backends: &[Backend], token: u64) -> Option<usize> {
+    (0..backends.len()).find(|at| backend_token(backends, *at) == Some(token))
+}
+
+/// FNV-1a: it must be the same in every version, and hides nothing that a client may not know.
+pub fn hash(bytes: impl Iterator<Item = u8>) -> u64 {
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
 /// The field that gives the client its session; None: it has it already.
 pub fn write(
     persistence: &Persistence,
     before: Option<Session>,
-    served: (u64, usize),
+    served: (u64, u64),
     path: &str,
     now: u64,
 ) -> Option<(HeaderName, HeaderValue)> {
@@ -103,6 +131,8 @@ pub fn write(
 
 #[cfg(test)]
 mod tests {
+    use mesh::service::ServiceKey;
+
     use super::*;
 
     fn persistence(token: SessionToken) -> Persistence {
@@ -152,6 +182,41 @@ mod tests {
         assert_eq!(
             (name.as_str(), value),
             ("sid", HeaderValue::from_static("1-0-3e8-3fc"))
+        );
+    }
+
+    #[test]
+    fn a_backend_is_known_in_any_order_and_one_that_leads_nowhere_is_not() {
+        let backend = |name: &str, port| Backend {
+            target: Target::Service {
+                service: ServiceKey {
+                    namespace: "shop".into(),
+                    hostname: name.into(),
+                },
+                port,
+            },
+            weight: 1,
+            filters: Default::default(),
+        };
+        let nowhere = Backend {
+            target: Target::Invalid("gone".into()),
+            ..backend("", 1)
+        };
+        // Twice the same: they may have different filters.
+        let same = backend("v1", 80);
+        let all = [same.clone(), backend("v2", 80), backend("v1", 81), same];
+        let tokens: Vec<_> = (0..4).map(|at| backend_token(&all, at).unwrap()).collect();
+        let places: Vec<_> = tokens.iter().map(|one| backend_place(&all, *one)).collect();
+        assert_eq!(places, [Some(0), Some(1), Some(2), Some(3)]);
+        let other = [nowhere, all[2].clone(), all[1].clone(), all[0].clone()];
+        let places: Vec<_> = tokens
+            .iter()
+            .map(|one| backend_place(&other, *one))
+            .collect();
+        assert_eq!(places, [Some(3), Some(2), Some(1), None]);
+        assert_eq!(
+            (backend_token(&other, 0), backend_token(&other, 4)),
+            (None, None)
         );
     }
 

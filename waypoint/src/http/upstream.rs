@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, oneshot};
 use super::limits::{IDLE_MAX, READ_BUFFER_BYTES};
 use super::linger::Lingering;
 use super::sent::SentBody;
+use super::session;
 use super::site::{Asked, ConnectError, Io, Site};
 use channel::{Channel, Room};
 use lease::Sender;
@@ -349,10 +350,6 @@ impl Drop for Load {
     }
 }
 
-/// FNV-1a: it must be the same in every version, and hides nothing that a client may not know.
 fn token(uid: &str, port: u16) -> u64 {
-    let bytes = uid.bytes().chain(port.to_be_bytes());
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    session::hash(uid.bytes().chain(port.to_be_bytes()))
 }

@@ -402,6 +402,65 @@ fn a_session_keeps_to_its_backend_and_endpoint() {
 }
 
 #[test]
+fn a_session_keeps_to_its_backend_when_the_backends_change_their_order() {
+    run(async |world| {
+        for name in ["v1", "v2", "v3"] {
+            world.endpoint(name, name, world.echo(name));
+        }
+        let with = |backends: Vec<Backend>| {
+            vec![Rule {
+                backends,
+                ..keeping(SessionToken::Header)
+            }]
+        };
+        world.route(with(vec![to("v1", 0), to("v2", 1)]));
+        let first = ask_with(&world, "X: y").await;
+        let field = format!("sid: {}", first.header("sid").unwrap());
+        world.route(with(vec![to("v3", 1000), to("v2", 1), to("v1", 1000)]));
+        for _ in 0..20 {
+            assert_eq!(ask_with(&world, &field).await.header("sid"), None);
+        }
+        let seen = world.endpoints_seen();
+        assert!(seen.iter().all(|one| *one == "v2"), "{seen:?}");
+    });
+}
+
+#[test]
+fn a_session_leads_to_no_endpoint_outside_the_route() {
+    run(async |world| {
+        for name in ["v1", "v2"] {
+            world.endpoint(name, name, world.echo(name));
+        }
+        let only = |name| {
+            vec![Rule {
+                backends: vec![to(name, 1)],
+                ..keeping(SessionToken::Header)
+            }]
+        };
+        let mut own = Vec::new();
+        for name in ["v1", "v2"] {
+            world.route(only(name));
+            own.push(
+                ask_with(&world, "X: y")
+                    .await
+                    .header("sid")
+                    .unwrap()
+                    .to_owned(),
+            );
+        }
+        let parts: Vec<Vec<_>> = own.iter().map(|sid| sid.split('-').collect()).collect();
+        world.route(only("v1"));
+        // The other's session, its endpoint under our backend, ours under its backend.
+        for (endpoint, backend) in [(1, 1), (1, 0), (0, 1)] {
+            let sid = format!("sid: {}-{}-1-1", parts[endpoint][0], parts[backend][1]);
+            let answer = ask_with(&world, &sid).await;
+            assert_eq!((answer.status, answer.header("sid").is_some()), (200, true));
+        }
+        assert_eq!(world.endpoints_seen(), ["v1", "v2", "v1", "v1", "v1"]);
+    });
+}
+
+#[test]
 fn a_session_whose_endpoint_is_gone_moves_on() {
     run(async |world| {
         world.endpoint("v1", "a1", world.echo("a1"));
@@ -409,7 +468,9 @@ fn a_session_whose_endpoint_is_gone_moves_on() {
             backends: vec![to("v1", 1)],
             ..keeping(SessionToken::Header)
         }]);
-        let answer = ask_with(&world, "sid: 123-0-1-1").await;
+        let first = ask_with(&world, "X: y").await;
+        let (_, rest) = first.header("sid").unwrap().split_once('-').unwrap();
+        let answer = ask_with(&world, &format!("sid: 123-{rest}")).await;
         assert_eq!(answer.status, 200);
         assert!(
             answer

@@ -123,17 +123,18 @@ pub fn decide<'a>(
     let Some(selected) = table.select(request) else {
         return fail(None, Failure::NoRoute);
     };
-    let rule = selected.rule;
+    let ruling = selected.ruling();
     let answered = |filters: &'a OwnFilters| answered(filters.get()?, selected, request);
-    if let Some(answered) = answered(&rule.filters) {
+    if let Some(answered) = answered(&ruling.filters) {
         return answered;
     }
-    let weights = rule.backends.iter().map(|backend| backend.weight);
+    let backends = ruling.backends();
+    let weights = backends.iter().map(|backend| backend.weight);
     let backend_index = match draw(weights, entropy) {
         Ok(drawn) => drawn,
         Err(failure) => return fail(Some(selected), failure),
     };
-    let backend = &rule.backends[backend_index];
+    let backend = &backends[backend_index];
     if let Some(answered) = answered(&backend.filters) {
         return answered;
     }
@@ -156,17 +157,15 @@ fn forward<'a>(
     request: &Request<'a>,
     entropy: &mut dyn FnMut() -> u64,
 ) -> Forward<'a> {
-    let rule = selected.rule;
-    let both = [&rule.filters, &backend.filters];
+    let of_rule = &selected.ruling().filters;
+    let both = [of_rule, &backend.filters];
     let given = || both.into_iter().filter_map(OwnFilters::get);
     // The backend's rewrite replaces the rule's: both at once would rewrite twice.
     let mut rewrites = given().filter_map(|filters| filters.rewrite.as_ref());
     let rewrite = rewrites.next_back();
     let change = rewrite.and_then(|rewrite| rewrite.path.as_ref());
     let path = match change {
-        Some(change) => change
-            .apply(request.path, matched_prefix(selected.matched))
-            .into(),
+        Some(change) => change.apply(request.path, matched_prefix(&selected)).into(),
         None => Cow::Borrowed(request.path),
     };
     let mirrors = given().flat_map(|filters| &filters.mirrors);
@@ -180,10 +179,7 @@ fn forward<'a>(
         host: rewrite.and_then(|rewrite| rewrite.host.as_deref()),
         request_headers: both.map(|filters| &filters.request_headers),
         // From the inside out.
-        response_headers: [
-            &backend.filters.response_headers,
-            &rule.filters.response_headers,
-        ],
+        response_headers: [&backend.filters.response_headers, &of_rule.response_headers],
         cors: given()
             .filter_map(|filters| filters.cors.as_ref())
             .next_back()
@@ -223,7 +219,7 @@ fn answered<'a>(
     Some(Decision::Redirect {
         selected,
         status: redirect.status,
-        location: redirect.location(request, matched_prefix(selected.matched)),
+        location: redirect.location(request, matched_prefix(&selected)),
     })
 }
 

@@ -81,10 +81,7 @@ fn report(
     let rule = &route.rules[at];
     let host = request.host();
     let is_this = |one: &&Selected<'_>| one.route.key == route.key && one.rule_index == at;
-    let which = |one: &Selected<'_>| {
-        let matched = one.matched?;
-        rule.matches.iter().position(|each| each == matched)
-    };
+    let which = |one: &Selected<'_>| one.matched().map(|(at, _)| at);
     RuleReport {
         route: route.key.clone(),
         rule: rule.place,

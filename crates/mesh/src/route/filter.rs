@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use super::Target;
 use super::cors::Cors;
+use super::matching::PathMatch;
 use super::path::{normal_prefix, replace_prefix};
+use super::table::Selected;
 
 /// The filters of a rule or of a backend. Each kind at most once, but mirrors.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -52,7 +54,7 @@ impl Filters {
 /// The filters of one rule or backend. Nearly none has any: then this is a pointer to nothing, and
 /// reads as [`Filters::NONE`].
 #[derive(Clone, Debug, Default)]
-pub struct OwnFilters(Option<Box<Filters>>);
+pub struct OwnFilters(Option<Arc<Filters>>);
 
 impl OwnFilters {
     /// The filters, if there are any.
@@ -64,7 +66,7 @@ impl OwnFilters {
 
 impl From<Filters> for OwnFilters {
     fn from(filters: Filters) -> Self {
-        Self((filters != Filters::NONE).then(|| Box::new(filters)))
+        Self((filters != Filters::NONE).then(|| Arc::new(filters)))
     }
 }
 
@@ -247,9 +249,9 @@ impl Share {
 }
 
 /// The prefix that a rule matched: the normal form, or the empty one where it matched otherwise.
-pub(super) fn matched_prefix(matched: Option<&super::RequestMatch>) -> &str {
-    match matched.map(|matched| &matched.path) {
-        Some(super::matching::PathMatch::Prefix(prefix)) => normal_prefix(prefix),
+pub(super) fn matched_prefix<'a>(selected: &Selected<'a>) -> &'a str {
+    match selected.matched().map(|(_, matched)| &matched.path) {
+        Some(PathMatch::Prefix(prefix)) => normal_prefix(prefix),
         _ => "",
     }
 }

@@ -2,15 +2,17 @@
 //! steps that grows with the request (labels of its host, segments of its path), not with the
 //! number of routes. Cloning one is cheap, and a change of one route touches its own matches alone.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
+use super::filter::OwnFilters;
 use super::host::{HostPattern, suffixes};
 use super::index::Index;
 use super::matching::{GrpcMatch, PathMatch, RequestMatch, TextMatch, grpc_call};
 use super::path::prefixes;
 use super::rank::{self, Place, compare};
 use super::request::Request;
-use super::{Route, RouteKey, Rule};
+use super::{Backend, Route, RouteKey, Rule};
 
 /// The routes of one parent, each name at most once.
 #[derive(Clone, Debug, Default)]
@@ -23,20 +25,74 @@ pub struct Table {
     refusal: Option<Arc<str>>,
 }
 
-/// One match of one rule.
-#[derive(Clone, Debug)]
-struct Entry {
+/// What a decision reads of a rule, in one place: among ten thousand routes each pointer that it
+/// follows leads to a line that is in no cache, and in most cases to a page that no TLB knows.
+/// Filters and backend come first, and fill one line; the rest is read of by its address alone.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(super) struct Ruling {
+    pub(super) filters: OwnFilters,
+    backends: Backends,
     route: Arc<Route>,
+    rule: u16,
+}
+
+/// Copies of a rule's backends.
+#[derive(Debug)]
+enum Backends {
+    One(Backend),
+    Others(Box<[Backend]>),
+}
+
+impl Ruling {
+    fn new(route: &Arc<Route>, at: usize) -> Self {
+        let rule = &route.rules[at];
+        Self {
+            route: route.clone(),
+            rule: number(at),
+            filters: rule.filters.clone(),
+            backends: match &rule.backends[..] {
+                [one] => Backends::One(one.clone()),
+                others => Backends::Others(others.into()),
+            },
+        }
+    }
+
+    /// Of every rule of a route.
+    fn all(route: &Arc<Route>) -> impl Iterator<Item = Arc<Self>> {
+        let rules = 0..route.rules.len();
+        rules.map(move |at| Arc::new(Self::new(route, at)))
+    }
+
+    pub(super) fn backends(&self) -> &[Backend] {
+        match &self.backends {
+            Backends::One(one) => std::slice::from_ref(one),
+            Backends::Others(others) => others,
+        }
+    }
+
+    fn place(&self, alternative: Option<u16>) -> Place<'_> {
+        let alternative = alternative.map(usize::from);
+        (&self.route, self.rule.into(), alternative)
+    }
+}
+
+/// One match of one rule. All that is needed to pass it by is here: the rule is not read.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    ruling: Arc<Ruling>,
     rule: u16,
     /// None: the rule has no match, and takes everything.
     alternative: Option<u16>,
     /// Whether being listed says all: it has no condition but the path that it is listed under.
     is_plain: bool,
+    /// Whether it takes the path that it is listed under alone.
+    is_exact: bool,
 }
 
 /// In order of rank, once it is sorted. Nearly every list has one entry.
 #[derive(Clone, Debug, Default)]
-enum List {
+pub(super) enum List {
     #[default]
     None,
     One(Entry),
@@ -46,7 +102,8 @@ enum List {
 /// Entries of one host pattern by path.
 #[derive(Clone, Debug, Default)]
 struct Paths {
-    at: Index<AtPath>,
+    /// Exact paths, and prefixes under their normal form.
+    at: Index<List>,
     /// Regular expressions: tried one by one.
     patterns: List,
     /// gRPC methods of any service.
@@ -58,25 +115,35 @@ struct Paths {
 /// Prefixes of so many segments are not told from longer ones.
 const DEPTH_MAX: u32 = u64::BITS - 1;
 
-/// Entries of one path.
-#[derive(Clone, Debug, Default)]
-pub(super) struct AtPath {
-    exact: List,
-    /// Under its normal form.
-    prefix: List,
-}
-
 /// The match that took a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Selected<'a> {
     /// The route.
     pub route: &'a Arc<Route>,
-    /// Its rule.
-    pub rule: &'a Rule,
     /// Number of the rule in the route, from 0.
     pub rule_index: usize,
-    /// The condition that held; None: the rule has none.
-    pub matched: Option<&'a RequestMatch>,
+    ruling: &'a Ruling,
+    alternative: Option<u16>,
+}
+
+impl<'a> Selected<'a> {
+    /// The rule.
+    #[must_use]
+    pub fn rule(&self) -> &'a Rule {
+        &self.ruling.route.rules[self.rule_index]
+    }
+
+    /// What a decision reads of it.
+    pub(super) fn ruling(&self) -> &'a Ruling {
+        self.ruling
+    }
+
+    /// The condition that held, and its number in the rule; None: the rule has none.
+    #[must_use]
+    pub fn matched(&self) -> Option<(usize, &'a RequestMatch)> {
+        let at = usize::from(self.alternative?);
+        Some((at, &self.rule().matches[at]))
+    }
 }
 
 /// Where an entry is listed.
@@ -93,14 +160,16 @@ impl Table {
     #[must_use]
     pub fn new(routes: impl IntoIterator<Item = Arc<Route>>) -> Self {
         let mut table = Self::default();
+        // All of them first: so they lie side by side, apart from all that no decision reads.
+        let mut rulings = Vec::new();
         for route in routes {
-            if table
-                .routes
-                .insert(route.key.clone(), route.clone())
-                .is_none()
-            {
-                table.list(&route, List::push);
+            let key = route.key.clone();
+            if table.routes.insert(key, route.clone()).is_none() {
+                rulings.extend(Ruling::all(&route));
             }
+        }
+        for ruling in rulings {
+            table.list(&ruling, &List::push);
         }
         // Sorted once at the end: sorted insertion costs the square of what one path has.
         let sort = |paths: &mut Arc<Paths>| Arc::make_mut(paths).sort();
@@ -128,7 +197,9 @@ impl Table {
     /// Adds a route, in place of the one of that name.
     pub fn insert(&mut self, route: Arc<Route>) {
         self.remove(&route.key);
-        self.list(&route, List::insert);
+        for ruling in Ruling::all(&route) {
+            self.list(&ruling, &List::insert);
+        }
         self.routes.insert(route.key.clone(), route);
     }
 
@@ -137,32 +208,33 @@ impl Table {
         let Some(route) = self.routes.remove(key) else {
             return false;
         };
-        self.list(&route, |list, entry| list.remove(&entry));
+        for ruling in Ruling::all(&route) {
+            self.list(&ruling, &|list: &mut List, entry| list.remove(&entry));
+        }
         true
     }
 
-    /// Does something with every list that an entry of the route belongs into.
-    fn list(&mut self, route: &Arc<Route>, change: impl Fn(&mut List, Entry)) {
-        for (rule, of_rule) in route.rules.iter().enumerate() {
-            let count = of_rule.matches.len();
-            let alternatives = (0..count).map(Some).chain((count == 0).then_some(None));
-            for alternative in alternatives {
-                let matched = alternative.map(|at| &of_rule.matches[at]);
-                let entry = Entry {
-                    route: route.clone(),
-                    rule: number(rule),
-                    alternative: alternative.map(number),
-                    is_plain: matched.is_none_or(is_plain),
-                };
-                self.list_entry(entry, &change);
-            }
+    /// Does something with every list that an entry of the rule belongs into.
+    fn list(&mut self, ruling: &Arc<Ruling>, change: &impl Fn(&mut List, Entry)) {
+        let every = RequestMatch::default();
+        let matches = &ruling.route.rules[usize::from(ruling.rule)].matches;
+        let none = matches.is_empty().then_some(None);
+        for alternative in (0..matches.len()).map(Some).chain(none) {
+            let matched = alternative.map_or(&every, |at| &matches[at]);
+            let listed = listed(&matched.path);
+            let entry = Entry {
+                ruling: ruling.clone(),
+                rule: ruling.rule,
+                alternative: alternative.map(number),
+                is_plain: is_plain(matched),
+                is_exact: matches!(listed, Listed::Exact(_)),
+            };
+            self.list_entry(entry, listed, change);
         }
     }
 
-    fn list_entry(&mut self, entry: Entry, change: &impl Fn(&mut List, Entry)) {
-        let every = RequestMatch::default();
-        let route = entry.route.clone();
-        let listed = listed(&rank::matched(entry.place()).unwrap_or(&every).path);
+    fn list_entry(&mut self, entry: Entry, listed: Listed, change: &impl Fn(&mut List, Entry)) {
+        let route = entry.ruling.route.clone();
         if route.hostnames.is_empty() {
             return Arc::make_mut(&mut self.any_host).change(listed, |list| change(list, entry));
         }
@@ -215,16 +287,16 @@ impl Paths {
         let path = request.path;
         let whole = self.at.get(path);
         let found = whole
-            .and_then(|at| at.exact.first(request))
-            .or_else(|| self.patterns.first(request))
-            .or_else(|| whole.and_then(|at| at.prefix.first(request)))
+            .and_then(|at| at.first(true, request))
+            .or_else(|| self.patterns.first(false, request))
+            .or_else(|| whole.and_then(|at| at.first(false, request)))
             .or_else(|| self.below(request))
             .or_else(|| {
                 let (_, method) = grpc_call(path)?;
-                self.methods.get(method)?.first(request)
+                self.methods.get(method)?.first(false, request)
             })
             // `*` (OPTIONS of a whole server) has no prefix, and is taken by what takes every path.
-            .or_else(|| self.at.get("")?.prefix.first(request))?;
+            .or_else(|| self.at.get("")?.first(false, request))?;
         Some(found.selected())
     }
 
@@ -239,7 +311,7 @@ impl Paths {
                 continue;
             }
             let at = self.at.get(prefix);
-            if let Some(found) = at.and_then(|at| at.prefix.first(request)) {
+            if let Some(found) = at.and_then(|at| at.first(false, request)) {
                 return Some(found);
             }
         }
@@ -248,30 +320,20 @@ impl Paths {
 
     /// Changes the list of a place.
     fn change(&mut self, listed: Listed, change: impl FnOnce(&mut List)) {
-        let (path, is_exact) = match listed {
+        let (lists, name) = match listed {
             Listed::Pattern => return change(&mut self.patterns),
-            Listed::Method(method) => {
-                return self.methods.change(&method, |list| {
-                    let mut list = list.unwrap_or_default();
-                    change(&mut list);
-                    (!list.is_empty()).then_some(list)
-                });
+            Listed::Method(method) => (&mut self.methods, method),
+            Listed::Exact(path) => (&mut self.at, path),
+            Listed::Prefix(prefix) => {
+                // A bit too many costs a look in vain, so it stays when its prefixes go.
+                self.depths |= 1 << segments(&prefix).min(DEPTH_MAX);
+                (&mut self.at, prefix)
             }
-            Listed::Exact(path) => (path, true),
-            Listed::Prefix(prefix) => (prefix, false),
         };
-        if !is_exact {
-            // A bit too many costs a look in vain, so it stays when its prefixes go.
-            self.depths |= 1 << segments(&path).min(DEPTH_MAX);
-        }
-        self.at.change(&path, |at| {
-            let mut at = at.unwrap_or_default();
-            change(match is_exact {
-                true => &mut at.exact,
-                false => &mut at.prefix,
-            });
-            let none = at.exact.is_empty() && at.prefix.is_empty();
-            (!none).then_some(at)
+        lists.change(&name, |list| {
+            let mut list = list.unwrap_or_default();
+            change(&mut list);
+            (!list.is_empty()).then_some(list)
         });
     }
 
@@ -280,10 +342,7 @@ impl Paths {
     }
 
     fn sort(&mut self) {
-        self.at.for_each(|at| {
-            at.exact.sort();
-            at.prefix.sort();
-        });
+        self.at.for_each(List::sort);
         self.methods.for_each(List::sort);
         self.patterns.sort();
     }
@@ -297,26 +356,35 @@ fn segments(path: &str) -> u32 {
 
 impl Entry {
     fn place(&self) -> Place<'_> {
-        let alternative = self.alternative.map(usize::from);
-        (&self.route, self.rule.into(), alternative)
+        self.ruling.place(self.alternative)
+    }
+
+    /// In the order of a list: of one path the exact ones first.
+    fn compare(&self, other: &Self) -> Ordering {
+        let is_prefix = [self, other].map(|one| !one.is_exact);
+        is_prefix[0]
+            .cmp(&is_prefix[1])
+            .then_with(|| compare(self.place(), other.place()))
     }
 
     fn selected(&self) -> Selected<'_> {
         Selected {
-            route: &self.route,
-            rule: &self.route.rules[usize::from(self.rule)],
+            route: &self.ruling.route,
             rule_index: self.rule.into(),
-            matched: rank::matched(self.place()),
+            ruling: &self.ruling,
+            alternative: self.alternative,
         }
     }
 }
 
 impl List {
-    /// The first that takes a request whose path it is listed under.
-    fn first(&self, request: &Request<'_>) -> Option<&Entry> {
+    /// The first of the exact or of the other ones that takes a request whose path it is listed
+    /// under.
+    fn first(&self, is_exact: bool, request: &Request<'_>) -> Option<&Entry> {
         let holds = |entry: &&Entry| {
-            entry.is_plain
-                || rank::matched(entry.place()).is_none_or(|matched| matched.holds(request))
+            let conditions = || rank::matched(entry.place());
+            entry.is_exact == is_exact
+                && (entry.is_plain || conditions().is_none_or(|matched| matched.holds(request)))
         };
         match self {
             Self::None => None,
@@ -347,7 +415,7 @@ impl List {
 
     fn sort(&mut self) {
         if let Self::Many(list) = self {
-            Arc::make_mut(list).sort_by(|a, b| compare(a.place(), b.place()));
+            Arc::make_mut(list).sort_by(Entry::compare);
         }
     }
 
@@ -355,7 +423,7 @@ impl List {
     fn insert(&mut self, entry: Entry) {
         match self {
             Self::Many(list) => {
-                let is_before = |known: &Entry| compare(known.place(), entry.place()).is_lt();
+                let is_before = |known: &Entry| known.compare(&entry).is_lt();
                 let at = list.partition_point(is_before);
                 Arc::make_mut(list).insert(at, entry);
             }
@@ -368,7 +436,7 @@ impl List {
 
     /// Takes out all entries of its route, at the first of them.
     fn remove(&mut self, entry: &Entry) {
-        let is_of_it = |known: &Entry| Arc::ptr_eq(&known.route, &entry.route);
+        let is_of_it = |known: &Entry| Arc::ptr_eq(&known.ruling.route, &entry.ruling.route);
         match self {
             Self::One(known) if is_of_it(known) => *self = Self::None,
             Self::Many(list) if list.iter().any(is_of_it) => {
@@ -405,5 +473,19 @@ fn listed(path: &PathMatch) -> Listed {
             (None, None) => Listed::Prefix("".into()),
             _ => Listed::Pattern,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::{offset_of, size_of};
+
+    use super::*;
+
+    #[test]
+    fn what_a_decision_reads_of_a_rule_is_one_line_of_the_cache() {
+        assert!(offset_of!(Ruling, backends) + size_of::<Backends>() <= 64);
+        assert_eq!(size_of::<Entry>(), 16);
+        assert_eq!(size_of::<List>(), 16);
     }
 }
