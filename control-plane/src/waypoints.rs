@@ -170,7 +170,7 @@ impl Waypoints {
     /// Makes the next plan; whether it is another.
     fn plan(&self) -> bool {
         let published = self.inner.parts.engine.now();
-        let wanted = wanted(&published.objects, &published.statuses);
+        let wanted = wanted(&published.objects);
         let before = self.inner.plan.borrow().clone();
         let nodes = self.standings(&before);
         let next = before.next(&Situation {

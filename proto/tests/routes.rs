@@ -351,6 +351,7 @@ fn target_policy() -> impl Strategy<Value = TargetedPolicy> {
                 },
                 targets,
                 unenforceable,
+                audit: deny,
             }
         })
 }

@@ -71,6 +71,10 @@ pub struct Admission {
     pub client: Identity,
 }
 
+/// Names of the AUDIT policies that match a connection, by the policies of now; None: there is
+/// none. Shared with what serves its requests.
+pub type Audits = Rc<RefCell<Option<Arc<str>>>>;
+
 /// One CONNECT on this worker.
 pub struct Connection {
     /// The client, as far as its proxy says; for logs.
@@ -81,6 +85,8 @@ pub struct Connection {
     pub admission: OnceCell<Admission>,
     /// What it was let in for, while it lives. Set with [`Self::admission`].
     pub binding: OnceCell<Rc<Binding>>,
+    /// The AUDIT policies that match it.
+    pub audits: Audits,
     /// What is known of it so far.
     pub details: RefCell<Details>,
     /// Bytes that the client sent.
@@ -111,6 +117,7 @@ impl Connection {
             authority,
             admission: OnceCell::new(),
             binding: OnceCell::new(),
+            audits: Audits::default(),
             details: RefCell::default(),
             sent_bytes: Cell::new(0),
             received_bytes: Cell::new(0),
@@ -190,6 +197,7 @@ impl Connection {
             uncounted_bytes: (sent - before.0, received - before.1),
             duration: self.opened.elapsed(),
             outcome,
+            audits: self.audits.borrow().clone(),
             limit: None,
         }
     }

@@ -51,6 +51,12 @@ struct LimitLabels {
     fate: &'static str,
 }
 
+/// What AUDIT policies matched: `connection` or `request`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AuditLabels {
+    of: &'static str,
+}
+
 type Sizes = Family<RequestLabels, Histogram, fn() -> Histogram>;
 
 /// What is counted. Clones count into the same counters.
@@ -68,6 +74,7 @@ pub struct Metrics {
     open: Gauge,
     dropped_records: Counter,
     limits: Family<LimitLabels, Counter>,
+    audits: Family<AuditLabels, Counter>,
     drain_closed: Counter,
     drain_reset: Counter,
     /// Label sets in use. Locked by the recorder alone.
@@ -111,6 +118,7 @@ impl Default for Metrics {
             open: Gauge::default(),
             dropped_records: Counter::default(),
             limits: Family::default(),
+            audits: Family::default(),
             drain_closed: Counter::default(),
             drain_reset: Counter::default(),
             sets: Arc::default(),
@@ -183,6 +191,15 @@ impl Metrics {
             "Connections, handshakes and tunnels that were refused or evicted for a limit",
             self.limits.clone(),
         );
+        registry.register(
+            "culvert_policy_audits",
+            "Connections and requests that AUDIT policies matched; the access log names them",
+            self.audits.clone(),
+        );
+    }
+
+    fn count_audit(&self, of: &'static str) {
+        self.audits.get_or_create(&AuditLabels { of }).inc();
     }
 
     /// Counts something that was refused, or had to go, for a limit.
@@ -214,6 +231,9 @@ impl Metrics {
     }
 
     fn count_request(&self, record: &RequestRecord) {
+        if record.audits.is_some() {
+            self.count_audit("request");
+        }
         let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
         let series = sets.requests.of(record, |labels| RequestSeries {
             requests: self.requests.get_or_create_owned(labels),
@@ -231,6 +251,10 @@ impl Metrics {
     }
 
     fn count_connection(&self, record: &ConnectionRecord) {
+        let begins = matches!(record.phase, Phase::Opened | Phase::Refused);
+        if begins && record.audits.is_some() {
+            self.count_audit("connection");
+        }
         let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
         let labels = sets.connections.of(record, Clone::clone);
         match record.phase {
@@ -287,6 +311,7 @@ mod tests {
             status: Some(status),
             grpc_status: None,
             reason: None,
+            audits: None,
             duration: Duration::from_millis(3),
             bytes: (7, 9),
             said: None,
@@ -357,6 +382,7 @@ mod tests {
                 } else {
                     Ok(())
                 },
+                audits: Some("shop/note".into()),
                 limit: None,
             };
             metrics.count(&Record::from(record));
@@ -373,6 +399,8 @@ mod tests {
             assert!(line.contains(r#"reporter="waypoint""#), "{line}");
         }
         assert!(text.contains("istio_tcp_sockets_open 0"), "{text}");
+        let audits = "culvert_policy_audits_total{of=\"connection\"} 1";
+        assert!(text.contains(audits), "{text}");
     }
 
     #[test]

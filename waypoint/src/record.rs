@@ -40,6 +40,8 @@ pub struct ConnectionRecord {
     pub duration: Duration,
     /// How it went.
     pub outcome: Outcome,
+    /// The AUDIT policies that match it.
+    pub audits: Option<Arc<str>>,
     /// The limit for which it was refused.
     pub limit: Option<Limit>,
 }

@@ -200,6 +200,7 @@ impl Site for WorkerSite {
             status: ended.status.map(|status| status.as_u16()),
             grpc_status: ended.grpc_status,
             reason: ended.reason,
+            audits: asked.audits.borrow().clone(),
             duration: ended.duration,
             bytes: ended.bytes,
             said: said(ended),

@@ -13,7 +13,9 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 pub(crate) use endpoints::endpoint_slice;
-pub(crate) use gateway::{gateway, grpc_route, http_route, reference_grant, tcp_route, tls_route};
+pub(crate) use gateway::{
+    gateway, gateway_class, grpc_route, http_route, reference_grant, tcp_route, tls_route,
+};
 pub(crate) use network::{node, service};
 pub(crate) use security::{authorization_policy, peer_authentication};
 

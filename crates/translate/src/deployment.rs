@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use crate::object::{Kind, Meta, Name, ObjectKey, Objects};
-use crate::status::{ACCEPTED, Condition, Status};
+use crate::gateways::refusal;
+use crate::object::{Meta, Name, Objects};
 use crate::waypoints::is_waypoint_class;
 
 /// Annotation of a Gateway: how many replicas of its waypoint run.
@@ -51,28 +51,16 @@ pub fn replicas(gateway: &Meta) -> Result<u32, String> {
     })
 }
 
-/// The waypoints to run: of every Gateway of a waypoint class that is not refused (condition
-/// `Accepted`) and has no Pod or Service of its own.
-pub fn wanted(
-    objects: &Objects,
-    statuses: &BTreeMap<ObjectKey, Vec<Condition>>,
-) -> BTreeMap<Name, Wanted> {
+/// The waypoints to run: of every Gateway of a waypoint class that has the listener of one and no
+/// Pod or Service of its own. A Gateway that is not accepted for anything else is run without it.
+pub fn wanted(objects: &Objects) -> BTreeMap<Name, Wanted> {
     let served = of_their_own(objects);
-    let refused = |name: &Name| {
-        let key = ObjectKey {
-            kind: Kind::Gateway,
-            name: name.clone(),
-        };
-        let said = statuses.get(&key).into_iter().flatten();
-        said.into_iter()
-            .any(|c| c.kind == ACCEPTED && c.status == Status::False)
-    };
     let mut wanted = BTreeMap::new();
     for (name, gateway) in &objects.gateways {
         let ours = is_waypoint_class(&gateway.spec.gateway_class_name)
             && !gateway.meta.deleting
             && !served.contains(name)
-            && !refused(name);
+            && refusal(gateway).is_none();
         if !ours {
             continue;
         }
@@ -138,13 +126,10 @@ spec:
 
     #[test]
     fn a_gateway_of_a_waypoint_class_is_run_once_unless_it_says_how_often() {
-        let plain = wanted(&objects(GATEWAY), &BTreeMap::new());
+        let plain = wanted(&objects(GATEWAY));
         assert_eq!(plain[&gate()].replicas, Some(1));
         let noted = "name: gate, annotations: {culvert.io/replicas: '3'}";
-        let three = wanted(
-            &objects(&GATEWAY.replace("name: gate", noted)),
-            &BTreeMap::new(),
-        );
+        let three = wanted(&objects(&GATEWAY.replace("name: gate", noted)));
         assert_eq!(three[&gate()].replicas, Some(3));
         assert_eq!(
             three[&gate()].revision,
@@ -152,7 +137,7 @@ spec:
             "a count replaces nothing"
         );
         let other = GATEWAY.replace("culvert-waypoint", "nginx");
-        assert!(wanted(&objects(&other), &BTreeMap::new()).is_empty());
+        assert!(wanted(&objects(&other)).is_empty());
     }
 
     #[test]
@@ -162,7 +147,7 @@ spec:
             let objects = objects(&GATEWAY.replace("name: gate", &noted));
             let why = replicas(&objects.gateways[&gate()].meta).unwrap_err();
             assert!(why.contains("0 to 16") && why.contains(bad), "{why}");
-            assert_eq!(wanted(&objects, &BTreeMap::new())[&gate()].replicas, None);
+            assert_eq!(wanted(&objects)[&gate()].replicas, None);
         }
     }
 
@@ -175,29 +160,26 @@ spec:
              spec: {{ports: [{{name: hbone, port: 15008}}]}}\n"
         );
         let elsewhere = service.replace("namespace: shop", "namespace: other");
-        assert!(wanted(&objects(&format!("{GATEWAY}{service}")), &BTreeMap::new()).is_empty());
-        let other = wanted(&objects(&format!("{GATEWAY}{elsewhere}")), &BTreeMap::new());
+        assert!(wanted(&objects(&format!("{GATEWAY}{service}"))).is_empty());
+        let other = wanted(&objects(&format!("{GATEWAY}{elsewhere}")));
         assert!(other.contains_key(&gate()));
     }
 
     #[test]
-    fn a_gateway_that_is_refused_is_not_run() {
-        let key = ObjectKey {
-            kind: Kind::Gateway,
-            name: gate(),
-        };
-        let refused = BTreeMap::from([(key, vec![Condition::fails(ACCEPTED, "Invalid", "no")])]);
-        assert!(wanted(&objects(GATEWAY), &refused).is_empty());
+    fn a_gateway_without_the_listener_of_a_waypoint_is_not_run_and_one_that_asks_too_much_is() {
+        let plain = GATEWAY.replace("protocol: HBONE", "protocol: HTTP");
+        assert!(wanted(&objects(&plain)).is_empty());
+        let asks = format!(
+            "{GATEWAY}  infrastructure:\n    parametersRef: {{group: '', kind: ConfigMap, name: x}}\n"
+        );
+        assert!(wanted(&objects(&asks)).contains_key(&gate()));
     }
 
     #[test]
     fn a_restart_that_is_asked_for_is_another_revision() {
         let noted = |at: &str| {
             let noted = format!("name: gate, annotations: {{culvert.io/restartedAt: '{at}'}}");
-            wanted(
-                &objects(&GATEWAY.replace("name: gate", &noted)),
-                &BTreeMap::new(),
-            )
+            wanted(&objects(&GATEWAY.replace("name: gate", &noted)))
         };
         assert_ne!(
             noted("monday")[&gate()].revision,

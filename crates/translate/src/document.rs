@@ -281,6 +281,7 @@ fn object(given: &Given<'_>) -> Result<Object, Refused> {
         Kind::EndpointSlice => given.admit::<discovery::EndpointSlice>(admit::endpoint_slice),
         Kind::AuthorizationPolicy => given.admit(admit::authorization_policy),
         Kind::PeerAuthentication => given.admit(admit::peer_authentication),
+        Kind::GatewayClass => given.admit(admit::gateway_class),
         Kind::Gateway => given.admit(admit::gateway),
         Kind::HTTPRoute => given.admit(admit::http_route),
         Kind::GRPCRoute => given.admit(admit::grpc_route),

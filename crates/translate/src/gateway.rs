@@ -2,7 +2,15 @@
 //! with the experimental fields that are used). Unknown fields are refused: a misspelt condition
 //! must not widen a match. Knows no evaluation.
 
+mod parent;
+
 use serde::Deserialize;
+
+pub use parent::{
+    AllowedListeners, AllowedRoutes, GatewayAddress, GatewayClassSpec, GatewaySpec, GatewayTls,
+    Infrastructure, LabelSelector, Listener, ListenerTls, Operator, ParametersRef, Requirement,
+    RouteGroupKind, RouteNamespaces,
+};
 
 /// `spec` of an HTTPRoute.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -395,105 +403,4 @@ pub struct GrantTo {
     /// None: all of the kind in the grant's namespace.
     #[serde(default)]
     pub name: Option<String>,
-}
-
-/// `spec` of a Gateway; only what routes and waypoints need is looked at.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-#[allow(missing_docs)]
-pub struct GatewaySpec {
-    pub gateway_class_name: String,
-    pub listeners: Vec<Listener>,
-}
-
-/// One listener of a Gateway.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-#[allow(missing_docs)]
-pub struct Listener {
-    pub name: String,
-    pub hostname: Option<String>,
-    pub port: u16,
-    pub protocol: String,
-    pub allowed_routes: Option<AllowedRoutes>,
-}
-
-/// Which routes may attach to a listener.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-#[allow(missing_docs)]
-pub struct AllowedRoutes {
-    pub namespaces: Option<RouteNamespaces>,
-    pub kinds: Vec<RouteGroupKind>,
-}
-
-/// From which namespaces.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-#[allow(missing_docs)]
-pub struct RouteNamespaces {
-    /// None: Same.
-    pub from: Option<String>,
-    pub selector: Option<LabelSelector>,
-}
-
-/// A selector of namespaces: all of it has to hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-#[allow(missing_docs)]
-pub struct LabelSelector {
-    pub match_labels: crate::object::Labels,
-    pub match_expressions: Vec<Requirement>,
-}
-
-/// One condition on labels.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[allow(missing_docs)]
-pub struct Requirement {
-    pub key: String,
-    pub operator: Operator,
-    #[serde(default)]
-    pub values: Vec<String>,
-}
-
-/// How the label of a key is compared with the values; without the label only the two negative
-/// ones hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[allow(missing_docs)]
-pub enum Operator {
-    In,
-    NotIn,
-    Exists,
-    DoesNotExist,
-}
-
-impl LabelSelector {
-    /// Whether an object is selected. An empty selector, which would be everything, selects nothing
-    /// here: whoever means all namespaces says `from: All`.
-    #[must_use]
-    pub fn takes(&self, meta: &crate::object::Meta) -> bool {
-        let has = |(key, value): (&String, &String)| meta.label(key) == Some(value.as_str());
-        let holds = |wanted: &Requirement| {
-            let label = meta.label(&wanted.key);
-            let is_one = label.is_some_and(|label| wanted.values.iter().any(|one| one == label));
-            match wanted.operator {
-                Operator::In => is_one,
-                Operator::NotIn => !is_one,
-                Operator::Exists => label.is_some(),
-                Operator::DoesNotExist => label.is_none(),
-            }
-        };
-        let is_empty = self.match_labels.is_empty() && self.match_expressions.is_empty();
-        !is_empty && self.match_labels.iter().all(has) && self.match_expressions.iter().all(holds)
-    }
-}
-
-/// A kind of route.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-#[allow(missing_docs)]
-pub struct RouteGroupKind {
-    pub group: Option<String>,
-    pub kind: String,
 }

@@ -1,6 +1,8 @@
 //! Gateways of a waypoint class: the Service and pods of those that nobody made by hand, and what
 //! is said of each. From here on a waypoint is a Service and pods, whoever made them.
 
+mod asked;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,7 +11,7 @@ use mesh::HBONE_PORT;
 use mesh::service::{AppProtocol, IpFamilies};
 
 use crate::deployment::replicas;
-use crate::gateway::{GatewaySpec, Listener};
+use crate::gateway::{GatewaySpec, Listener, RouteGroupKind};
 use crate::object::{
     Custom, Exposure, Kind, Labels, Meta, Name, Objects, Pod, Service, ServicePort, TargetPort,
 };
@@ -18,9 +20,10 @@ use crate::translation::{Input, Output, PodReport, Statuses};
 use crate::waypoints::{GATEWAY_NAME_LABEL, WAYPOINT_FOR_LABEL, is_waypoint_class};
 use crate::workloads::TUNNEL_LABEL;
 
-/// Protocols of listeners whose routes a waypoint serves: its own, and what it carries.
-const PROTOCOLS: [&str; 4] = ["HBONE", "HTTP", "TCP", "TLS"];
-/// Kinds of routes that a waypoint serves.
+pub(crate) use asked::serves;
+
+/// Group of the routes that a waypoint serves, and their kinds.
+const GROUP: &str = "gateway.networking.k8s.io";
 const KINDS: [&str; 4] = ["HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute"];
 
 /// The objects with those that waypoints without a Service of their own have.
@@ -62,7 +65,7 @@ fn waypoints(objects: &Objects) -> impl Iterator<Item = (&Name, &Custom<GatewayS
 }
 
 /// Why nothing of it is served.
-fn refusal(gateway: &Custom<GatewaySpec>) -> Option<String> {
+pub(crate) fn refusal(gateway: &Custom<GatewaySpec>) -> Option<String> {
     let hbone = gateway
         .spec
         .listeners
@@ -72,7 +75,9 @@ fn refusal(gateway: &Custom<GatewaySpec>) -> Option<String> {
 }
 
 fn meta(name: Name, gateway: &Custom<GatewaySpec>) -> Meta {
-    let mut labels = Labels::new();
+    // The Gateway's author says what they are like; what makes them a waypoint's is ours.
+    let infrastructure = gateway.spec.infrastructure.clone().unwrap_or_default();
+    let mut labels = infrastructure.labels;
     labels.insert(
         GATEWAY_NAME_LABEL.to_owned(),
         gateway.meta.name.name.to_string(),
@@ -84,7 +89,7 @@ fn meta(name: Name, gateway: &Custom<GatewaySpec>) -> Meta {
         name,
         uid: None,
         labels,
-        annotations: Labels::new(),
+        annotations: infrastructure.annotations,
         owner: None,
         deleting: false,
     }
@@ -144,6 +149,7 @@ pub(crate) fn describe(
     output: &Output,
     statuses: &mut Statuses,
 ) {
+    asked::describe_classes(input.objects, statuses);
     for (name, gateway) in waypoints(input.objects) {
         let mut add = |condition| statuses.add(Kind::Gateway, name, condition);
         if let Some(why) = refusal(gateway) {
@@ -151,9 +157,12 @@ pub(crate) fn describe(
             add(Condition::fails(PROGRAMMED, "Invalid", why));
             continue;
         }
-        add(Condition::holds(ACCEPTED, "Accepted"));
+        add(asked::accepted(&gateway.spec));
+        if let Some(condition) = asked::client_certificate(&gateway.spec) {
+            add(condition);
+        }
         add(match replicas(&gateway.meta) {
-            Ok(_) => programmed(input, name, output),
+            Ok(_) => programmed(input, (name, &gateway.spec), output),
             Err(why) => {
                 let message = format!("{why}; as many as run go on, or 1");
                 Condition::fails(PROGRAMMED, "Invalid", message)
@@ -171,7 +180,11 @@ pub(crate) fn describe(
 }
 
 /// Whether there is a replica that takes connections, and at which addresses.
-fn programmed(input: &Input<'_>, name: &Name, output: &Output) -> Condition {
+fn programmed(
+    input: &Input<'_>,
+    (name, spec): (&Name, &GatewaySpec),
+    output: &Output,
+) -> Condition {
     let not = |reason, message: String| Condition::fails(PROGRAMMED, reason, message);
     let services = input.objects.services.values();
     let of_it = |meta: &Meta| {
@@ -187,13 +200,16 @@ fn programmed(input: &Input<'_>, name: &Name, output: &Output) -> Condition {
     let addresses: Vec<_> = made
         .into_iter()
         .flat_map(|service| &service.addresses)
-        .map(|address| address.cidr.addr().to_string())
+        .map(|address| address.cidr.addr())
         .collect();
     if addresses.is_empty() {
         return not(
             "AddressNotAssigned",
             "its Service has no address".to_owned(),
         );
+    }
+    if let Some(condition) = asked::unusable_address(spec, &addresses, &key.hostname) {
+        return condition;
     }
     let workloads = output.workloads.values();
     let endpoints = workloads.filter(|workload| workload.services.contains_key(&key));
@@ -216,6 +232,7 @@ fn programmed(input: &Input<'_>, name: &Name, output: &Output) -> Condition {
         );
         return not("Pending", message);
     }
+    let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
     Condition::holds(PROGRAMMED, "Programmed").because(format!(
         "addresses {}; {ready} of {all} replicas ready",
         addresses.join(", ")
@@ -227,30 +244,29 @@ fn of_listener(listener: &Listener, spec: &GatewaySpec, attached: usize) -> Vec<
         .allowed_routes
         .iter()
         .flat_map(|routes| &routes.kinds);
-    let unknown = allowed
-        .map(|kind| &*kind.kind)
-        .find(|kind| !KINDS.contains(kind));
-    let refs = match unknown {
-        Some(kind) => {
-            let message = format!("a waypoint serves no {kind}");
+    let mut allowed = allowed;
+    let refs = match (
+        allowed.find(|kind| !is_served(kind)),
+        asked::unused_certificate(listener),
+    ) {
+        (Some(kind), _) => {
+            let message = format!("a waypoint serves no {}", kind.kind);
             Condition::fails(RESOLVED_REFS, "InvalidRouteKinds", message)
         }
-        None => Condition::holds(RESOLVED_REFS, "ResolvedRefs"),
+        (None, Some((reason, message))) => Condition::fails(RESOLVED_REFS, reason, message),
+        (None, None) => Condition::holds(RESOLVED_REFS, "ResolvedRefs"),
     };
-    let (protocol, port) = (&*listener.protocol, listener.port);
+    let port = listener.port;
     let rival = spec.listeners.iter().find(|other| {
         other.name != listener.name
             && (other.port, &other.hostname) == (port, &listener.hostname)
             && other.protocol == listener.protocol
     });
-    let accepted = match PROTOCOLS.contains(&protocol) {
-        true => {
+    let accepted = match asked::unaccepted(listener) {
+        None => {
             Condition::holds(ACCEPTED, "Accepted").because(format!("attached routes: {attached}"))
         }
-        false => {
-            let message = format!("a waypoint serves no listener of protocol {protocol}");
-            Condition::fails(ACCEPTED, "UnsupportedProtocol", message)
-        }
+        Some((reason, message)) => Condition::fails(ACCEPTED, reason, message),
     };
     let conflicted = rival.map(|rival| {
         let message = format!("listener {} has the same port and host name", rival.name);
@@ -260,4 +276,9 @@ fn of_listener(listener: &Listener, spec: &GatewaySpec, attached: usize) -> Vec<
         .into_iter()
         .flatten()
         .collect()
+}
+
+/// Whether a waypoint serves routes of a kind.
+pub(crate) fn is_served(kind: &RouteGroupKind) -> bool {
+    kind.group.as_deref().unwrap_or(GROUP) == GROUP && KINDS.contains(&&*kind.kind)
 }

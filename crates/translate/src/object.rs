@@ -11,7 +11,8 @@ use mesh::service::{AppProtocol, IpFamilies};
 use serde::Serialize;
 
 use crate::gateway::{
-    GatewaySpec, GrpcRouteSpec, HttpRouteSpec, ReferenceGrantSpec, StreamRouteSpec,
+    GatewayClassSpec, GatewaySpec, GrpcRouteSpec, HttpRouteSpec, ReferenceGrantSpec,
+    StreamRouteSpec,
 };
 use crate::security::{AuthorizationSpec, PeerMode};
 
@@ -58,6 +59,7 @@ pub enum Kind {
     EndpointSlice,
     AuthorizationPolicy,
     PeerAuthentication,
+    GatewayClass,
     Gateway,
     HTTPRoute,
     GRPCRoute,
@@ -88,6 +90,7 @@ impl Kind {
             ("discovery.k8s.io/v1", "EndpointSlice") => Self::EndpointSlice,
             (v, "AuthorizationPolicy") if SECURITY.contains(&v) => Self::AuthorizationPolicy,
             (v, "PeerAuthentication") if SECURITY.contains(&v) => Self::PeerAuthentication,
+            (v, "GatewayClass") if GATEWAY.contains(&v) => Self::GatewayClass,
             (v, "Gateway") if GATEWAY.contains(&v) => Self::Gateway,
             (v, "HTTPRoute") if GATEWAY.contains(&v) => Self::HTTPRoute,
             (v, "GRPCRoute") if GATEWAY.contains(&v) => Self::GRPCRoute,
@@ -100,7 +103,7 @@ impl Kind {
 
     /// Whether objects of the kind live in a namespace.
     pub fn is_namespaced(self) -> bool {
-        !matches!(self, Self::Namespace | Self::Node)
+        !matches!(self, Self::Namespace | Self::Node | Self::GatewayClass)
     }
 }
 
@@ -174,6 +177,7 @@ pub enum Object {
     EndpointSlice(EndpointSlice),
     AuthorizationPolicy(AuthorizationPolicy),
     PeerAuthentication(PeerAuthentication),
+    GatewayClass(Custom<GatewayClassSpec>),
     Gateway(Custom<GatewaySpec>),
     HttpRoute(Custom<HttpRouteSpec>),
     GrpcRoute(Custom<GrpcRouteSpec>),
@@ -205,6 +209,7 @@ impl Object {
             Self::EndpointSlice(o) => (Kind::EndpointSlice, &o.meta),
             Self::AuthorizationPolicy(o) => (Kind::AuthorizationPolicy, &o.meta),
             Self::PeerAuthentication(o) => (Kind::PeerAuthentication, &o.meta),
+            Self::GatewayClass(o) => (Kind::GatewayClass, &o.meta),
             Self::Gateway(o) => (Kind::Gateway, &o.meta),
             Self::HttpRoute(o) => (Kind::HTTPRoute, &o.meta),
             Self::GrpcRoute(o) => (Kind::GRPCRoute, &o.meta),
@@ -384,6 +389,7 @@ pub struct Objects {
     pub endpoint_slices: BTreeMap<Name, Arc<EndpointSlice>>,
     pub authorization_policies: BTreeMap<Name, Arc<AuthorizationPolicy>>,
     pub peer_authentications: BTreeMap<Name, Arc<PeerAuthentication>>,
+    pub gateway_classes: BTreeMap<Arc<str>, Arc<Custom<GatewayClassSpec>>>,
     pub gateways: BTreeMap<Name, Arc<Custom<GatewaySpec>>>,
     pub http_routes: BTreeMap<Name, Arc<Custom<HttpRouteSpec>>>,
     pub grpc_routes: BTreeMap<Name, Arc<Custom<GrpcRouteSpec>>>,
@@ -409,6 +415,9 @@ impl Objects {
             Object::PeerAuthentication(o) => {
                 drop(self.peer_authentications.insert(name, Arc::new(o)));
             }
+            Object::GatewayClass(o) => {
+                drop(self.gateway_classes.insert(name.name, Arc::new(o)));
+            }
             Object::Gateway(o) => drop(self.gateways.insert(name, Arc::new(o))),
             Object::HttpRoute(o) => drop(self.http_routes.insert(name, Arc::new(o))),
             Object::GrpcRoute(o) => drop(self.grpc_routes.insert(name, Arc::new(o))),
@@ -428,6 +437,7 @@ impl Objects {
             + self.endpoint_slices.len()
             + self.authorization_policies.len()
             + self.peer_authentications.len()
+            + self.gateway_classes.len()
             + self.gateways.len()
             + self.http_routes.len()
             + self.grpc_routes.len()

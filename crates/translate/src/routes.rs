@@ -132,6 +132,11 @@ pub(crate) fn routes(
         for ((.., parent), problem) in own {
             draft.describe(parent, problem.as_ref(), statuses);
         }
+        if draft.wants_default && !parents.has_default() {
+            let why = "spec.useDefaultGateways: there is no default Gateway, a waypoint is none";
+            let condition = Condition::fails(SERVED, "NoDefaultGateway", why);
+            statuses.add(draft.kind, draft.name, condition);
+        }
     }
     (made, counts)
 }

@@ -309,3 +309,39 @@ fn a_workload_for_its_waypoint_only_without_one_is_for_nobody_and_says_so() {
         );
     assert!(enters(&translated(&lifted), "lone", None));
 }
+
+#[test]
+fn an_audit_policy_for_a_target_goes_to_its_waypoint_and_decides_nothing() {
+    for target in [TO_WEB, TO_WAYPOINT] {
+        let rest = format!("action: AUDIT, {FROM_BANK}");
+        let output = translated(&format!("{MESH}{}", policy("shop", target, &rest)));
+        assert_eq!(said(&output), ("Accepted".to_owned(), String::new()));
+        let made = output.target_policies.values().next().unwrap();
+        assert!(made.audit && made.unenforceable.is_none());
+        assert!(
+            made.policy.dry_run,
+            "a waypoint that knows no AUDIT does nothing"
+        );
+        assert_eq!(verdict(&output, "park", "web", "wp"), Ok(()));
+        let peer = Identity::new("cluster.local", "bank", "client").unwrap();
+        let source = "10.244.2.1".parse().unwrap();
+        let to = "10.96.0.80:80".parse().unwrap();
+        assert!(
+            made.policy
+                .matches(&Connection::new(Some(&peer), source, to))
+        );
+    }
+    // With a condition that is not looked at it would note more than it was meant to.
+    let paths = "action: AUDIT, rules: [{from: [{source: {namespaces: [bank]}}], \
+                 to: [{operation: {paths: [/a]}}]}]";
+    let output = translated(&format!("{MESH}{}", policy("shop", TO_WEB, paths)));
+    let (reason, message) = said(&output);
+    assert_eq!(reason, "UnsupportedValue");
+    assert!(
+        message.contains("paths") && message.contains("note nothing"),
+        "{message}"
+    );
+    let made = output.target_policies.values().next().unwrap();
+    assert!(made.policy.rules.is_empty() && made.audit);
+    assert_eq!(verdict(&output, "bank", "web", "wp"), Ok(()));
+}

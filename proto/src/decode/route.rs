@@ -105,6 +105,7 @@ pub(super) fn target_policy(message: wire::TargetPolicy) -> Result<TargetedPolic
         policy,
         targets,
         unenforceable: optional(message.unenforceable).at("unenforceable")?,
+        audit: message.audit,
     })
 }
 

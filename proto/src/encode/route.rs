@@ -60,6 +60,7 @@ pub fn target_policy(domain: &TargetedPolicy) -> wire::TargetPolicy {
         policy: super::policy(&domain.policy).encode_to_vec(),
         targets: domain.targets.iter().map(target).collect(),
         unenforceable: text(domain.unenforceable.as_ref()),
+        audit: domain.audit,
     }
 }
 

@@ -42,6 +42,11 @@ pub fn policy(targeted: &TargetedPolicy) -> Value {
         let targets: Vec<_> = targeted.targets.iter().map(target).collect();
         fields.insert("targets".to_owned(), json!(targets));
         fields.insert("unenforceable".to_owned(), json!(targeted.unenforceable));
+        if targeted.audit {
+            // On the wire it is a dry run of another action.
+            fields.insert("action".to_owned(), json!("Audit"));
+            fields.remove("dryRun");
+        }
     }
     shown
 }

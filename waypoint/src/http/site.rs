@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use super::limits::Limits;
 pub use super::upstream::Upstream;
+use crate::connection::Audits;
 
 /// A stream of bytes in both directions.
 pub trait Io: hyper::rt::Read + hyper::rt::Write + Unpin {}
@@ -43,6 +44,8 @@ pub struct Asked {
     pub port: u16,
     /// What the application at that port said that it speaks.
     pub protocol: AppProtocol,
+    /// The AUDIT policies that match it, for the records of its requests.
+    pub audits: Audits,
     /// Cancelled when the waypoint must serve this connection no longer: requests that come then
     /// are refused, and the connection ends as soon as it can.
     pub revoked: CancellationToken,

@@ -70,6 +70,9 @@ pub async fn admit(
         (None, None) => return Err(Refusal::UnknownSelf(worker.config.workload.clone())),
     };
     let admission = admission(&bound, &client);
+    // Noted of a connection that is refused, too.
+    let audited = admission.audited(&worker.book(), &worker.config.gateway);
+    connection.audits.replace(audited);
     admission
         .authorize(&worker.book(), &worker.config.gateway)
         .map_err(Refusal::Denied)?;

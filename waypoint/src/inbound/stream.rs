@@ -13,7 +13,7 @@ use mesh::{Identity, Workload};
 
 use super::admit::{Client, Taken, admit, client_workload};
 use super::{Refusal, refusal};
-use crate::connection::{Connection, Party};
+use crate::connection::{Audits, Connection, Party};
 use crate::http::site::Asked;
 use crate::serving::{self, Arrived};
 use crate::wire::Wire;
@@ -88,7 +88,8 @@ async fn begin(worker: &Rc<Worker>, connect: Connect) -> Option<Box<Arrived>> {
         refusal::record(worker, &connection, &Refusal::Gone);
         return None;
     }
-    let asked = asked(&taken, client, (identity, workload));
+    let mut asked = asked(&taken, client, (identity, workload));
+    asked.audits = Rc::clone(&connection.audits);
     Some(Box::new(Arrived {
         connection,
         wire: Wire::new(End::Stream(stream), Rc::clone(&worker.buffers)),
@@ -125,6 +126,7 @@ fn asked(
         address,
         port,
         protocol: taken.protocol,
+        audits: Audits::default(),
         revoked: taken.revoked.clone(),
     }
 }

@@ -28,6 +28,7 @@ fn connection(record: &ConnectionRecord) {
                 dst.identity = d.destination.identity.as_ref().map(|i| i.to_string()),
                 route = d.route.as_ref().map(|(key, rule)| format!("{key} rule {rule}")),
                 server_name = d.server_name.as_deref(),
+                audit = record.audits.as_deref(),
                 direction = "waypoint",
                 $($extra = $value,)*
             }, $message)
@@ -80,6 +81,7 @@ fn request(record: &RequestRecord) {
                 dst.identity = t.identity.as_ref().map(|i| i.to_string()),
                 route = said.route.as_ref().map(|(key, rule)| format!("{key} rule {rule}")),
                 attempts = said.tries,
+                audit = record.audits.as_deref(),
                 request_id = said.request_id,
                 bytes_recv = record.bytes.0,
                 bytes_sent = record.bytes.1,

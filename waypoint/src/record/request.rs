@@ -1,6 +1,7 @@
 //! What is recorded of one HTTP request. Knows neither log nor metrics.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mesh::route::RouteKey;
@@ -49,6 +50,8 @@ pub struct RequestRecord {
     pub grpc_status: Option<u16>,
     /// Why the waypoint itself answered, or the answer broke.
     pub reason: Option<Reason>,
+    /// The AUDIT policies that match its connection.
+    pub audits: Option<Arc<str>>,
     /// From the head of the request to the end of the answer.
     pub duration: Duration,
     /// Bytes of the bodies: request, answer.

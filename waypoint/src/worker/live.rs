@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::{Deref, Range};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use carrier::limits::{CONNECTIONS_PER_TURN, Limit, Reached};
@@ -94,13 +95,25 @@ impl Admission {
         book: &Book,
         gateway: &GatewayKey,
     ) -> Result<(), mesh::policy::targeted::Refusal> {
+        let (addressed, judged) = self.judged(gateway);
+        book.policies.authorize(&addressed, &judged)
+    }
+
+    /// The AUDIT policies of `book` that match it.
+    pub fn audited(&self, book: &Book, gateway: &GatewayKey) -> Option<Arc<str>> {
+        let (addressed, judged) = self.judged(gateway);
+        book.policies.audited(&addressed, &judged)
+    }
+
+    /// What policies see of it.
+    fn judged<'a>(&'a self, gateway: &'a GatewayKey) -> (Addressed<'a>, Judged<'a>) {
         let addressed = Addressed {
             service: self.service.as_ref(),
             client_namespace: Some(self.client.namespace()),
             gateway: Some(gateway),
         };
         let judged = Judged::new(Some(&self.client), self.source.ip(), self.destination);
-        book.policies.authorize(&addressed, &judged)
+        (addressed, judged)
     }
 }
 
@@ -158,9 +171,11 @@ impl Live {
         for first in (0..places).step_by(CONNECTIONS_PER_TURN) {
             let some = self.some(first..first + CONNECTIONS_PER_TURN);
             for connection in some {
-                let judged = connection.admission.get();
-                let judged = judged.map(|admission| admission.authorize(book, gateway));
-                if let Some(Err(why)) = judged {
+                let Some(admission) = connection.admission.get() else {
+                    continue;
+                };
+                connection.audits.replace(admission.audited(book, gateway));
+                if let Err(why) = admission.authorize(book, gateway) {
                     connection.end(Ended::LateRejection(why.to_string().into()));
                 }
             }

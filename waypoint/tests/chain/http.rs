@@ -2,16 +2,18 @@
 
 use std::io::Write;
 
+use carrier::limits::Limits;
+
 use crate::app::{accept, receive_exactly};
 use crate::journal;
 use crate::net::serve;
-use crate::world::{ANY, HTTP, on_both_back_ends};
+use crate::world::{ANY, HTTP, on_both_back_ends, with_limits};
 
-const ASK: &[u8] = b"GET /a?b HTTP/1.1\r\nHost: web\r\n\r\n";
-const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
+pub const ASK: &[u8] = b"GET /a?b HTTP/1.1\r\nHost: web\r\n\r\n";
+pub const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
 
 /// The head of a request, up to its empty line.
-fn head(stream: &std::net::TcpStream) -> String {
+pub fn head(stream: &std::net::TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.extend(receive_exactly(stream, 1));
@@ -73,5 +75,34 @@ fn a_silent_client_that_speaks_http_at_last_is_served_as_http() {
         assert!(asked.contains("x-forwarded-for"), "{asked}");
         far.write_all(ANSWER).unwrap();
         assert!(head(&client).starts_with("HTTP/1.1 200"));
+    });
+}
+
+#[test]
+fn past_the_bound_on_connections_to_endpoints_a_request_gets_503_and_the_next_one_is_served() {
+    let limits = Limits {
+        http_endpoint_connections_per_worker: 1,
+        ..Limits::default()
+    };
+    with_limits(&limits, |world| {
+        let (app, _server) = (serve(&world.netns, 2), world.server("v1", 2));
+        // All of a client's tunnel are on one worker.
+        let mut first = world.client.connect(HTTP).unwrap();
+        first.write_all(ASK).unwrap();
+        let mut far = accept(&app);
+        head(&far);
+        let mut second = world.client.connect(HTTP).unwrap();
+        second.write_all(ASK).unwrap();
+        let answered = head(&second);
+        assert!(answered.starts_with("HTTP/1.1 503 "), "{answered}");
+        journal::line(&["request failed", "status=503"]);
+        far.write_all(ANSWER).unwrap();
+        assert!(head(&first).starts_with("HTTP/1.1 200"));
+        // The one connection is kept, and serves the next.
+        let mut third = world.client.connect(HTTP).unwrap();
+        third.write_all(ASK).unwrap();
+        head(&far);
+        far.write_all(ANSWER).unwrap();
+        assert!(head(&third).starts_with("HTTP/1.1 200"));
     });
 }

@@ -35,6 +35,7 @@ fn policy(action: Action, principal: &str, target: PolicyTarget) -> TargetedPoli
         },
         targets: vec![target],
         unenforceable: None,
+        audit: false,
     }
 }
 
@@ -99,5 +100,41 @@ fn a_policy_that_cannot_be_enforced_refuses_what_it_targets() {
         };
         assert_eq!(status, 401);
         assert!(why.contains("cannot be enforced: it has paths"), "{why}");
+    });
+}
+
+#[test]
+fn what_an_audit_policy_matches_is_in_the_access_log_and_goes_on() {
+    on_both_back_ends(|world| {
+        let (app, _server) = (serve(&world.netns, 2), world.server("v1", 2));
+        // A connection that is there before the policy, and one that comes after it.
+        let early = world.client.connect(TCP).unwrap();
+        let early_far = accept(&app);
+        let mut audit = policy(Action::Allow, FRIEND, PolicyTarget::Gateway(gateway_key()));
+        audit.policy.dry_run = true;
+        audit.audit = true;
+        world.write(|book| book.policies.insert(audit));
+        world.settle();
+        let late = world.client.connect(HTTP).unwrap();
+        let answered = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let far = accept(&app);
+                crate::http::head(&far);
+                (&far).write_all(crate::http::ANSWER).unwrap();
+                far
+            });
+            (&late).write_all(crate::http::ASK).unwrap();
+            crate::http::head(&late)
+        });
+        assert!(answered.starts_with("HTTP/1.1 200"), "{answered}");
+        journal::line(&["request complete", "audit=\"shop/who\""]);
+        talk(&early, &early_far, b"still there");
+        drop((early, early_far));
+        journal::line(&["connection complete", "audit=\"shop/who\""]);
+        let other = Client::start(world.backend, &world.netns, &world.ca, "other");
+        let stream = other.connect(TCP).expect("it refuses nobody");
+        drop((stream, accept(&app)));
+        let line = journal::line(&["connection complete", "sa/other"]);
+        assert!(!line.contains("audit="), "{line}");
     });
 }

@@ -310,3 +310,42 @@ fn what_is_served_no_longer_is_refused_on_connections_that_are_open() {
         assert_eq!(records[1].reason.unwrap().as_str(), "unbound");
     });
 }
+
+#[test]
+fn past_the_bound_on_tasks_a_request_is_answered_with_503_and_the_next_one_is_served() {
+    for protocol in [AppProtocol::Http11, AppProtocol::Http2] {
+        run(async |world| {
+            let handler = match protocol {
+                AppProtocol::Http2 => world.echo_http2("v1"),
+                _ => world.echo("v1"),
+            };
+            let upstream = world.endpoint_speaking("", "v1", protocol, handler);
+            world.site.tasks_left.set(0);
+            let refused = world.get("/refused").await;
+            assert_eq!(refused.status, 503, "{}", refused.text());
+            assert_eq!(upstream.load(), 0, "it counts no longer");
+            world.site.tasks_left.set(usize::MAX);
+            assert_eq!(world.get("/next").await.text(), "v1 /next");
+            assert_eq!(world.endpoints_seen(), ["v1"], "the first one went nowhere");
+        });
+    }
+}
+
+#[test]
+fn a_stream_whose_task_is_refused_is_reset_and_its_connection_lives() {
+    run(async |world| {
+        world.endpoint("", "v1", world.echo_http2("v1"));
+        let mut sender = world.connect_http2::<Empty<Bytes>>().await;
+        let get = || {
+            http::Request::get("http://shop/")
+                .body(Empty::new())
+                .unwrap()
+        };
+        assert_eq!(sender.send_request(get()).await.unwrap().status(), 200);
+        world.site.tasks_left.set(0);
+        // Without its task nobody would answer: the client must hear of it.
+        assert!(sender.send_request(get()).await.is_err());
+        world.site.tasks_left.set(usize::MAX);
+        assert_eq!(sender.send_request(get()).await.unwrap().status(), 200);
+    });
+}

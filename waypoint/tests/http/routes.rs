@@ -482,6 +482,77 @@ fn a_session_whose_endpoint_is_gone_moves_on() {
     });
 }
 
+/// Past the bound on tasks copies are left out, and none of them counts as one that is under way.
+#[test]
+fn a_copy_that_gets_no_task_is_left_out_and_its_place_is_given_back() {
+    run(async |world| {
+        world.endpoint("v1", "v1", world.echo("v1"));
+        world.endpoint("m1", "m1", world.echo("m1"));
+        let mirrored = Filters {
+            mirrors: vec![mirror("m1", Share::ALL)],
+            ..Filters::default()
+        };
+        let plain = Rule {
+            matches: below("/plain"),
+            backends: vec![to("v1", 1)],
+            ..Rule::default()
+        };
+        world.route(vec![rule(mirrored), plain]);
+        // From here on there is a connection to v1 that is kept, and no task is needed.
+        let mut client = world.connect();
+        let mut ask = async |path: &str| {
+            let request = format!("GET {path} HTTP/1.1\r\nHost: shop\r\n\r\n");
+            client.write_all(request.as_bytes()).await.unwrap();
+            read_answer(&mut client).await.status
+        };
+        assert_eq!(ask("/plain").await, 200);
+        world.site.tasks_left.set(0);
+        // More than copies may be under way.
+        for _ in 0..=waypoint::http::limits::MIRRORS_MAX {
+            assert_eq!(ask("/").await, 200);
+        }
+        world.site.tasks_left.set(usize::MAX);
+        assert_eq!(ask("/").await, 200);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let seen = world.endpoints_seen();
+        assert_eq!(seen.iter().filter(|name| **name == "m1").count(), 1);
+    });
+}
+
+#[test]
+fn a_copy_of_a_request_whose_client_goes_away_is_broken_off_with_it() {
+    run(async |world| {
+        world.endpoint("v1", "v1", world.echo("v1"));
+        let copies = world.endpoint("m1", "m1", world.echo("m1"));
+        world.route(vec![rule(Filters {
+            mirrors: vec![mirror("m1", Share::ALL)],
+            ..Filters::default()
+        })]);
+        let mut client = world.connect();
+        let head = b"POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 9\r\n\r\npart";
+        client.write_all(head).await.unwrap();
+        while world.site.opened.get() < 2 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(copies.load(), 1);
+        drop(client);
+        // Long before a copy that waits for ever would be given up.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let bodies: Vec<_> = world
+            .seen
+            .borrow()
+            .iter()
+            .map(|one| (one.endpoint, one.body.clone()))
+            .collect();
+        assert!(
+            bodies.iter().all(|(_, body)| body == "broken off"),
+            "a part never passes for the whole: {bodies:?}"
+        );
+        assert!(bodies.iter().any(|(name, _)| *name == "m1"), "{bodies:?}");
+        assert_eq!(copies.load(), 0);
+    });
+}
+
 /// An endpoint of a mirror that answers before it has the body must not get the next request while
 /// the copy is still being sent there.
 #[test]

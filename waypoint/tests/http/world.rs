@@ -81,6 +81,8 @@ pub struct FakeSite {
     services: RefCell<HashMap<String, Vec<Endpoint>>>,
     pub records: RefCell<Vec<Recorded>>,
     pub opened: Cell<usize>,
+    /// How many tasks may start from now on.
+    pub tasks_left: Cell<usize>,
     /// How long it takes to connect.
     pub open_takes: Cell<Duration>,
     pub limits: Limits,
@@ -166,6 +168,10 @@ impl Site for FakeSite {
     }
 
     fn spawn(&self, task: LocalBoxFuture<'static, ()>) -> bool {
+        let Some(left) = self.tasks_left.get().checked_sub(1) else {
+            return false;
+        };
+        self.tasks_left.set(left);
         self.local.spawn_local(task);
         true
     }
@@ -234,6 +240,7 @@ pub fn run_with<F: Future<Output = ()>>(limits: Limits, test: impl FnOnce(Rc<Wor
             services: RefCell::default(),
             records: RefCell::default(),
             opened: Cell::default(),
+            tasks_left: Cell::new(usize::MAX),
             open_takes: Cell::default(),
             limits,
             random: Cell::new(7),
@@ -483,6 +490,7 @@ fn asked() -> Rc<Asked> {
         address: None,
         port: 80,
         protocol: AppProtocol::Unknown,
+        audits: Default::default(),
         revoked: CancellationToken::new(),
     })
 }

@@ -26,6 +26,9 @@ pub struct TargetedPolicy {
     /// Why it cannot be enforced: then all traffic to its targets is refused, unless it is a dry
     /// run.
     pub unenforceable: Option<Arc<str>>,
+    /// Whether it only notes what it matches (the action AUDIT): it refuses nothing and allows
+    /// nothing.
+    pub audit: bool,
 }
 
 /// All of them.
@@ -137,15 +140,11 @@ impl Targeted {
         if self.policies.is_empty() {
             return Ok(());
         }
-        let service = addressed.service.map(|to| to.service.clone());
-        let service = service.map(PolicyTarget::Service);
-        let gateway = addressed.gateway.cloned().map(PolicyTarget::Gateway);
-        let targets = [service, gateway];
-        let of_target = |target| self.by_target.get(target);
-        let policies = targets.iter().flatten().filter_map(of_target).flatten();
+        let targets = targets(addressed);
+        let policies = self.of(&targets);
         let mut allowing = 0;
         let mut allowed = false;
-        for one in policies.filter(|one| !one.policy.dry_run) {
+        for one in policies.filter(|one| !one.policy.dry_run && !one.audit) {
             let key = &one.policy.key;
             if let Some(why) = &one.unenforceable {
                 return Err(Refusal::Unenforceable(key.clone(), why.clone()));
@@ -165,6 +164,43 @@ impl Targeted {
             false => Err(Refusal::NotAllowed(allowing)),
         }
     }
+
+    /// Names of the AUDIT policies that match a connection, whatever becomes of it; None: there is
+    /// none.
+    #[must_use]
+    pub fn audited(
+        &self,
+        addressed: &Addressed<'_>,
+        connection: &Connection<'_>,
+    ) -> Option<Arc<str>> {
+        if self.policies.is_empty() {
+            return None;
+        }
+        let targets = targets(addressed);
+        let all = self.of(&targets).filter(|one| one.audit);
+        let matching = all.filter(|one| one.policy.matches(connection));
+        let mut names: Vec<_> = matching.map(|one| one.policy.key.to_string()).collect();
+        // One may be for the service and for the gateway.
+        names.sort_unstable();
+        names.dedup();
+        (!names.is_empty()).then(|| names.join(",").into())
+    }
+
+    fn of(
+        &self,
+        targets: &[Option<PolicyTarget>; 2],
+    ) -> impl Iterator<Item = &Arc<TargetedPolicy>> {
+        let of_target = |target| self.by_target.get(target);
+        targets.iter().flatten().filter_map(of_target).flatten()
+    }
+}
+
+/// What policies may be for, of what a connection addressed.
+fn targets(addressed: &Addressed<'_>) -> [Option<PolicyTarget>; 2] {
+    let service = addressed.service.map(|to| to.service.clone());
+    let service = service.map(PolicyTarget::Service);
+    let gateway = addressed.gateway.cloned().map(PolicyTarget::Gateway);
+    [service, gateway]
 }
 
 #[cfg(test)]
@@ -210,10 +246,11 @@ mod tests {
             },
             targets: vec![target],
             unenforceable: None,
+            audit: false,
         }
     }
 
-    fn verdict(all: &Targeted, from: &str) -> Result<(), Refusal> {
+    fn asked<T>(from: &str, ask: impl Fn(&Addressed<'_>, &Connection<'_>) -> T) -> T {
         let peer = Identity::new("cluster.local", from, "client").unwrap();
         let source = "10.0.0.1".parse().unwrap();
         let to = "10.96.0.1:80".parse().unwrap();
@@ -224,7 +261,13 @@ mod tests {
             client_namespace: Some(from),
             gateway: Some(&gateway),
         };
-        all.authorize(&addressed, &connection)
+        ask(&addressed, &connection)
+    }
+
+    fn verdict(all: &Targeted, from: &str) -> Result<(), Refusal> {
+        asked(from, |addressed, connection| {
+            all.authorize(addressed, connection)
+        })
     }
 
     #[test]
@@ -244,6 +287,35 @@ mod tests {
         assert_eq!(verdict(&all, "park"), Err(Refusal::Denied(key.clone())));
         all.remove(&key);
         assert_eq!(verdict(&all, "park"), Ok(()));
+    }
+
+    #[test]
+    fn an_audit_policy_notes_what_it_matches_and_decides_nothing() {
+        let service = || PolicyTarget::Service(web().service);
+        let noted = |all: &Targeted, from: &str| {
+            asked(from, |addressed, connection| {
+                all.audited(addressed, connection)
+            })
+        };
+        let mut all = Targeted::default();
+        for (name, action) in [("b", Action::Allow), ("a", Action::Deny)] {
+            let mut audit = policy(name, action, "bank", service());
+            audit.audit = true;
+            audit.targets.push(PolicyTarget::Gateway(gateway()));
+            all.insert(audit);
+        }
+        assert_eq!(noted(&all, "bank").as_deref(), Some("shop/a,shop/b"));
+        assert_eq!(noted(&all, "park"), None);
+        for from in ["bank", "park"] {
+            assert_eq!(
+                verdict(&all, from),
+                Ok(()),
+                "neither denies nor allows alone"
+            );
+        }
+        all.insert(policy("deny", Action::Deny, "bank", service()));
+        assert!(verdict(&all, "bank").is_err());
+        assert_eq!(noted(&all, "bank").as_deref(), Some("shop/a,shop/b"));
     }
 
     #[test]

@@ -6,15 +6,27 @@ use mesh::route::{MATCHES_MAX, RULES_MAX, Target};
 use super::security::Custom as Document;
 use super::{Reason, meta};
 use crate::gateway::{
-    GatewaySpec, GrpcRouteSpec, HttpRouteSpec, ParentRef, ReferenceGrantSpec, StreamRouteSpec,
+    GatewayClassSpec, GatewaySpec, GrpcRouteSpec, HttpRouteSpec, Listener, ParentRef,
+    ReferenceGrantSpec, StreamRouteSpec,
 };
 use crate::identifier::{is_label, is_name};
 use crate::object::{Custom, Kind, Object};
 use crate::routes::{Mistake, grpc_rule, http_rule, stream_rule};
 
-/// Most parents of a route, host names of a route, listeners of a Gateway (Gateway API).
+/// Most parents of a route, host names of a route (Gateway API).
 const PARENTS_MAX: usize = 32;
 const HOSTNAMES_MAX: usize = 16;
+/// Most listeners of a Gateway, and addresses that it asks for (Gateway API).
+const LISTENERS_MAX: usize = 64;
+const ADDRESSES_MAX: usize = 16;
+
+pub(crate) fn gateway_class(from: Document<GatewayClassSpec>) -> Result<Object, Reason> {
+    let custom = custom(Kind::GatewayClass, from)?;
+    if custom.spec.controller_name.is_empty() {
+        return Err("spec.controllerName is missing".to_owned());
+    }
+    Ok(Object::GatewayClass(custom))
+}
 
 pub(crate) fn gateway(from: Document<GatewaySpec>) -> Result<Object, Reason> {
     let custom = custom(Kind::Gateway, from)?;
@@ -24,7 +36,44 @@ pub(crate) fn gateway(from: Document<GatewaySpec>) -> Result<Object, Reason> {
     if custom.spec.listeners.is_empty() {
         return Err("spec.listeners is empty".to_owned());
     }
+    if custom.spec.listeners.len() > LISTENERS_MAX || custom.spec.addresses.len() > ADDRESSES_MAX {
+        return Err(format!(
+            "a Gateway has at most {LISTENERS_MAX} listeners and {ADDRESSES_MAX} addresses"
+        ));
+    }
+    let listeners = &custom.spec.listeners;
+    for (at, one) in listeners.iter().enumerate() {
+        let known = listeners[..at].iter().any(|other| other.name == one.name);
+        let why = match known {
+            true => Some(format!("the name `{}` is another listener's", one.name)),
+            false => contradiction(one),
+        };
+        if let Some(why) = why {
+            return Err(format!("spec.listeners[{at}]: {why}"));
+        }
+    }
     Ok(Object::Gateway(custom))
+}
+
+/// Why a listener cannot be meant as it is written (the Gateway API's own rules).
+fn contradiction(listener: &Listener) -> Option<String> {
+    let protocol = &*listener.protocol;
+    let has_host = listener
+        .hostname
+        .as_ref()
+        .is_some_and(|host| !host.is_empty());
+    let mode = listener.tls.as_ref().and_then(|tls| tls.mode.as_deref());
+    if matches!(protocol, "HTTP" | "TCP" | "UDP") && listener.tls.is_some() {
+        return Some(format!("protocol {protocol} has no tls"));
+    }
+    if matches!(protocol, "TCP" | "UDP") && has_host {
+        return Some(format!("protocol {protocol} has no hostname"));
+    }
+    if protocol == "HTTPS" && mode.is_some_and(|mode| mode != "Terminate") {
+        return Some("tls.mode of protocol HTTPS is Terminate".to_owned());
+    }
+    let known = matches!(mode, None | Some("Terminate" | "Passthrough"));
+    (!known).then(|| "tls.mode is neither Terminate nor Passthrough".to_owned())
 }
 
 pub(crate) fn reference_grant(from: Document<ReferenceGrantSpec>) -> Result<Object, Reason> {

@@ -2,6 +2,7 @@
 //! every connection; one that needs more refuses all traffic of its targets, and says so.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use mesh::policy::targeted::{PolicyTarget, TargetedPolicy};
 use mesh::policy::{Action, Policy, Scope};
@@ -43,8 +44,16 @@ pub(super) fn targeted(
         return (None, fails(reason, message));
     }
     if policy.spec.action == AuthorizationAction::Audit {
-        let message = "a waypoint has the actions ALLOW and DENY; this policy has no effect";
-        return (None, fails("UnsupportedValue", message.to_owned()));
+        let (made, lost) = audit(policy, targets);
+        let condition = match (lost, problem) {
+            (Some(why), _) => {
+                let message = format!("{why}: rules with them note nothing");
+                fails("UnsupportedValue", message)
+            }
+            (None, Some((reason, message))) => fails(reason, message),
+            (None, None) => Condition::holds(WAYPOINT_ACCEPTED, "Accepted"),
+        };
+        return (Some(made), condition);
     }
     let made = made(policy, targets);
     let condition = match (&made.unenforceable, problem) {
@@ -75,11 +84,7 @@ fn made(policy: &AuthorizationPolicy, targets: Vec<PolicyTarget>) -> TargetedPol
     if policy.spec.action == AuthorizationAction::Custom {
         unsupported.insert("the action CUSTOM".to_owned());
     }
-    let names: Vec<_> = unsupported.iter().map(String::as_str).collect();
-    let unenforceable = (!names.is_empty()).then(|| {
-        let names = names.join(", ");
-        format!("a waypoint cannot evaluate {names} yet").into()
-    });
+    let unenforceable = cannot(&unsupported).map(Arc::from);
     TargetedPolicy {
         policy: Policy {
             key: key(&policy.meta.name),
@@ -90,7 +95,41 @@ fn made(policy: &AuthorizationPolicy, targets: Vec<PolicyTarget>) -> TargetedPol
         },
         targets,
         unenforceable,
+        audit: false,
     }
+}
+
+/// A policy of the action AUDIT, and what of it a waypoint cannot look at. A rule with such a
+/// condition notes nothing: what is left of it would note more than was meant.
+fn audit(
+    policy: &AuthorizationPolicy,
+    targets: Vec<PolicyTarget>,
+) -> (TargetedPolicy, Option<String>) {
+    let mut unsupported = BTreeSet::new();
+    let namespace = &policy.meta.name.namespace;
+    let of = |rule| rules::rule(rule, Action::Allow, namespace, &mut unsupported);
+    let rules = policy.spec.rules.iter().filter_map(of).collect();
+    let made = TargetedPolicy {
+        policy: Policy {
+            key: key(&policy.meta.name),
+            scope: Scope::WorkloadSelector,
+            action: Action::Allow,
+            rules,
+            // For waypoints that know no AUDIT.
+            dry_run: true,
+        },
+        targets,
+        unenforceable: None,
+        audit: true,
+    };
+    (made, cannot(&unsupported))
+}
+
+/// What a waypoint cannot evaluate, in a sentence.
+fn cannot(unsupported: &BTreeSet<String>) -> Option<String> {
+    let names: Vec<_> = unsupported.iter().map(String::as_str).collect();
+    let names = names.join(", ");
+    (!names.is_empty()).then(|| format!("a waypoint cannot evaluate {names} yet"))
 }
 
 /// What a reference leads to, or reason and sentence why to nothing.

@@ -18,6 +18,8 @@ pub(super) struct Draft<'a> {
     /// Host names as written; a parent decides whether they count.
     pub(super) hostnames: Vec<HostPattern>,
     pub(super) created: Option<u64>,
+    /// Whether it asks for the default Gateways too.
+    pub(super) wants_default: bool,
     /// Of HTTPRoutes and GRPCRoutes.
     rules: Vec<Rule>,
     /// Of TLSRoutes and TCPRoutes.
@@ -37,12 +39,14 @@ pub(super) fn drafts<'a>(input: &Input<'a>) -> Vec<Draft<'a>> {
         let spec = &route.spec;
         let draft = Draft::new((Kind::HTTPRoute, name), &spec.parent_refs, route.created);
         let draft = draft.with_hostnames(&spec.hostnames);
+        let draft = draft.with_default(spec.use_default_gateways.as_deref());
         drafts.push(draft.with_rules(spec.rules.as_deref(), &references, http_rule));
     }
     for (name, route) in &objects.grpc_routes {
         let spec = &route.spec;
         let draft = Draft::new((Kind::GRPCRoute, name), &spec.parent_refs, route.created);
         let draft = draft.with_hostnames(&spec.hostnames);
+        let draft = draft.with_default(spec.use_default_gateways.as_deref());
         drafts.push(draft.with_rules(spec.rules.as_deref(), &references, grpc_rule));
     }
     let streams = [
@@ -58,6 +62,7 @@ pub(super) fn drafts<'a>(input: &Input<'a>) -> Vec<Draft<'a>> {
                     rule.place = place;
                     None
                 });
+            let draft = draft.with_default(spec.use_default_gateways.as_deref());
             drafts.push(draft.with_hostnames(&spec.hostnames));
         }
     }
@@ -81,6 +86,7 @@ impl<'a> Draft<'a> {
             parents,
             hostnames: Vec::new(),
             created,
+            wants_default: false,
             rules: Vec::new(),
             stream_rules: Vec::new(),
             dropped: Vec::new(),
@@ -93,6 +99,13 @@ impl<'a> Draft<'a> {
         let hosts = list.iter().filter_map(|host| HostPattern::parse(host).ok());
         Self {
             hostnames: hosts.collect(),
+            ..self
+        }
+    }
+
+    fn with_default(self, scope: Option<&str>) -> Self {
+        Self {
+            wants_default: scope.is_some_and(|scope| scope != "None"),
             ..self
         }
     }

@@ -4,7 +4,8 @@ use mesh::route::{GatewayKey, HostPattern, ParentKey, ServicePort};
 
 use super::reference::{GATEWAY_GROUP, Problem};
 use super::{AttachedRoutes, Draft};
-use crate::gateway::{GatewaySpec, Listener, ParentRef};
+use crate::gateway::{GatewaySpec, Listener, ParentRef, RouteGroupKind};
+use crate::gateways;
 use crate::object::{Exposure, Kind, Name, Service};
 use crate::services;
 use crate::translation::Input;
@@ -75,6 +76,17 @@ impl<'a> Parents<'a> {
             input: *input,
             waypoints,
         }
+    }
+
+    /// Whether a Gateway of another controller takes routes that name no parent: then it is that
+    /// controller's to say what becomes of them.
+    pub(super) fn has_default(&self) -> bool {
+        let mut others = self.input.objects.gateways.values();
+        others.any(|gateway| {
+            let scope = gateway.spec.default_scope.as_deref();
+            scope.is_some_and(|scope| scope != "None")
+                && !is_waypoint_class(&gateway.spec.gateway_class_name)
+        })
     }
 
     /// What the reference leads to; None when it is not ours to say.
@@ -215,6 +227,12 @@ impl<'a> Parents<'a> {
         gateway: &Name,
         listener: &Listener,
     ) -> Result<Vec<HostPattern>, Problem> {
+        if !gateways::serves(listener) {
+            let name = &listener.name;
+            let message =
+                format!("listener {name} is not served; the Gateway's conditions say why");
+            return Err(("NotAllowedByListeners", message));
+        }
         if !self.allows(listener, draft, gateway) {
             let message = format!("listener {} takes no such route", listener.name);
             return Err(("NotAllowedByListeners", message));
@@ -253,7 +271,8 @@ impl<'a> Parents<'a> {
         };
         let kind = draft.kind.to_string();
         let kinds = &allowed.kinds;
-        if !kinds.is_empty() && !kinds.iter().any(|allowed| allowed.kind == kind) {
+        let is_it = |allowed: &RouteGroupKind| gateways::is_served(allowed) && allowed.kind == kind;
+        if !kinds.is_empty() && !kinds.iter().any(is_it) {
             return false;
         }
         let namespaces = allowed.namespaces.as_ref();
