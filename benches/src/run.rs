@@ -9,6 +9,9 @@ use crate::figures::{Figures, collect};
 use crate::machine;
 use crate::report::{Report, Row};
 
+/// What goes before and after each measurement, as seen on two cores.
+const AROUND: Duration = Duration::from_millis(250);
+
 /// What is run.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -47,6 +50,7 @@ pub fn run(options: &Options, plan: &Plan) -> anyhow::Result<Report> {
     cases.retain(|case| plan.wants(case.axis()));
     if !cases.is_empty() {
         let bed = Bed::new(options)?;
+        say(&expected(&cases, &bed, plan));
         for case in cases {
             say(&format!("{}: {}", case.axis(), case.name()));
             rows.extend(rounds(case, &bed, scale, plan.rounds));
@@ -54,7 +58,7 @@ pub fn run(options: &Options, plan: &Plan) -> anyhow::Result<Report> {
     }
     if !plan.quick && plan.wants("memory") {
         say("memory");
-        rows.extend(memory_rows(options, plan.rounds)?);
+        rows.extend(memory_rows(options, plan.rounds));
     }
     if !plan.quick && plan.wants("pods") {
         say("pods");
@@ -72,6 +76,16 @@ pub fn run(options: &Options, plan: &Plan) -> anyhow::Result<Report> {
         took_s: begun.elapsed().as_secs_f64(),
         rows,
     })
+}
+
+/// How long the cases of a bed will take.
+fn expected(cases: &[Case], bed: &Bed, plan: &Plan) -> String {
+    let paths = |case: &Case| bed.paths().iter().filter(|path| case.is_for(path)).count();
+    let counts = cases.iter();
+    let counts = counts.map(|case| case.rounds(plan.rounds) * paths(case));
+    let count: usize = counts.sum();
+    let seconds = count as f64 * (plan.length + AROUND).as_secs_f64();
+    format!("{count} measurements, about {:.0} minutes", seconds / 60.0)
 }
 
 /// The runs of one case on all paths.
@@ -151,12 +165,16 @@ fn rounds(case: Case, bed: &Bed, scale: Scale, rounds: usize) -> Vec<Row> {
 }
 
 /// Each round has proxies that have carried nothing yet.
-fn memory_rows(options: &Options, rounds: usize) -> anyhow::Result<Vec<Row>> {
+fn memory_rows(options: &Options, rounds: usize) -> Vec<Row> {
     let mut runs = Runs::default();
     let mut names = Vec::new();
     for _ in 0..rounds {
-        let bed = Bed::new(options)?;
-        for (path, figures) in memory::round(&bed) {
+        let figures = match Bed::new(options) {
+            Ok(bed) => memory::round(&bed),
+            // What was measured before must not be lost with it.
+            Err(error) => vec![("bed".to_owned(), Err(error))],
+        };
+        for (path, figures) in figures {
             if !names.contains(&path) {
                 names.push(path.clone());
             }
@@ -164,7 +182,7 @@ fn memory_rows(options: &Options, rounds: usize) -> anyhow::Result<Vec<Row>> {
         }
     }
     let names = names.iter().map(String::as_str);
-    Ok(runs.rows(("memory", memory::CASE), names))
+    runs.rows(("memory", memory::CASE), names)
 }
 
 fn configuration_rows(options: &Options, rounds: usize) -> anyhow::Result<Vec<Row>> {

@@ -23,7 +23,7 @@ use tonic::{Request, Status, Streaming};
 use translate::Options;
 
 /// No test waits for anything longer than this; none depends on it when all is well.
-pub const LIMIT: Duration = Duration::from_secs(15);
+pub const LIMIT: Duration = Duration::from_secs(60);
 
 pub const MESH: &str = "
 apiVersion: v1

@@ -48,14 +48,13 @@ pub fn of_the_proxy(ground: &mut Ground) -> anyhow::Result<()> {
         let loads = ground.burst(TRIED)?;
         ground.bed.sleep(WITHOUT)?;
         let busy = cpu_ms(limit.pid)? - busy;
+        let said = ground.eventually("the log says why", |ground| {
+            let log = ground.bed.mesh.nodes[0].ztunnel.log();
+            Ok(log.get(mark..).unwrap_or_default().contains(NONE_LEFT))
+        });
         let waiting = loads[0].ended().is_none();
-        let log = ground.bed.mesh.nodes[0].ztunnel.log();
         limit.lift(ground)?;
-        let new = log.get(mark..).unwrap_or_default();
-        ensure!(
-            new.contains(NONE_LEFT),
-            "{spare} left: the log does not say why"
-        );
+        said.with_context(|| format!("{spare} left"))?;
         let [out, into] = [&loads[..1], &loads[1..]].map(|loads| ground.results(loads));
         let (out, into) = (out?, into?);
         ensure!(out.mismatched + into.mismatched == 0, "{out:?} {into:?}");
@@ -121,9 +120,13 @@ pub fn of_the_control_plane(ground: &mut Ground) -> anyhow::Result<()> {
     ground.bed.mesh.manifests.put("91-late.yaml", LATE)?;
     ground.bed.sleep(WITHOUT)?;
     let busy = cpu_ms(limit.pid)? - busy;
+    let said = ground.eventually("culvertd says that it cannot read", |ground| {
+        Ok(ground.bed.mesh.culvertd.log().contains(NONE_LEFT))
+    });
     let known = known(ground, 0)?;
     let works = ground.works();
     limit.lift(ground)?;
+    said?;
     works?;
     ensure!(
         known.contains("\"web\"") && !known.contains("\"late\""),

@@ -21,7 +21,7 @@ const DRAINED_WITHIN: Duration = Duration::from_secs(180);
 /// Longer than any proof: connections of a replaced proxy are never cut.
 const DRAIN: &str = "1h";
 /// Tunnels without streams end after this, so that their sockets are not taken for leaked ones.
-pub const TUNNEL_IDLE: Duration = Duration::from_secs(20);
+pub const TUNNEL_IDLE: Duration = Duration::from_secs(10);
 /// Each proxy has ports of its own while two run, for readiness and metrics, from here.
 const FIRST_PORT: u16 = 16_000;
 /// Proxies with ports of their own; older ones have ended when the numbers begin again.

@@ -32,7 +32,7 @@ const SHORT_SETTLE: Duration = Duration::from_secs(3);
 const WARM_UP: Duration = Duration::from_secs(20);
 /// Idle tunnels have ended, and with them their sockets; the last measurement waits for no more
 /// descriptors than before the load, and no longer than this.
-const TUNNELS_END_WITHIN: Duration = TUNNEL_IDLE.saturating_mul(4);
+const TUNNELS_END_WITHIN: Duration = TUNNEL_IDLE.saturating_mul(12);
 /// Growth of all five processes together that is no leak, in MiB: pages that the allocator keeps.
 /// Over 300,000 connections, which is about twenty minutes, 80 bytes lost with each are more.
 const RSS_GROWTH_MIB: f64 = 24.0;
