@@ -24,7 +24,7 @@ pub const SEED: u64 = 20_261_123;
 pub const COMES_WITHIN: Duration = Duration::from_secs(120);
 /// Time that an ADD may take here: those that must fail for want of an answer do so soon, and those
 /// that must succeed do so on a machine that is busy with other things too.
-const ADD_TIMEOUT_S: u64 = 15;
+const ADD_TIMEOUT_S: u64 = 10;
 /// Pods that scenarios bring and take away.
 const PODS: &str = "\
 apiVersion: v1
