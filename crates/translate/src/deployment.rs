@@ -169,9 +169,8 @@ spec:
     fn a_gateway_without_the_listener_of_a_waypoint_is_not_run_and_one_that_asks_too_much_is() {
         let plain = GATEWAY.replace("protocol: HBONE", "protocol: HTTP");
         assert!(wanted(&objects(&plain)).is_empty());
-        let asks = format!(
-            "{GATEWAY}  infrastructure:\n    parametersRef: {{group: '', kind: ConfigMap, name: x}}\n"
-        );
+        let parameters = "{parametersRef: {group: '', kind: ConfigMap, name: x}}";
+        let asks = format!("{GATEWAY}  infrastructure: {parameters}\n");
         assert!(wanted(&objects(&asks)).contains_key(&gate()));
     }
 
