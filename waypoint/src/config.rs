@@ -42,7 +42,7 @@ pub struct Config {
     /// Where clients' proxies reach it.
     #[arg(long, default_value = "[::]:15008")]
     pub listen_addr: SocketAddr,
-    /// I/O back end: auto, io_uring or epoll.
+    /// I/O back end: auto (which is epoll), io_uring or epoll.
     #[arg(long, default_value_t = Choice::Auto)]
     #[serde(serialize_with = "as_text")]
     pub io: Choice,

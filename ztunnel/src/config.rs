@@ -28,7 +28,7 @@ pub struct Config {
         default_value = "/var/run/ztunnel/ztunnel.sock"
     )]
     pub zds_socket: PathBuf,
-    /// I/O back end.
+    /// I/O back end; `auto` is epoll.
     #[arg(long, default_value_t = Choice::Auto, value_parser = back_end())]
     #[serde(serialize_with = "as_text")]
     pub io: Choice,

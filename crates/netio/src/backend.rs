@@ -1,7 +1,8 @@
-//! Which of the two back ends this machine gets: io_uring or epoll, and why.
+//! Which of the two back ends a process gets: io_uring or epoll, and why.
 //!
-//! It asks the kernel by doing the operation, not by version numbers: container runtimes forbid
-//! io_uring by seccomp, distributions by a sysctl. It must not know what the back end is used for.
+//! Whether a ring works it asks the kernel by doing the operation, not by version numbers:
+//! container runtimes forbid io_uring by seccomp, distributions by a sysctl. It must not know what
+//! the back end is used for.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -34,7 +35,8 @@ impl fmt::Display for Backend {
 /// What the operator asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Choice {
-    /// io_uring where it works, else epoll.
+    /// epoll: the bench shows it ahead in new connections and in memory at rest, and nowhere
+    /// behind beyond the noise (docs/decisions/0001). It needs nothing of kernel or profile.
     #[default]
     Auto,
     /// io_uring or an error.
@@ -97,13 +99,10 @@ pub fn probe(choice: Choice) -> Result<(Backend, String), ProbeError> {
                 "asked for, and a ring answered".to_owned(),
             ))
         }
-        Choice::Auto => match try_ring() {
-            Ok(()) => Ok((Backend::IoUring, "a ring answered".to_owned())),
-            Err(error) => Ok((
-                Backend::Epoll,
-                format!("no io_uring: {} ({})", error.cause, error.source),
-            )),
-        },
+        Choice::Auto => Ok((
+            Backend::Epoll,
+            "preferred; io_uring has to be asked for".to_owned(),
+        )),
     }
 }
 
@@ -217,27 +216,23 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_with_io_uring_gets_it() {
+    fn auto_takes_epoll_and_io_uring_is_there_for_who_asks() {
         let (backend, why) = probe(Choice::Auto).unwrap();
-        assert_eq!(
-            (backend, why.as_str()),
-            (Backend::IoUring, "a ring answered")
-        );
+        assert_eq!(backend, Backend::Epoll);
+        assert!(why.contains("has to be asked for"), "{why}");
         assert_eq!(probe(Choice::IoUring).unwrap().0, Backend::IoUring);
         assert_eq!(probe(Choice::Epoll).unwrap().0, Backend::Epoll);
     }
 
     #[test]
-    fn under_a_seccomp_profile_auto_takes_epoll_and_force_names_cause_and_fix() {
+    fn under_a_seccomp_profile_auto_works_and_force_names_cause_and_fix() {
         std::thread::scope(|scope| {
             let look = || {
                 forbid_io_uring_on_this_thread();
                 (probe(Choice::Auto), probe(Choice::IoUring))
             };
             let (auto, forced) = scope.spawn(look).join().unwrap();
-            let (backend, why) = auto.unwrap();
-            assert_eq!(backend, Backend::Epoll);
-            assert!(why.contains("seccomp"), "{why}");
+            assert_eq!(auto.unwrap().0, Backend::Epoll);
             let text = forced.unwrap_err().to_string();
             assert!(
                 text.contains("seccomp") && text.contains("profile that allows"),

@@ -19,7 +19,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use crate::netns::Netns;
 
 pub use connect::{ConnectError, Source, Upstream, connect};
-pub use option::{cookie, has_transparent, mark, netns_cookie};
+pub use option::{cookie, has_transparent, mark, netns_cookie, set_unpaced};
 
 /// Mark of sockets that leave a captured namespace by its real interface: routing and capture leave
 /// them alone.

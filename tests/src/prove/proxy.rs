@@ -119,7 +119,7 @@ impl Bed {
             _ => Binaries::of_this_build()?.path("ztunnel"),
         };
         let (io, workers) = match change {
-            Change::Flags => ("epoll", "1"),
+            Change::Flags => ("io_uring", "1"),
             _ => ("auto", "2"),
         };
         let Mesh { nodes, control, .. } = &self.mesh;

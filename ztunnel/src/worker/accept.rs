@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 
 use netio::time::sleep;
@@ -39,6 +40,10 @@ impl Worker {
         for listener in listeners {
             // Each worker waits on a descriptor of its own for the one socket.
             let copy = listener.socket.try_clone()?;
+            if listener.role == Role::Outbound {
+                // The application is at the other end of the loopback interface. It works without.
+                let _ = netio::socket::set_unpaced(copy.as_fd());
+            }
             let mut copy = TcpListener::from_std(copy)?;
             if listener.role != Role::Hbone {
                 // What every captured connection is given, and inherits for nothing from here.

@@ -133,7 +133,10 @@ impl Upstream<'_> {
             socket.set_mark(self.mark)?;
         }
         set_nodelay(socket.as_fd())?;
-        if !self.is_local() {
+        if self.is_local() {
+            // It works without, only slower.
+            let _ = option::set_unpaced(socket.as_fd());
+        } else {
             set_keepalive(socket.as_fd())?;
         }
         Ok(socket)

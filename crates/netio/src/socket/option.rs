@@ -55,6 +55,35 @@ pub(super) fn set_transparent(socket: &Socket, family: Family) -> io::Result<()>
     set(socket.as_fd(), level, name, 1)
 }
 
+/// The name of a congestion control that needs no timers to pace what it sends, and that every
+/// kernel has.
+const UNPACED: &[u8] = b"reno";
+
+/// From now on the socket, and what it accepts, sends without pacing: for a leg over loopback,
+/// which has no queue to be kind to. Where the host's default is `bbr`, each 64 KiB of such a leg
+/// waits for a timer otherwise (docs/decisions/0005).
+///
+/// # Errors
+/// ENOPROTOOPT, ENOTSOCK: it is no TCP socket.
+pub fn set_unpaced(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(UNPACED.len()).expect("a short name");
+    // SAFETY: pointer and length describe a static, which the kernel only reads.
+    let result = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_CONGESTION,
+            UNPACED.as_ptr().cast(),
+            length,
+        )
+    };
+    if result == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
 /// TCP_INFO as far as the running kernel fills it; the rest is zero.
 pub(crate) fn tcp_info(fd: BorrowedFd<'_>) -> io::Result<libc::tcp_info> {
     // SAFETY: tcp_info holds integers only, for which every bit pattern is a value.

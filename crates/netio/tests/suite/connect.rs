@@ -1,6 +1,6 @@
 //! Connecting out of a namespace: plain and with a client's source address, and every way it fails.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -8,8 +8,9 @@ use netio::TcpListener;
 use netio::netns::Netns;
 use netio::socket::{
     ConnectError, Family, LOOPBACK_INTERFACE, MARK_TO_LOOPBACK, MARK_UPSTREAM, Source, Upstream,
-    connect, mark, netns_cookie, transparent_listener,
+    connect, mark, netns_cookie, set_unpaced, transparent_listener,
 };
+use nix::sys::socket::{getsockopt, sockopt};
 
 use crate::{ip, listen_in, lonely_netns, on_both_back_ends, sysctl};
 
@@ -27,9 +28,11 @@ on_both_back_ends!(
     when_all_ports_are_taken_the_range_below_is_tried_and_then_it_says_so,
     a_connect_that_hangs_is_tried_again_from_another_port,
     a_transparent_listener_is_a_listener_of_its_namespace,
+    what_goes_over_loopback_is_not_paced_in_either_direction,
 );
 
-const SECOND: Duration = Duration::from_secs(1);
+/// Nothing is waited for when it goes well.
+const PATIENCE: Duration = Duration::from_secs(30);
 const POD_V4: &str = "10.77.0.1";
 const POD_V6: &str = "fd77::1";
 const CLIENT_V4: &str = "10.88.0.9";
@@ -92,7 +95,7 @@ async fn a_plain_connect_belongs_to_the_namespace_and_carries_the_mark() {
     ip(&netns, &format!("addr add {POD_V4}/32 dev lo"));
     let listener = listen_in(&netns, &format!("{POD_V4}:0"));
     let address = listener.local_addr().unwrap().to_string();
-    let stream = connect(&plain(&netns, &address), SECOND).await.unwrap();
+    let stream = connect(&plain(&netns, &address), PATIENCE).await.unwrap();
     assert_eq!(
         netns_cookie(stream.as_fd()).unwrap(),
         netns.cookie().unwrap()
@@ -117,7 +120,7 @@ async fn many_connects_in_turn_all_belong_to_their_namespace() {
         for (netns, (four, six)) in places.iter().zip(&listeners) {
             for listener in [four, six] {
                 let address = listener.local_addr().unwrap().to_string();
-                let stream = connect(&plain(netns, &address), SECOND).await.unwrap();
+                let stream = connect(&plain(netns, &address), PATIENCE).await.unwrap();
                 let cookie = netns_cookie(stream.as_fd()).unwrap();
                 assert_eq!(cookie, netns.cookie().unwrap());
                 let (_, peer) = listener.accept().unwrap();
@@ -129,7 +132,7 @@ async fn many_connects_in_turn_all_belong_to_their_namespace() {
 
 async fn a_closed_port_refuses() {
     let netns = lonely_netns();
-    let error = connect(&plain(&netns, "127.0.0.1:9"), SECOND)
+    let error = connect(&plain(&netns, "127.0.0.1:9"), PATIENCE)
         .await
         .unwrap_err();
     assert!(matches!(error, ConnectError::Refused), "{error}");
@@ -150,7 +153,7 @@ async fn silence_times_out() {
 async fn a_route_that_says_unreachable_is_reported_as_that() {
     let netns = lonely_netns();
     ip(&netns, "route add unreachable 192.0.2.2/32");
-    let error = connect(&plain(&netns, "192.0.2.2:80"), SECOND)
+    let error = connect(&plain(&netns, "192.0.2.2:80"), PATIENCE)
         .await
         .unwrap_err();
     assert!(matches!(error, ConnectError::Unreachable(_)), "{error}");
@@ -159,7 +162,7 @@ async fn a_route_that_says_unreachable_is_reported_as_that() {
 async fn no_route_is_reported_as_unreachable() {
     let netns = lonely_netns();
     for destination in ["192.0.2.3:80", "[2001:db8::3]:80"] {
-        let error = connect(&plain(&netns, destination), SECOND)
+        let error = connect(&plain(&netns, destination), PATIENCE)
             .await
             .unwrap_err();
         assert!(matches!(error, ConnectError::Unreachable(_)), "{error}");
@@ -180,7 +183,7 @@ async fn sees_the_client(listen: &str, client: &str) {
     let address = listener.local_addr().unwrap();
     let upstream = spoofed(&netns, address, client, &|_| false);
     for _ in 0..20 {
-        let stream = connect(&upstream, SECOND).await.unwrap();
+        let stream = connect(&upstream, PATIENCE).await.unwrap();
         let (accepted, peer) = listener.accept().unwrap();
         assert_eq!(peer.ip().to_string(), client);
         assert!((61000..=65535).contains(&peer.port()), "{peer}");
@@ -200,7 +203,7 @@ async fn a_client_that_is_the_pod_itself_connects_plainly() {
     let netns = pod();
     let listener = listen_in(&netns, &format!("{POD_V4}:0"));
     let upstream = spoofed(&netns, listener.local_addr().unwrap(), POD_V4, &|_| false);
-    let stream = connect(&upstream, SECOND).await.unwrap();
+    let stream = connect(&upstream, PATIENCE).await.unwrap();
     let (_, peer) = listener.accept().unwrap();
     assert_eq!(peer, stream.local_addr().unwrap());
     assert_eq!(peer.ip().to_string(), POD_V4);
@@ -212,7 +215,7 @@ async fn a_closed_port_refuses_a_spoofed_connect() {
     for (pod, client) in [(POD_V4, CLIENT_V4), (POD_V6, CLIENT_V6)] {
         let destination = SocketAddr::new(pod.parse().unwrap(), 9);
         let upstream = spoofed(&netns, destination, client, &|_| false);
-        let error = connect(&upstream, SECOND).await.unwrap_err();
+        let error = connect(&upstream, PATIENCE).await.unwrap_err();
         assert!(matches!(error, ConnectError::Refused), "{error}");
     }
 }
@@ -226,12 +229,12 @@ async fn when_all_ports_are_taken_the_range_below_is_tried_and_then_it_says_so()
     // A search looks at some ports only, and half of these are free.
     let upper_half = |port| port > 30_000;
     let upstream = spoofed(&netns, address, CLIENT_V4, &upper_half);
-    let stream = connect(&upstream, 20 * SECOND).await.unwrap();
+    let stream = connect(&upstream, PATIENCE).await.unwrap();
     let from = stream.local_addr().unwrap();
     assert_eq!(from.ip().to_string(), CLIENT_V4);
     assert!((1024..=30_000).contains(&from.port()), "{from}");
     let upstream = spoofed(&netns, address, CLIENT_V4, &|_| true);
-    let error = connect(&upstream, 20 * SECOND).await.unwrap_err();
+    let error = connect(&upstream, PATIENCE).await.unwrap_err();
     assert!(
         matches!(error, ConnectError::SourcePortsExhausted),
         "{error}"
@@ -293,4 +296,36 @@ async fn a_transparent_listener_is_a_listener_of_its_namespace() {
         );
         TcpListener::from_std(listener).unwrap();
     }
+}
+
+/// What `bbr` would do, where it is the host's default.
+async fn what_goes_over_loopback_is_not_paced_in_either_direction() {
+    let netns = pod();
+    let listener = listen_in(&netns, &format!("{POD_V4}:0"));
+    let address = listener.local_addr().unwrap();
+    let upstream = spoofed(&netns, address, CLIENT_V4, &|_| false);
+    let to_pod = connect(&upstream, PATIENCE).await.unwrap();
+    assert_eq!(congestion_control(&to_pod), "reno");
+    let upstream = plain(&netns, &address.to_string());
+    let to_network = connect(&upstream, PATIENCE).await.unwrap();
+    let as_made = listen_in(&netns, "127.0.0.1:0");
+    assert_eq!(
+        congestion_control(&to_network),
+        congestion_control(&as_made)
+    );
+
+    let captured = transparent_listener(&netns, Family::V4).unwrap();
+    set_unpaced(captured.as_fd()).unwrap();
+    let to_proxy = captured.local_addr().unwrap();
+    let captured = TcpListener::from_std(captured).unwrap();
+    let _application = netns.enter(|| TcpStream::connect(to_proxy)).unwrap();
+    assert_eq!(
+        congestion_control(&captured.accept().await.unwrap()),
+        "reno"
+    );
+}
+
+fn congestion_control(socket: &impl AsFd) -> String {
+    let name = getsockopt(socket, sockopt::TcpCongestion).unwrap();
+    name.to_string_lossy().trim_end_matches('\0').to_owned()
 }

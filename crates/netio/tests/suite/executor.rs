@@ -24,11 +24,13 @@ on_both_back_ends!(
 async fn timers_fire_in_order() {
     let scope = Scope::new(3);
     let order = Rc::new(std::cell::RefCell::new(Vec::new()));
+    // One moment for all: a machine that stalls between their first turns changes no order.
+    let start = netio::time::Instant::now();
     for delay in [30, 10, 20] {
         let order = Rc::clone(&order);
         scope
             .spawn(async move {
-                netio::time::sleep(Duration::from_millis(delay)).await;
+                netio::time::sleep_until(start + Duration::from_millis(delay)).await;
                 order.borrow_mut().push(delay);
             })
             .unwrap();
