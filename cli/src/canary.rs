@@ -112,6 +112,8 @@ struct Answer {
     backends: Vec<BackendAnswer>,
     /// Requests that were counted; null: nobody was asked.
     n: Option<u64>,
+    /// The seconds that they came in; null: since the waypoints started.
+    seconds: Option<u64>,
     /// How likely counts like these are under the split that is set; below 1e-6 something is wrong.
     p_value: Option<f64>,
 }
@@ -266,7 +268,8 @@ fn status(options: &StatusOptions) -> Result<String, CanaryError> {
         [] => None,
         addresses => Some(counted(addresses, options.seconds)?),
     };
-    let answer = Answer::new(&options.target, &place, counts.as_ref());
+    let counts = counts.as_ref().map(|counts| (counts, options.seconds));
+    let answer = Answer::new(&options.target, &place, counts);
     Ok(match options.output {
         Format::Json => {
             serde_json::to_string_pretty(&answer).expect("an answer has texts and numbers only")
@@ -290,7 +293,9 @@ fn counted(addresses: &[String], seconds: Option<u64>) -> Result<Counts, CanaryE
 }
 
 impl Answer {
-    fn new(target: &Target, place: &Place, counts: Option<&Counts>) -> Self {
+    fn new(target: &Target, place: &Place, counts: Option<(&Counts, Option<u64>)>) -> Self {
+        let (counts, seconds) = counts.unzip();
+        let seconds = seconds.flatten();
         let seen = |backend: &place::Backend| {
             let key = (backend.namespace.clone(), backend.name.clone());
             counts.map(|counts| counts.get(&key).copied().unwrap_or_default())
@@ -316,6 +321,7 @@ impl Answer {
             file: place.file.clone(),
             p_value: n.filter(|n| *n > 0).map(|_| split_p(&sides)),
             n,
+            seconds,
             backends,
         }
     }
@@ -344,7 +350,14 @@ impl Answer {
         let mut text = format!("Service {}: {route} {rule}, {file}\n{table}", self.service);
         let verdict = match self.p_value {
             Some(p) if p < LEAST_P => {
-                format!("\n{all} requests do not fit this split: p = {p:.2e}")
+                let since = match self.seconds {
+                    Some(_) => "",
+                    None => {
+                        "; they are all since the waypoint started, \
+                             `--for 30` counts those of the next 30 s"
+                    }
+                };
+                format!("\n{all} requests do not fit this split: p = {p:.2e}{since}")
             }
             Some(p) => format!("\n{all} requests fit this split: p = {p:.2}"),
             None => String::new(),

@@ -80,8 +80,12 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<bool, DemoError> 
     let progress = progress::for_terminal();
     let report = both_back_ends(options, interrupt, progress.as_ref());
     progress.done();
-    let report = report?;
+    let (report, kept) = report?;
     println!("{}", report.table());
+    // The last thing to be read, and above what may still fail.
+    if let Some(kept) = kept {
+        println!("{kept}");
+    }
     write(&options.report, &report.json())?;
     println!("report: {}", options.report.display());
     let wrong = report.wrong(options.io == Io::Both);
@@ -95,18 +99,21 @@ fn both_back_ends(
     options: &Options,
     interrupt: &Interrupt,
     progress: &dyn Progress,
-) -> Result<Report, DemoError> {
+) -> Result<(Report, Option<String>), DemoError> {
     let start = Instant::now();
     let mut report = Report::default();
+    let mut kept = None;
     let names = options.io.names();
     for (index, io) in names.iter().enumerate() {
         let keep = options.keep && index + 1 == names.len();
         let logs = beside(&options.report, &format!("logs-{io}"));
-        let back_end = one_back_end(io, interrupt, progress, &Ending { keep, logs })?;
+        let ending = Ending { keep, logs };
+        let (back_end, way_in) = one_back_end(io, interrupt, progress, &ending)?;
         report.add(io, back_end);
+        kept = way_in;
     }
     report.finish(start.elapsed());
-    Ok(report)
+    Ok((report, kept))
 }
 
 /// What happens when a back end's scenario is over.
@@ -115,12 +122,13 @@ struct Ending {
     logs: PathBuf,
 }
 
+/// What was found, and how to enter the world when it is kept.
 fn one_back_end(
     io: &str,
     interrupt: &Interrupt,
     progress: &dyn Progress,
     ending: &Ending,
-) -> Result<BackEnd, DemoError> {
+) -> Result<(BackEnd, Option<String>), DemoError> {
     let start = Instant::now();
     let mut world = World::with_interrupt(interrupt.clone())?;
     progress.chapter(io, &world.id());
@@ -131,15 +139,13 @@ fn one_back_end(
     let mut back_end = check::everything(&mesh, progress)?;
     back_end.measure("up", up.as_secs_f64(), "s");
     if ending.keep {
-        progress.done();
-        println!("{}", mesh.keep()?);
-    } else {
-        progress.step("take the mesh down");
-        let start = Instant::now();
-        mesh.down(STOP_GRACE)?;
-        back_end.measure("down", start.elapsed().as_secs_f64(), "s");
+        return Ok((back_end, Some(mesh.keep()?)));
     }
-    Ok(back_end)
+    progress.step("take the mesh down");
+    let start = Instant::now();
+    mesh.down(STOP_GRACE)?;
+    back_end.measure("down", start.elapsed().as_secs_f64(), "s");
+    Ok((back_end, None))
 }
 
 fn down(id: &str) -> Result<bool, DemoError> {
@@ -149,8 +155,10 @@ fn down(id: &str) -> Result<bool, DemoError> {
         Leftovers::One(id)
     };
     let removed = world::remove_leftovers(which)?;
-    if removed.is_empty() {
-        println!("no world is there");
+    match which {
+        Leftovers::One(id) if removed.is_empty() => println!("no world {id} is there"),
+        _ if removed.is_empty() => println!("no world is there"),
+        _ => {}
     }
     for world in &removed {
         match world {

@@ -25,9 +25,9 @@ const EXIT_ERROR: u8 = 2;
 /// Exit code after Ctrl-C: 128 + SIGINT, as shells have it.
 const EXIT_INTERRUPTED: u8 = 130;
 
-/// The ambient mesh's command line.
+/// The command line of Culvert, an ambient service mesh. `culvert COMMAND --help` says more.
 #[derive(Debug, Parser)]
-#[command(name = "culvert", version, about)]
+#[command(name = "culvert", version)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -45,7 +45,10 @@ enum Command {
     #[command(subcommand)]
     Route(route::Command),
     /// Say what becomes of every object of a directory of manifests, or of those that a culvertd
-    /// serves. Exit code 1: something is refused, or some condition does not hold.
+    /// serves.
+    ///
+    /// Exit code 1: something is refused, or some condition does not hold; 2: nothing could be
+    /// said.
     Status(status::Options),
 }
 

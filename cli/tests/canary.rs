@@ -180,7 +180,11 @@ fn what_cannot_be_set_is_refused_with_the_reason_and_nothing_is_written() {
         ),
         (
             &["set", "web", "v3=5"],
-            "no rule with two or more backendRefs and among them v3",
+            "two or more backendRefs and among them v3; rule 1 (all) has web-v1, web-v2",
+        ),
+        (
+            &["set", "carrt", "v2=5"],
+            "nor is there a Service carrt in namespace shop",
         ),
         (&["set", "web", "v2=500"], "leave nothing for web-v1"),
         (&["set", "web", "v2=x"], "no weight from 0 to 1000000"),

@@ -71,6 +71,8 @@ pub fn ask(place: &Place, pair: &Pair, to: To<'_>) -> anyhow::Result<Vec<Answer>
     let client = match method {
         "GRPC" => "grpc_client.py",
         "TCP" => "tcp_client.py",
+        "TLS" => "tls_client.py",
+        "HELD" => "held_client.py",
         "WEBSOCKET" if to.version == 1 => "websocket_client.py",
         "WEBSOCKET" | "TUNNEL" => "tunnel_client.py",
         "RAW" => "raw_client.py",
@@ -104,7 +106,7 @@ pub fn ask(place: &Place, pair: &Pair, to: To<'_>) -> anyhow::Result<Vec<Answer>
         .arg(to.programs.join(client))
         .args(words)
         .args(pair.body.iter().cloned())
-        .args(pair.headers.iter().cloned())
+        .args(pair.headers.iter().map(|header| repeated(header)))
         .args(told)
         .args(pair.keep.iter().map(|kept| format!(":keep: {kept}")))
         .args(pair.echo.iter().map(|echo| format!("x-echo: {echo}")))

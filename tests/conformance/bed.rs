@@ -16,7 +16,7 @@ use crate::case::{self, Case, Pair};
 use crate::judge::judge;
 
 /// Pods of the world: namespace and name, node, whether an echo server runs in it.
-const PODS: [(&str, usize, bool); 9] = [
+const PODS: [(&str, usize, bool); 11] = [
     ("shop/client", 0, false),
     ("bank/teller", 0, false),
     ("shop/v1", 0, true),
@@ -25,10 +25,15 @@ const PODS: [(&str, usize, bool); 9] = [
     ("vault/v4", 1, true),
     ("cellar/v5", 1, true),
     ("outside/stranger", 0, false),
+    ("shop/v6", 1, true),
     ("shop/waypoint-0", 1, false),
+    ("shop/gate-0", 1, false),
 ];
 /// The pod that the waypoint runs in.
 pub const WAYPOINT: &str = "shop/waypoint-0";
+/// Pods with waypoints, and their Gateways: that of the namespace, and one that has routes and
+/// policies of its own, which would hold for every Service of the namespace.
+const WAYPOINTS: [(&str, &str); 2] = [(WAYPOINT, "waypoint"), ("shop/gate-0", "gate")];
 /// A program in a pod listens within this, also beside six builds.
 const STARTS_WITHIN: Duration = Duration::from_secs(60);
 /// What was applied before a process was ready is in force within this.
@@ -40,6 +45,7 @@ pub struct Bed {
     _servers: Vec<Process>,
     /// Its log is the access log too.
     pub waypoint: Process,
+    _gate: Process,
     _ztunnels: Vec<Process>,
     _agents: Vec<Process>,
     _culvertd: Process,
@@ -95,15 +101,20 @@ impl Bed {
             }
             pods.push(pod);
         }
-        let pod = pods.last().context("the waypoint's pod is the last")?;
-        let waypoint = control.start_waypoint(&nodes[1], pod, "waypoint")?;
-        wait_waypoint(pod, &waypoint)?;
+        let started = WAYPOINTS.map(|(name, gateway)| {
+            let pod = named(&pods, name)?;
+            let waypoint = control.start_waypoint(&nodes[1], pod, gateway)?;
+            wait_waypoint(pod, &waypoint)?;
+            anyhow::Ok(waypoint)
+        });
+        let [waypoint, gate] = started;
         for server in &servers {
             server.wait_for_line(&["listening"], STARTS_WITHIN)?;
         }
         Ok(Bed {
             _servers: servers,
-            waypoint,
+            waypoint: waypoint?,
+            _gate: gate?,
             _ztunnels: ztunnels,
             _agents: agents,
             _culvertd: culvertd,
@@ -123,8 +134,7 @@ impl Bed {
     }
 
     fn pod(&self, name: &str) -> anyhow::Result<&Pod> {
-        let pod = self.pods.iter().find(|pod| full_name(pod) == name);
-        pod.with_context(|| format!("no pod is {name}"))
+        named(&self.pods, name)
     }
 
     fn address_of(&self, name: &str, is_v6: bool) -> anyhow::Result<IpAddr> {
@@ -183,7 +193,7 @@ impl Bed {
         };
         let answers = match pair.keep.as_deref() {
             None | Some("cookie") => ask(place, pair, to)?,
-            Some(header) => keeping(place, pair, (header, to))?,
+            Some(header) => keeping(place, pair, (header, to), |pause| self.sleep(pause))?,
         };
         Ok((answers, id))
     }
@@ -239,11 +249,17 @@ fn full_name(pod: &Pod) -> String {
     format!("{}/{}", pod.name().namespace, pod.name().name)
 }
 
-/// Asks once, and then with the header that the first answer had.
+fn named<'a>(pods: &'a [Pod], name: &str) -> anyhow::Result<&'a Pod> {
+    let pod = pods.iter().find(|pod| full_name(pod) == name);
+    pod.with_context(|| format!("no pod is {name}"))
+}
+
+/// Asks once, and then with the header that the first answer had, after a pause.
 fn keeping(
     place: &Place,
     pair: &Pair,
     (header, to): (&str, To<'_>),
+    pause: impl FnOnce(Duration) -> anyhow::Result<()>,
 ) -> anyhow::Result<Vec<Answer>> {
     let mut first = pair.clone();
     first.times = 1;
@@ -252,7 +268,13 @@ fn keeping(
     let value = value.with_context(|| format!("the first answer has no {header}"))?;
     let mut rest = pair.clone();
     rest.times -= 1;
-    rest.headers.push(format!("{header}: {value}"));
+    let (name, value) = match header {
+        // What a browser makes of it.
+        "set-cookie" => ("cookie", value.split(';').next().unwrap_or_default()),
+        header => (header, &*value),
+    };
+    rest.headers.push(format!("{name}: {value}"));
+    pause(Duration::from_secs(pair.pause))?;
     answers.extend(ask(place, &rest, to)?);
     Ok(answers)
 }

@@ -85,6 +85,9 @@ pub struct Pair {
     pub body: Option<String>,
     /// What of the first answer the others send back: `cookie`, or the name of a header.
     pub keep: Option<String>,
+    /// Seconds between the first answer of which something is kept and the second request.
+    #[serde(default)]
+    pub pause: u64,
     /// How often.
     #[serde(default = "once")]
     pub times: u32,

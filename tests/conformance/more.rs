@@ -85,6 +85,7 @@ pub fn get(times: u32) -> Pair {
         echo: None,
         body: None,
         keep: None,
+        pause: 0,
         times,
         http: vec![1, 2],
         expect: Expect::default(),

@@ -17,9 +17,11 @@ use crate::case::{self, Case, Pair};
 /// Pods have their addresses from agents, and waypoints their readiness; there are none.
 const WITHOUT_AGENTS: [&str; 2] = ["NoAddress", "Pending"];
 /// First words of pairs that no client of plain requests asks.
-const NO_METHOD: [&str; 10] = [
+const NO_METHOD: [&str; 12] = [
     "GRPC",
     "TCP",
+    "TLS",
+    "HELD",
     "WEBSOCKET",
     "RAW",
     "STREAM",

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use mesh::decide::waypoint::Bound;
 use mesh::route::book::{Addressed, Level};
-use mesh::route::{Book, GatewayKey, ServicePort};
+use mesh::route::stream::{self, Streams};
+use mesh::route::{Book, Failure, GatewayKey, ServicePort};
 use mesh::service::AppProtocol;
 use netio::time::timeout;
 
@@ -44,12 +45,21 @@ pub struct Arrived {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Http,
-    /// Passed on; whether the name of a TLS server must be known.
-    Stream {
-        needs_name: bool,
-    },
-    /// Its first bytes say.
-    Look,
+    /// Passed on.
+    Stream,
+    /// Passed on by the name of its TLS server: no route takes anything else.
+    Named,
+    /// Its first bytes say, if the client speaks first.
+    Look(Looks),
+}
+
+/// What the first bytes may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Looks {
+    /// It may be HTTP.
+    for_http: bool,
+    /// Routes go by the name of a TLS server.
+    for_name: bool,
 }
 
 /// What is done with a connection once that is clear.
@@ -87,15 +97,15 @@ async fn next(worker: &Rc<Worker>, mut arrived: Box<Arrived>) -> Next {
     drop(book);
     match kind {
         Kind::Http => Next::Http(arrived),
-        Kind::Stream { needs_name: false } => pass(worker, arrived, First::Unknown).await,
-        Kind::Stream { needs_name: true } => {
+        Kind::Stream => pass(worker, arrived, First::Unknown).await,
+        Kind::Named => {
             let first = match opening(&mut arrived.wire).await {
                 Opening::Tls(name) => First::Tls(name),
                 _ => First::Unknown,
             };
             pass(worker, arrived, first).await
         }
-        Kind::Look => look(worker, arrived).await,
+        Kind::Look(looks) => look(worker, arrived, looks).await,
     }
 }
 
@@ -106,27 +116,34 @@ async fn pass(worker: &Rc<Worker>, arrived: Box<Arrived>, first: First) -> Next 
     }
 }
 
-async fn look(worker: &Rc<Worker>, mut arrived: Box<Arrived>) -> Next {
+async fn look(worker: &Rc<Worker>, mut arrived: Box<Arrived>, looks: Looks) -> Next {
     let spoken = poll_fn(|cx| arrived.wire.poll_more(cx));
     if timeout(SILENCE, spoken).await.is_ok() {
         return match opening(&mut arrived.wire).await {
-            Opening::Http => Next::Http(arrived),
+            Opening::Http if looks.for_http => Next::Http(arrived),
             Opening::Tls(name) => pass(worker, arrived, First::Tls(name)).await,
             _ => pass(worker, arrived, First::Unknown).await,
         };
     }
-    // Nobody knows who speaks first: if it is the client, it may still be HTTP.
+    // Nobody knows who speaks first: if it is the client, it may still be HTTP, or TLS for a name.
     let Some(mut far) = pass::begin(worker, &arrived, &First::Unknown).await else {
         return Next::Nothing;
     };
     pass::listen(&mut arrived, &mut far).await;
-    let is_http = !arrived.wire.held().is_empty()
-        && matches!(opening(&mut arrived.wire).await, Opening::Http);
-    if is_http {
-        far.leave();
-        return Next::Http(arrived);
+    if arrived.wire.held().is_empty() {
+        return Next::Pass(arrived, far);
     }
-    Next::Pass(arrived, far)
+    match opening(&mut arrived.wire).await {
+        Opening::Http if looks.for_http => {
+            far.leave();
+            Next::Http(arrived)
+        }
+        Opening::Tls(name) if looks.for_name => {
+            far.leave();
+            pass(worker, arrived, First::Tls(name)).await
+        }
+        _ => Next::Pass(arrived, far),
+    }
 }
 
 /// What the first bytes say. What is slow or broken says nothing: it is seen again where it is
@@ -176,8 +193,17 @@ fn kind(
     let addressed = addressed(service, asked, gateway);
     let http = book.for_request(&addressed).map(|(level, _)| level);
     let streams = book.for_stream(&addressed);
-    let needs_name = streams.is_some_and(|(_, streams)| streams.needs_server_name());
-    let stream = Kind::Stream { needs_name };
+    let for_name = streams.is_some_and(|(_, streams)| streams.needs_server_name());
+    let look = |for_http| Kind::Look(Looks { for_http, for_name });
+    let stream = match streams {
+        Some((_, streams)) if for_name => match asked.protocol {
+            AppProtocol::Tls => Kind::Named,
+            // A server that speaks first is not kept waiting for a client's name.
+            _ if takes_all(streams) => look(false),
+            _ => Kind::Named,
+        },
+        _ => Kind::Stream,
+    };
     // What is attached to a port says what it carries, whatever the port says itself.
     let is_stream = match (streams.map(|(level, _)| level), http) {
         (None, _) => false,
@@ -190,8 +216,14 @@ fn kind(
         AppProtocol::Tcp | AppProtocol::Tls => stream,
         // A client that spoke something else would go past the routes of the port.
         AppProtocol::Unknown if http.is_some_and(|level| level != Level::Gateway) => Kind::Http,
-        AppProtocol::Unknown => Kind::Look,
+        AppProtocol::Unknown => look(true),
     }
+}
+
+/// Whether a route takes what is no TLS.
+fn takes_all(streams: &Streams) -> bool {
+    let refused = streams.decide(stream::Opening::Plain, &mut || 0).err();
+    refused.is_none_or(|refused| refused.failure != Failure::NoRoute)
 }
 
 /// The nearest routes count.

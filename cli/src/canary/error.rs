@@ -18,28 +18,25 @@ pub enum CanaryError {
     Manifests(#[from] ManifestsError),
     /// No route has the Service as its parent.
     #[error(
-        "no HTTPRoute or GRPCRoute{} in the namespace of Service {service} has it as parentRef{}; \
-         {}",
-        .route.as_deref().unwrap_or_default(), .unreadable.as_deref().unwrap_or_default(),
-        match .elsewhere {
-            Some(namespace) => format!("one in namespace {namespace} has: `-n {namespace}`"),
-            None => "`culvert canary set ... --create` writes one".to_owned(),
-        }
+        "no HTTPRoute or GRPCRoute{} in the namespace of Service {service} has it as parentRef; \
+         {hint}",
+        .route.as_deref().unwrap_or_default()
     )]
     NoRoute {
         /// `namespace/name`.
         service: String,
         /// ` of the name web`.
         route: Option<String>,
-        /// A file that may have it.
-        unreadable: Option<String>,
-        /// Another namespace that has a Service of this name with a route.
-        elsewhere: Option<String>,
+        /// What to do: another namespace, a file that may have it, or how to write one.
+        hint: String,
     },
     /// Its routes have no rule with these backends.
     #[error(
-        "{routes} of Service {service} has no rule with two or more backendRefs{} {backends}",
-        if .backends.is_empty() { "" } else { " and among them" }
+        "{routes} of Service {service} has no rule with two or more backendRefs{}{others}",
+        match .backends.as_str() {
+            "" => String::new(),
+            backends => format!(" and among them {backends}"),
+        }
     )]
     NoRule {
         /// `namespace/name`.
@@ -48,6 +45,8 @@ pub enum CanaryError {
         routes: String,
         /// What was asked for.
         backends: String,
+        /// `; rule 4 (split) has web-v1, web-v2`, or nothing.
+        others: String,
     },
     /// Several rules fit.
     #[error(

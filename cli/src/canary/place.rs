@@ -64,6 +64,22 @@ pub(super) enum At {
     Before(usize, Option<String>),
 }
 
+/// What a directory has.
+#[derive(Default)]
+struct Found {
+    /// Rules that fit.
+    places: Vec<Place>,
+    /// Routes of the Service.
+    routes: Vec<String>,
+    /// Rules of theirs with other backends, as a part of a sentence.
+    others: Vec<String>,
+    /// A file that may have more.
+    unreadable: Option<String>,
+    /// Another namespace that has a Service of this name with a route.
+    elsewhere: Option<String>,
+    has_service: bool,
+}
+
 impl Which<'_> {
     /// The rule in the directory.
     ///
@@ -71,8 +87,7 @@ impl Which<'_> {
     /// No route has it, several have, or what is there cannot be edited.
     pub(super) fn find(&self, directory: &Path) -> Result<Place, CanaryError> {
         let files = Directory::new(directory, MAX_FILE_BYTES).read_changed()?;
-        let mut found = Vec::new();
-        let (mut routes, mut unreadable, mut elsewhere) = (Vec::new(), None, None);
+        let mut found = Found::default();
         for (name, text) in files.unwrap_or_default() {
             let file = directory.join(&name);
             let documents = text.and_then(|text| match documents(&text) {
@@ -82,50 +97,77 @@ impl Which<'_> {
             let (text, documents) = match documents {
                 Ok(read) => read,
                 Err(reason) => {
-                    unreadable.get_or_insert(format!("{}: {reason}", file.display()));
+                    let unreadable = format!("{}: {reason}", file.display());
+                    found.unreadable.get_or_insert(unreadable);
                     continue;
                 }
             };
             for object in documents.iter().flat_map(objects) {
+                found.has_service |= self.is_service(object);
                 let Some((kind, name, namespace)) = self.route_of(object) else {
                     continue;
                 };
                 if namespace != self.namespace {
-                    elsewhere.get_or_insert(namespace.to_owned());
+                    found.elsewhere.get_or_insert(namespace.to_owned());
                     continue;
                 }
                 let route = format!("{kind} {namespace}/{name}");
                 self.rules(object, &route, (&file, &text), &mut found)?;
-                routes.push(route);
+                found.routes.push(route);
             }
         }
-        routes.dedup();
-        self.only(found, &routes, (unreadable, elsewhere))
+        found.routes.dedup();
+        self.only(found)
     }
 
-    fn only(
-        &self,
-        mut found: Vec<Place>,
-        routes: &[String],
-        (unreadable, elsewhere): (Option<String>, Option<String>),
-    ) -> Result<Place, CanaryError> {
+    fn is_service(&self, object: &Node) -> bool {
+        let metadata = object.get("metadata");
+        let text = |name: &str| metadata.and_then(|metadata| metadata.text_of(name));
+        object.text_of("kind") == Some("Service")
+            && text("name") == Some(self.service)
+            && text("namespace").unwrap_or("default") == self.namespace
+    }
+
+    /// What to do when there is no route.
+    fn hint(&self, found: &Found) -> String {
+        let Which {
+            service, namespace, ..
+        } = self;
+        match found {
+            Found {
+                elsewhere: Some(namespace),
+                ..
+            } => format!("one in namespace {namespace} has: `-n {namespace}`"),
+            Found {
+                unreadable: Some(file),
+                ..
+            } => format!("it may be in what cannot be read: {file}"),
+            Found {
+                has_service: false, ..
+            } => format!("nor is there a Service {service} in namespace {namespace}"),
+            Found { .. } => "`culvert canary set ... --create` writes one".to_owned(),
+        }
+    }
+
+    fn only(&self, mut found: Found) -> Result<Place, CanaryError> {
         let service = format!("{}/{}", self.namespace, self.service);
-        match (found.len(), routes) {
-            (1, _) => Ok(found.remove(0)),
+        match (found.places.len(), &found.routes[..]) {
+            (1, _) => Ok(found.places.remove(0)),
             (0, []) => Err(CanaryError::NoRoute {
                 service,
                 route: self.route.map(|name| format!(" of the name {name}")),
-                unreadable: unreadable.map(|file| format!("; not readable: {file}")),
-                elsewhere,
+                hint: self.hint(&found),
             }),
             (0, routes) => Err(CanaryError::NoRule {
                 service,
                 routes: routes.join(", "),
                 backends: self.backends.join(" and "),
+                others: found.others.concat(),
             }),
             _ => Err(CanaryError::Several {
                 service,
                 rules: found
+                    .places
                     .iter()
                     .map(|place| format!("{} {}", place.route, place.rule))
                     .collect::<Vec<_>>()
@@ -161,7 +203,7 @@ impl Which<'_> {
         object: &Node,
         route: &str,
         (file, text): (&Path, &str),
-        found: &mut Vec<Place>,
+        found: &mut Found,
     ) -> Result<(), CanaryError> {
         let rules = object.get("spec").map(|spec| spec.items_of("rules"));
         for (number, rule) in rules.unwrap_or_default().iter().enumerate() {
@@ -185,8 +227,13 @@ impl Which<'_> {
                 .map(|backend| Backend::read(backend, self.namespace, text).map_err(uneditable));
             let backends: Vec<Backend> = backends.collect::<Result<_, _>>()?;
             let has = |wanted: &String| backends.iter().any(|b| b.is(wanted, self.service));
-            if self.backends.iter().all(has) {
-                found.push(Place {
+            if !self.backends.iter().all(has) {
+                let names: Vec<&str> = backends.iter().map(|b| b.name.as_str()).collect();
+                found
+                    .others
+                    .push(format!("; {label} has {}", names.join(", ")));
+            } else {
+                found.places.push(Place {
                     file: file.to_owned(),
                     text: text.to_owned(),
                     route: route.to_owned(),

@@ -255,9 +255,18 @@ fn enter_script(state: &State) -> String {
     format!(
         "#!/bin/sh\n\
          # enter NAME [COMMAND...]: a shell or a command in a pod or node of the world {id}.\n\
+         # The beginning of a name is enough when it is that of one. Without a name: all names.\n\
          name=$1\n\
          [ $# -gt 0 ] || {{ ls /run/netns | sed -n s/^{id}-//p; exit 2; }}\n\
          shift\n\
+         if [ ! -e \"/run/netns/{id}-$name\" ]; then\n\
+         \x20   found=$(cd /run/netns && ls -d {id}-\"$name\"* 2>/dev/null)\n\
+         \x20   case $(echo $found | wc -w) in\n\
+         \x20       1) name=${{found#{id}-}};;\n\
+         \x20       0) echo \"no pod or node is $name; all names: $0\" >&2; exit 2;;\n\
+         \x20       *) echo \"$name is the beginning of several:\" $found >&2; exit 2;;\n\
+         \x20   esac\n\
+         fi\n\
          [ $# -gt 0 ] || set -- \"${{SHELL:-/bin/sh}}\"\n\
          for place in {cgroup}/$name {cgroup}/*/pods/$name; do\n\
          \x20   [ ! -d \"$place\" ] || echo $$ > \"$place/cgroup.procs\" || exit\n\

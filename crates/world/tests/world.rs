@@ -157,6 +157,7 @@ fn a_kept_world_stands_until_it_is_removed() {
     let _alone = ABANDONED.lock().unwrap_or_else(PoisonError::into_inner);
     let mut world = World::new().unwrap();
     let node = world.node("a").unwrap();
+    let _others = ["longer-name", "longest-name"].map(|name| world.host(name).unwrap());
     let sleep = node
         .place()
         .start("sleep", &Program::line("sleep 1000"))
@@ -171,6 +172,26 @@ fn a_kept_world_stands_until_it_is_removed() {
             .all(|removed| !names(removed, &id))
     );
     assert_ne!(leftovers(&id), Vec::<String>::new());
+    let entered = |name: &str| {
+        let mut enter = std::process::Command::new(&kept.enter);
+        let output = enter.args([name, "ip", "route"]).output().unwrap();
+        (
+            output.status.success(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    assert!(entered("a").0, "by its name");
+    assert!(entered("longer").0, "by the beginning of its name");
+    let (is_entered, said) = entered("nobody");
+    assert!(
+        !is_entered && said.contains("no pod or node is nobody"),
+        "{said}"
+    );
+    let (is_entered, said) = entered("long");
+    assert!(
+        !is_entered && said.contains("the beginning of several"),
+        "{said}"
+    );
     kept.remove().unwrap();
     assert_eq!(leftovers(&id), Vec::<String>::new());
 }
@@ -234,8 +255,10 @@ fn a_signal_removes_the_worlds_of_a_process_whatever_it_waits_for() {
             std::thread::sleep(Duration::from_secs(1000));
         }
         let forever = Program::line("sleep 1000").limit(Duration::from_secs(1000));
-        node.place().run(&forever).unwrap();
-        unreachable!("it was not interrupted");
+        let ended = node.place().run(&forever);
+        drop(world);
+        // No panic: its message would stand among those of tests that failed. 0 is the failure.
+        std::process::exit(matches!(ended, Err(WorldError::Interrupted)).into());
     }
     for (how, signal) in [("itself", "TERM"), ("itself", "INT"), ("program", "TERM")] {
         let mut child = std::process::Command::new(std::env::current_exe().unwrap())

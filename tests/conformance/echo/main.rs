@@ -10,7 +10,7 @@ mod reply;
 mod sockets;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
 
@@ -19,22 +19,57 @@ pub(crate) struct Server {
     /// Of the pod.
     pub(crate) name: String,
     /// Requests by the value of their header `x-pair`.
-    seen: Mutex<BTreeMap<String, u64>>,
+    seen: Mutex<BTreeMap<String, Seen>>,
+}
+
+/// Requests of one pair.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Seen {
+    /// So far.
+    pub(crate) count: u64,
+    /// Under way.
+    now: u64,
+    /// Most that were under way at once.
+    pub(crate) most: u64,
+}
+
+/// A request that is under way.
+pub(crate) struct UnderWay<'a> {
+    server: &'a Server,
+    pair: String,
+    /// With this one.
+    pub(crate) seen: Seen,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let mut seen = self.server.lock();
+        seen.entry(self.pair.clone()).or_default().now -= 1;
+    }
 }
 
 impl Server {
-    /// Counts a request of a pair; its number, from 1.
-    pub(crate) fn count(&self, pair: &str) -> u64 {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = seen.entry(pair.to_owned()).or_default();
-        *count += 1;
-        *count
+    /// Counts a request of a pair, which is under way until the answer's head is made.
+    pub(crate) fn begin(&self, pair: &str) -> UnderWay<'_> {
+        let mut all = self.lock();
+        let seen = all.entry(pair.to_owned()).or_default();
+        seen.count += 1;
+        seen.now += 1;
+        seen.most = seen.most.max(seen.now);
+        UnderWay {
+            server: self,
+            pair: pair.to_owned(),
+            seen: *seen,
+        }
     }
 
     /// Requests of a pair so far.
     pub(crate) fn seen(&self, pair: &str) -> u64 {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.get(pair).copied().unwrap_or_default()
+        self.lock().get(pair).copied().unwrap_or_default().count
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Seen>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

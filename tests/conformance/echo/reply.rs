@@ -13,8 +13,8 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use serde_json::json;
 
-use crate::Server;
 use crate::behaviour::Behaviour;
+use crate::{Seen, Server};
 
 /// Body of an answer.
 pub(crate) type Body = BoxBody<Bytes, io::Error>;
@@ -47,8 +47,9 @@ pub(crate) async fn answer(
         let value = request.headers().get(name);
         value.and_then(|v| v.to_str().ok()).unwrap_or_default()
     };
-    let number = server.count(header("x-pair"));
-    let behaviour = Behaviour::read(header("x-echo")).for_request(&server.name, number);
+    let under_way = server.begin(header("x-pair"));
+    let Seen { count, most, .. } = under_way.seen;
+    let behaviour = Behaviour::read(header("x-echo")).for_request(&server.name, count);
     tokio::time::sleep(behaviour.delay).await;
     if behaviour.reset {
         anyhow::bail!("asked to reset");
@@ -66,6 +67,8 @@ pub(crate) async fn answer(
     *response.status_mut() = behaviour.status.unwrap_or(200).try_into()?;
     let headers = response.headers_mut();
     headers.insert("x-pod", HeaderValue::from_str(&server.name)?);
+    headers.insert("x-seen", HeaderValue::from(count));
+    headers.insert("x-together", HeaderValue::from(most));
     for (name, value) in &behaviour.headers {
         headers.append(name.parse::<HeaderName>()?, value.parse()?);
     }

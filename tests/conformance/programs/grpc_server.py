@@ -2,12 +2,13 @@
 
 The method's name says its kind: Unary, ServerStream, ClientStream, BidiStream, LateStream. Messages are bytes;
 an answer is JSON of what was seen. The metadata `x-echo: grpc-status=14;first=1` makes it fail,
-`at-once` before anything else was answered.
+`at-once` before anything else was answered; `count` counts the call at the echo server of the pod.
 """
 import collections
 import concurrent.futures
 import json
 import sys
+import urllib.request
 
 import grpc
 
@@ -33,6 +34,9 @@ def fails(details, context):
     pair = metadata.get("x-pair", "")
     seen[pair] += 1
     asked = dict(part.partition("=")[::2] for part in metadata.get("x-echo", "").split(";"))
+    if "count" in asked:
+        counted = urllib.request.Request("http://127.0.0.1:8080/", headers={"x-pair": pair})
+        urllib.request.urlopen(counted, timeout=30).read()
     is_failing = "grpc-status" in asked and seen[pair] <= int(asked.get("first", "1000000"))
     # Without any metadata the status is in the answer's only head.
     if not (is_failing and "at-once" in asked):

@@ -13,7 +13,7 @@ use crate::canary::{Command, Set, told};
 use crate::demo::report::{Canary, Changed, Retries, Routes};
 use crate::demo::servers::HTTP_PORT;
 use crate::demo::{BackEnd, Claim, DemoError, Mesh, Progress};
-use crate::statistics::LEAST_P;
+use crate::statistics::{LEAST_P, split_p};
 
 /// The manifests of the store, its route and its waypoint.
 const STORE: &str = include_str!("../../../../demo/routes/store.yaml");
@@ -30,7 +30,7 @@ const FLAKY_REQUESTS: u32 = 300;
 const LOAD_REQUESTS: u32 = 3000;
 /// Changes meanwhile.
 const CHANGES: u32 = 10;
-/// Between two changes; all of them fit into the load.
+/// Between two changes. Those after the load's end are not counted.
 const BETWEEN: Duration = Duration::from_millis(100);
 /// A copy of a request arrives within this.
 const COPIED_WITHIN: Duration = Duration::from_secs(10);
@@ -133,11 +133,13 @@ fn mirror(mesh: &Mesh, found: &mut BackEnd) -> Result<(), DemoError> {
 
 fn retries(mesh: &Mesh, found: &mut BackEnd) -> Result<Retries, DemoError> {
     let answers = ask(mesh, "/flaky", "", FLAKY_REQUESTS)?;
-    let errors = answers.iter().filter(|answer| answer.0 != 200).count();
     let retries = Retries {
         tried: count(mesh, "/flaky")?,
         failed: count(mesh, "/flaky failed")?,
-        client_errors: u64::try_from(errors).unwrap_or(u64::MAX),
+        client_errors: missing(
+            FLAKY_REQUESTS,
+            answers.iter().filter(|answer| answer.0 == 200),
+        ),
     };
     let Retries {
         tried,
@@ -184,40 +186,54 @@ fn canary(mesh: &Mesh, found: &mut BackEnd) -> Result<Canary, DemoError> {
 }
 
 fn change_under_load(mesh: &Mesh, found: &mut BackEnd) -> Result<Changed, DemoError> {
-    let change = || -> Result<(), DemoError> {
-        for number in 0..CHANGES {
-            mesh.world.interrupt().sleep(BETWEEN)?;
-            set(mesh, (number * 37 + 20) % 101)?;
-        }
-        Ok(())
-    };
-    let (changed, answers) = std::thread::scope(|scope| {
-        let answers = scope.spawn(|| ask(mesh, "/", "", LOAD_REQUESTS));
-        (change(), answers.join())
+    let (changes, answers) = std::thread::scope(|scope| {
+        let load = scope.spawn(|| ask(mesh, "/", "", LOAD_REQUESTS));
+        (change(mesh, || load.is_finished()), load.join())
     });
-    changed?;
+    let changes = changes?;
     let answers = answers.map_err(|_| DemoError::Panicked("the load".to_owned()))??;
     let good = |answer: &&Answer| answer.is_by("web-v1") || answer.is_by("web-v2");
-    let by_v2 = answers
-        .iter()
-        .filter(|answer| answer.is_by("web-v2"))
-        .count();
-    let failed = answers.iter().filter(|answer| !good(answer)).count();
-    let changed = Changed {
-        requests: u64::from(LOAD_REQUESTS),
-        failed: u64::try_from(failed).unwrap_or(u64::MAX),
-        changes: u64::from(CHANGES),
-    };
+    let by_v2 = answers.iter().filter(|answer| answer.is_by("web-v2"));
+    let by_v2 = u64::try_from(by_v2.count()).unwrap_or(u64::MAX);
+    let failed = missing(LOAD_REQUESTS, answers.iter().filter(good));
+    let requests = u64::from(LOAD_REQUESTS);
     set(mesh, CANARY_PERCENT)?;
+    // Had the weights stayed as they were, so many by v2 would not come about.
+    let before = f64::from(CANARY_PERCENT);
+    let stayed = split_p(&[
+        (requests.saturating_sub(by_v2), 100.0 - before),
+        (by_v2, before),
+    ]);
     found.find(
         Claim::WeightsUnderLoad,
-        failed == 0 && by_v2 > 0,
+        failed == 0 && changes > 0 && stayed < LEAST_P,
         format!(
-            "{CHANGES} changes while {LOAD_REQUESTS} requests came: {failed} failed, {by_v2} \
+            "{changes} changes while {LOAD_REQUESTS} requests came: {failed} failed, {by_v2} \
              by v2"
         ),
     );
-    Ok(changed)
+    Ok(Changed {
+        requests,
+        failed,
+        changes,
+    })
+}
+
+/// Changes the weights; how often before the load was over.
+fn change(mesh: &Mesh, is_over: impl Fn() -> bool) -> Result<u64, DemoError> {
+    let mut changes = 0;
+    for number in 0..CHANGES {
+        mesh.world.interrupt().sleep(BETWEEN)?;
+        set(mesh, (number * 37 + 20) % 101)?;
+        changes += u64::from(!is_over());
+    }
+    Ok(changes)
+}
+
+/// How many of the requests have no good answer: those without any count too.
+fn missing<'a>(asked: u32, good: impl Iterator<Item = &'a Answer>) -> u64 {
+    let good = u64::try_from(good.count()).unwrap_or(u64::MAX);
+    u64::from(asked).saturating_sub(good)
 }
 
 /// `culvert canary set store v2=PERCENT -n demo --manifests DIR`.
