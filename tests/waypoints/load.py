@@ -1,11 +1,14 @@
 #!/usr/bin/python3
 """Asks URL's host for `/` until SIGTERM, then prints what became of the requests as JSON.
 
+Meanwhile a file has the same, as it stands.
+
 Half of the workers keep their connection for as long as the server lets them, the others make one
 for each request. No request is ever sent again: each failure counts.
 """
 import http.client
 import json
+import os
 import signal
 import sys
 import threading
@@ -15,7 +18,7 @@ WORKERS = 6
 PAUSE_S = 0.005
 PATIENCE_S = 20
 
-host, port = sys.argv[1], int(sys.argv[2])
+host, port, progress = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 stop = threading.Event()
 lock = threading.Lock()
 result = {"requests": 0, "failed": 0, "peers": {}, "reasons": {}}
@@ -66,6 +69,11 @@ for thread in threads:
     thread.start()
 print("asking", flush=True)
 while not stop.is_set():
+    with lock:
+        text = json.dumps(result)
+    with open(progress + ".new", "w", encoding="ascii") as file:
+        file.write(text)
+    os.rename(progress + ".new", progress)
     time.sleep(0.05)
 for thread in threads:
     thread.join()

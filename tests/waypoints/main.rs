@@ -4,6 +4,7 @@
 //! with the waypoint itself, and traffic through it.
 
 mod bed;
+mod found;
 mod life;
 mod traffic;
 
@@ -42,6 +43,18 @@ fn main() -> ExitCode {
             scenario(
                 "a number of replicas that is none says so, and what runs goes on",
                 life::unreadable,
+            ),
+            scenario(
+                "a waypoint whose namespace has vanished gets another",
+                found::homeless,
+            ),
+            scenario(
+                "what an unreadable record left is taken away, and another waypoint comes",
+                found::unreadable,
+            ),
+            scenario(
+                "after a reboot the waypoint runs again, and nothing is left of pods that went",
+                found::rebooted,
             ),
             scenario(
                 "a Gateway that goes leaves nothing behind",

@@ -23,7 +23,9 @@ const STARTS_WITHIN: Duration = Duration::from_secs(30);
 const ENDS_WITHIN: Duration = Duration::from_secs(60);
 /// Requests that shall have come through before anything is changed, and between two changes: every
 /// worker's several.
-const SOME: Duration = Duration::from_secs(2);
+const SOME: u64 = 60;
+/// File of what the load has seen so far.
+const PROGRESS: &str = "load.json";
 
 /// What `load.py` says at its end.
 #[derive(Debug, Deserialize)]
@@ -60,11 +62,10 @@ pub fn through(bed: &mut Bed) -> anyhow::Result<()> {
 pub fn replaced(bed: &mut Bed) -> anyhow::Result<()> {
     bed.wait_serving(&["shop/gate-0"])?;
     let load = start_load(bed)?;
-    let interrupt = bed.world.interrupt().clone();
-    interrupt.sleep(SOME)?;
+    some(bed)?;
     bed.gateway("culvert.io/restartedAt: once")?;
     wait_others(bed, &["shop/gate-0"], 1)?;
-    interrupt.sleep(SOME)?;
+    some(bed)?;
     let before = names(&bed.told()?);
     bed.put_waypoint()?;
     wait_others(
@@ -72,13 +73,13 @@ pub fn replaced(bed: &mut Bed) -> anyhow::Result<()> {
         &before.iter().map(String::as_str).collect::<Vec<_>>(),
         1,
     )?;
-    interrupt.sleep(SOME)?;
+    some(bed)?;
     bed.gateway("culvert.io/restartedAt: once, culvert.io/replicas: '2'")?;
     wait_others(bed, &[], 2)?;
-    interrupt.sleep(SOME)?;
+    some(bed)?;
     bed.gateway("culvert.io/restartedAt: once, culvert.io/replicas: '1'")?;
     wait_others(bed, &[], 1)?;
-    interrupt.sleep(SOME)?;
+    some(bed)?;
     let load = end_load(&load)?;
     println!(
         "    {} requests through {} waypoints, {} failed",
@@ -125,10 +126,30 @@ fn peer(bed: &Bed) -> anyhow::Result<IpAddr> {
 }
 
 fn start_load(bed: &Bed) -> anyhow::Result<Process> {
-    let program = script(bed, "load.py", include_str!("load.py"))?.args([VIP, "80"]);
+    let program = script(bed, "load.py", include_str!("load.py"))?
+        .args([VIP, "80"])
+        .arg(bed.world.directory().join(PROGRESS));
     let load = bed.client.start("load", &program)?;
     load.wait_for_line(&["asking"], STARTS_WITHIN)?;
     Ok(load)
+}
+
+/// Waits until so many more requests came through, and each waypoint that serves had one: however
+/// slow the machine is.
+fn some(bed: &Bed) -> anyhow::Result<()> {
+    let progress = || -> Option<Load> {
+        let text = fs::read(bed.world.directory().join(PROGRESS)).ok()?;
+        serde_json::from_slice(&text).ok()
+    };
+    let count = |load: &Load| load.peers.values().sum::<u64>();
+    let before = bed.wait("the load's first word", || progress().as_ref().map(count))?;
+    bed.wait("requests through every waypoint", || {
+        let (load, told) = (progress()?, bed.told().ok()?);
+        let had_one = |pod: &Told| pod.ips.iter().any(|ip| load.peers.contains_key(ip));
+        let all = told.iter().filter(|pod| pod.serves()).all(had_one);
+        // What fails is looked at in the end; it must not be waited for here.
+        (load.failed > 0 || all && count(&load) >= before + SOME).then_some(())
+    })
 }
 
 fn end_load(load: &Process) -> anyhow::Result<Load> {
