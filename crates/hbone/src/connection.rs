@@ -36,7 +36,7 @@ pub struct Stats {
     pub backlog_bytes: usize,
 }
 
-/// One end of a tunnel. Idle it holds about a kilobyte besides what rustls holds.
+/// One end of a tunnel. Idle it holds about a kilobyte besides its keys.
 pub struct Connection {
     session: Session,
     codec: Codec,
@@ -44,8 +44,6 @@ pub struct Connection {
     /// Told once, before everything that the codec tells.
     established: Option<KeyExchange>,
     handshake_deadline: Mono,
-    /// Small pieces on their way into a record; empty between two calls.
-    gathered: Vec<u8>,
 }
 
 impl Connection {
@@ -83,7 +81,6 @@ impl Connection {
             peer: None,
             established: None,
             handshake_deadline,
-            gathered: Vec::new(),
         }
     }
 
@@ -132,9 +129,11 @@ impl Connection {
     /// control frames may come on top); gives how much. Zero: nothing to send.
     pub fn poll_transmit(&mut self, now: Mono, out: &mut Vec<u8>, max_bytes: usize) -> usize {
         let start = out.len();
-        self.session.take_pending(out);
+        if let Err(error) = self.session.take_pending(out) {
+            self.broke(error);
+        }
         if self.is_established() && self.codec.wants_transmit() {
-            let mut sealer = Sealer::new(&mut self.session, out, &mut self.gathered);
+            let mut sealer = Sealer::new(&mut self.session, out);
             self.codec.transmit(now, &mut sealer, max_bytes);
             if let Err(error) = sealer.finish() {
                 self.broke(error);
@@ -195,7 +194,6 @@ impl Connection {
         if self.is_established() {
             self.codec.handle_timeout(now);
             if self.codec.is_at_rest() {
-                self.gathered = Vec::new();
                 self.session.rest();
             }
         } else if now >= self.handshake_deadline {
@@ -369,7 +367,7 @@ impl Connection {
     pub fn stats(&self) -> Stats {
         Stats {
             key_updates: self.session.key_updates(),
-            records: self.session.records(),
+            records: self.session.sealed(),
             rtt: self.codec.rtt(),
             backlog_bytes: self.codec.backlog_bytes(),
         }

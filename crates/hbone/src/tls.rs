@@ -1,11 +1,12 @@
 //! TLS 1.3 between two workloads: credentials, the checks of the peer's SPIFFE identity, and the
-//! session that opens and seals records. The only place of the tunnel that knows rustls.
+//! session that opens and seals records. The only place of the tunnel that knows rustls and keys.
 
 mod client;
 mod credentials;
 mod exchange;
 mod failure;
 mod identity;
+mod records;
 mod server;
 mod session;
 mod validity;
@@ -19,4 +20,5 @@ pub use identity::PeerIdentity;
 pub use server::ServerTls;
 pub use verify::IdentityMismatch;
 
-pub(crate) use session::{Opened, RECORD_BYTES, Session, SessionError};
+pub(crate) use records::RECORD_BYTES;
+pub(crate) use session::{Opened, Session, SessionError};

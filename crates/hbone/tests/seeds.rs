@@ -9,6 +9,8 @@ mod handshake;
 mod headers;
 #[path = "../../../fuzz/fuzz_targets/properties/pair.rs"]
 mod pair;
+#[path = "../../../fuzz/fuzz_targets/properties/records.rs"]
+mod records;
 #[path = "../../../fuzz/fuzz_targets/properties/replay.rs"]
 mod replay;
 #[path = "../../../fuzz/fuzz_targets/properties/texts.rs"]
@@ -32,6 +34,11 @@ fn header_blocks_hold() {
 #[test]
 fn two_codecs_hold_whatever_their_drivers_do() {
     replay::replay("pair", 300, pair::holds);
+}
+
+#[test]
+fn records_hold_against_a_stranger_on_any_link() {
+    replay::replay("records", 6, records::holds);
 }
 
 #[test]

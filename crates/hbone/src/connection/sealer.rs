@@ -1,75 +1,92 @@
 //! The way of plaintext into TLS records: full records where there is enough, one small one at the
-//! end.
+//! end. What fills a record is sealed from where it lies; the rest of frames, and small frames, are
+//! copied behind the room for a record's header and sealed there.
 
 use crate::codec::Outlet;
 use crate::tls::{RECORD_BYTES, Session, SessionError};
 
-/// Seals what is written behind what `out` holds. Whole records are sealed from where they lie; the
-/// rest of frames, and small frames, are gathered so that they share a record.
+/// Seals what is written behind what `out` holds; frames share records.
 pub(super) struct Sealer<'a> {
     session: &'a mut Session,
     out: &'a mut Vec<u8>,
     /// Bytes in `out` before.
     start: usize,
-    /// Less than a record; its memory is the connection's.
-    gathered: &'a mut Vec<u8>,
+    /// The record that is being filled.
+    record: Option<Filling>,
     error: Option<SessionError>,
 }
 
+/// A record that is not sealed yet.
+struct Filling {
+    /// Where it begins.
+    at: usize,
+    /// Bytes of plaintext that it can still take.
+    room: usize,
+}
+
 impl<'a> Sealer<'a> {
-    pub(super) fn new(
-        session: &'a mut Session,
-        out: &'a mut Vec<u8>,
-        gathered: &'a mut Vec<u8>,
-    ) -> Self {
+    pub(super) fn new(session: &'a mut Session, out: &'a mut Vec<u8>) -> Self {
         let start = out.len();
         Self {
             session,
             out,
             start,
-            gathered,
+            record: None,
             error: None,
         }
     }
 
-    /// Seals what is gathered.
+    /// Seals what has not filled a record.
     pub(super) fn finish(mut self) -> Result<(), SessionError> {
-        self.seal_gathered();
-        self.error.map_or(Ok(()), Err)
+        let sealed = self.seal();
+        self.error.map_or(sealed, Err)
     }
 
-    fn seal_gathered(&mut self) {
-        let mut gathered = std::mem::take(self.gathered);
-        self.seal(&gathered);
-        gathered.clear();
-        *self.gathered = gathered;
-    }
-
-    fn seal(&mut self, plaintext: &[u8]) {
-        if self.error.is_none() {
-            self.error = self.session.seal(plaintext, self.out).err();
+    fn seal(&mut self) -> Result<(), SessionError> {
+        match self.record.take() {
+            Some(record) => self.session.finish_record(self.out, record.at),
+            None => Ok(()),
         }
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<(), SessionError> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            if self.record.is_none()
+                && let Some((whole, more)) = rest.split_at_checked(RECORD_BYTES)
+            {
+                self.session.seal(whole, self.out)?;
+                rest = more;
+                continue;
+            }
+            let record = match &mut self.record {
+                Some(record) => record,
+                empty => {
+                    let at = self.session.begin_record(self.out)?;
+                    let room = RECORD_BYTES;
+                    empty.insert(Filling { at, room })
+                }
+            };
+            let (fits, more) = rest.split_at(rest.len().min(record.room));
+            self.out.extend_from_slice(fits);
+            record.room -= fits.len();
+            rest = more;
+            if record.room == 0 {
+                self.seal()?;
+            }
+        }
+        Ok(())
     }
 }
 
 impl Outlet for Sealer<'_> {
     fn write(&mut self, bytes: &[u8]) {
-        let mut rest = bytes;
-        if !self.gathered.is_empty() {
-            let fill = rest.len().min(RECORD_BYTES - self.gathered.len());
-            self.gathered.extend_from_slice(&rest[..fill]);
-            rest = &rest[fill..];
-            if self.gathered.len() < RECORD_BYTES {
-                return;
-            }
-            self.seal_gathered();
+        if self.error.is_none() {
+            self.error = self.put(bytes).err();
         }
-        let whole = rest.len() - rest.len() % RECORD_BYTES;
-        self.seal(&rest[..whole]);
-        self.gathered.extend_from_slice(&rest[whole..]);
     }
 
     fn written(&self) -> usize {
-        self.out.len() - self.start + self.gathered.len()
+        self.out.len() - self.start
     }
 }

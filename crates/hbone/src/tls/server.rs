@@ -44,6 +44,8 @@ impl ServerTls {
             .with_client_cert_verifier(Arc::new(clients))
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
         config.alpn_protocols = vec![ALPN.to_vec()];
+        // For our own records alone: no caller ever sees the configuration or a connection of it.
+        config.enable_secret_extraction = true;
         // Resumption would skip the certificate check; clients of the mesh do not ask for it.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
