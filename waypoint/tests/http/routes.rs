@@ -553,6 +553,32 @@ fn a_copy_of_a_request_whose_client_goes_away_is_broken_off_with_it() {
     });
 }
 
+/// The request itself goes nowhere, so nobody reads the rest of its body.
+#[test]
+fn a_copy_of_a_request_that_is_dropped_before_its_end_is_broken_off_with_it() {
+    run(async |world| {
+        world.empty_service("v1");
+        let copies = world.endpoint("m1", "m1", world.echo("m1"));
+        world.route(vec![rule(Filters {
+            mirrors: vec![mirror("m1", Share::ALL)],
+            ..Filters::default()
+        })]);
+        let mut client = world.connect();
+        let head = b"POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 9\r\n\r\npart";
+        client.write_all(head).await.unwrap();
+        assert_eq!(read_answer(&mut client).await.status, 503);
+        // Long before a copy that waits for ever would be given up.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(copies.load(), 0);
+        let seen = world.seen.borrow();
+        assert!(
+            seen.iter().all(|one| one.body == "broken off"),
+            "{:?}",
+            seen[0].body
+        );
+    });
+}
+
 /// An endpoint of a mirror that answers before it has the body must not get the next request while
 /// the copy is still being sent there.
 #[test]
