@@ -13,7 +13,7 @@ use process::manifests::Files;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use translate::object::Objects;
-use translate::{Collection, Input, Options, PodReport, SourceError, translate};
+use translate::{Collection, Input, Options, PodReport, SourceError, Translator};
 
 use crate::publication::{Made, Published};
 use crate::state::StateDir;
@@ -103,6 +103,9 @@ pub struct Engine {
     errors: Vec<SourceError>,
     reports: Arc<BTreeMap<Arc<str>, Vec<PodReport>>>,
     vips: translate::Allocations,
+    translator: Translator,
+    /// Whether documents changed since they were written to the memory.
+    is_unremembered: bool,
     published: watch::Sender<Arc<Published>>,
 }
 
@@ -126,6 +129,8 @@ impl Engine {
             errors: Vec::new(),
             reports: Arc::new(remembered.reports),
             vips: remembered.vips,
+            translator: Translator::default(),
+            is_unremembered: false,
             published,
         };
         engine.take_files(files);
@@ -134,6 +139,7 @@ impl Engine {
             return Err(LoadError::Empty(reasons.collect()));
         }
         engine.publish();
+        engine.remember();
         Ok(engine)
     }
 
@@ -172,6 +178,7 @@ impl Engine {
                 // Who asked may have gone.
                 let _ = done.send(revision);
             }
+            self.remember();
         }
     }
 
@@ -238,7 +245,7 @@ impl Engine {
         self.errors = errors;
         if changed {
             self.objects = Arc::new(objects);
-            self.memory.keep_documents(&self.collection);
+            self.is_unremembered = true;
             tracing::info!(
                 objects = self.objects.len(),
                 refused = self.errors.len(),
@@ -248,9 +255,17 @@ impl Engine {
         changed || recovered
     }
 
+    /// Writes down the documents if they changed. Behind the publication, since that must not wait
+    /// for a disk; a process that ends between the two reads them from their directory again.
+    fn remember(&mut self) {
+        if std::mem::take(&mut self.is_unremembered) {
+            self.memory.keep_documents(&self.collection);
+        }
+    }
+
     fn publish(&mut self) {
         let reports: Vec<PodReport> = self.reports.values().flatten().cloned().collect();
-        let output = translate(&Input {
+        let output = self.translator.translate(&Input {
             objects: &self.objects,
             reports: &reports,
             vips: &self.vips,

@@ -4,7 +4,7 @@
 //!
 //! Knows no stream.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -25,6 +25,8 @@ pub struct Entry {
     /// With its name, version (a hash of its content) and aliases.
     pub resource: WireResource,
     is_workload: bool,
+    /// The route that it was made of: encoding and hashing it again gives the same.
+    route: Option<AnyRoute>,
 }
 
 impl PartialEq for Entry {
@@ -53,6 +55,7 @@ impl Entry {
         Self {
             resource: wire,
             is_workload: false,
+            route: None,
         }
     }
 
@@ -74,6 +77,15 @@ impl Entry {
             resource: Some(content),
             ..self.resource.clone()
         })
+    }
+
+    /// Whether it was made of this very route.
+    fn is_of(&self, route: &AnyRoute) -> bool {
+        match (&self.route, route) {
+            (Some(AnyRoute::Http(own)), AnyRoute::Http(route)) => Arc::ptr_eq(own, route),
+            (Some(AnyRoute::Stream(own)), AnyRoute::Stream(route)) => Arc::ptr_eq(own, route),
+            _ => false,
+        }
     }
 
     /// Whether it is a workload.
@@ -178,7 +190,7 @@ impl Published {
             addresses,
             policies: merge(&self.policies, policies),
             target_policies: merge(&self.target_policies, target_policies.collect()),
-            routes: merge(&self.routes, routes(output.routes)),
+            routes: routes(&self.routes, output.routes),
             index,
             objects: made.objects,
             reports: made.reports,
@@ -188,7 +200,8 @@ impl Published {
     }
 }
 
-fn routes(routes: Routes) -> Vec<Entry> {
+/// `last` with the routes of now. Translation keeps what did not change, and so does this.
+fn routes(last: &Table, routes: Routes) -> Table {
     let at_parents = routes.into_iter().flat_map(|(parent, at)| {
         let http = at.http.into_iter().map(AnyRoute::Http);
         let streams = at.streams.into_iter().map(AnyRoute::Stream);
@@ -197,9 +210,19 @@ fn routes(routes: Routes) -> Vec<Entry> {
             route,
         })
     });
-    at_parents
-        .map(|routed| Entry::plain(encode::routed(&routed, "")))
-        .collect()
+    let now = at_parents.map(|routed| {
+        let name: Arc<str> = routed.name().to_string().into();
+        match last.get_key_value(&*name) {
+            Some((name, entry)) if entry.is_of(&routed.route) => (name.clone(), entry.clone()),
+            _ => {
+                let entry = Entry::plain(encode::routed(&routed, ""));
+                let route = Some(routed.route);
+                (name, Arc::new(Entry { route, ..entry }))
+            }
+        }
+    });
+    let now: Vec<_> = now.collect();
+    merge_shared(last, now.iter().map(|(name, entry)| (name, entry)))
 }
 
 impl Index {
@@ -234,16 +257,21 @@ fn merge_shared<'a>(
     now: impl Iterator<Item = (&'a Arc<str>, &'a Arc<Entry>)>,
 ) -> Table {
     let mut table = last.clone();
-    let mut names = BTreeSet::new();
+    let mut names = HashSet::new();
     for (name, entry) in now {
-        names.insert(name.clone());
-        if table.get(name) != Some(entry) {
+        names.insert(&**name);
+        let known = table.get(name);
+        // One that was made of another, equal route is to be known by that one.
+        let stays = |known: &Arc<Entry>| {
+            Arc::ptr_eq(known, entry) || (known == entry && entry.route.is_none())
+        };
+        if !known.is_some_and(stays) {
             table.insert(name.clone(), entry.clone());
         }
     }
     let gone: Vec<Arc<str>> = table
         .keys()
-        .filter(|name| !names.contains(*name))
+        .filter(|name| !names.contains(&***name))
         .cloned()
         .collect();
     for name in gone {
@@ -251,3 +279,6 @@ fn merge_shared<'a>(
     }
     table
 }
+
+#[cfg(test)]
+mod tests;

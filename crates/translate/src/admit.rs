@@ -81,14 +81,17 @@ pub(crate) fn meta(kind: Kind, from: ObjectMeta) -> Result<Meta, Reason> {
 }
 
 pub(crate) fn namespace(from: core::Namespace) -> Result<Object, Reason> {
-    Ok(Object::Namespace(Namespace {
-        meta: meta(Kind::Namespace, from.metadata)?,
-    }))
+    Ok(Object::Namespace(
+        Namespace {
+            meta: meta(Kind::Namespace, from.metadata)?,
+        }
+        .into(),
+    ))
 }
 
 pub(crate) fn service_account(from: core::ServiceAccount) -> Result<Object, Reason> {
     let meta = meta(Kind::ServiceAccount, from.metadata)?;
-    Ok(Object::ServiceAccount(ServiceAccount { meta }))
+    Ok(Object::ServiceAccount(ServiceAccount { meta }.into()))
 }
 
 pub(crate) fn pod(from: core::Pod) -> Result<Object, Reason> {
@@ -118,16 +121,19 @@ pub(crate) fn pod(from: core::Pod) -> Result<Object, Reason> {
         .find(|c| c.type_ == "Ready")
         .map(|c| c.status == "True");
     let ports = named_ports(&spec.containers)?;
-    Ok(Object::Pod(Pod {
-        meta,
-        node: node.map(Arc::from),
-        service_account: account.into(),
-        host_network: spec.host_network.unwrap_or(false),
-        ips,
-        ready,
-        finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
-        ports,
-    }))
+    Ok(Object::Pod(
+        Pod {
+            meta,
+            node: node.map(Arc::from),
+            service_account: account.into(),
+            host_network: spec.host_network.unwrap_or(false),
+            ips,
+            ready,
+            finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
+            ports,
+        }
+        .into(),
+    ))
 }
 
 fn named_ports(

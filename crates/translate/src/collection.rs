@@ -47,7 +47,8 @@ pub struct Kept {
 /// All files of a source with what was last good of each.
 #[derive(Clone, Debug, Default)]
 pub struct Collection {
-    files: BTreeMap<Arc<str>, FileState>,
+    /// Shared with clones: a change of one file costs what is in that file.
+    files: BTreeMap<Arc<str>, Arc<FileState>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -67,21 +68,22 @@ impl Collection {
     /// Takes the present text of a file. An emptied file is refused: it is more likely cut off, by
     /// a full disk or an editor at work, than meant, and a policy must not vanish with it.
     pub fn load(&mut self, file: &str, text: &str) {
-        let has_objects = |state: &FileState| !state.good.is_empty();
+        let has_objects = |state: &Arc<FileState>| !state.good.is_empty();
         if is_empty(text) && self.files.get(file).is_some_and(has_objects) {
             let reason = "the file is empty now; remove it if its objects shall go";
             return self.refuse(file, reason.to_owned());
         }
         let file: Arc<str> = file.into();
         let before = self.files.remove(&file).unwrap_or_default();
+        let before = Arc::unwrap_or_clone(before);
         let state = FileState::of(&file, document::parse(text), before);
-        self.files.insert(file, state);
+        self.files.insert(file, Arc::new(state));
     }
 
     /// Takes note that a file is there and cannot be read: all its objects stay.
     pub fn refuse(&mut self, file: &str, reason: String) {
         let file: Arc<str> = file.into();
-        let state = self.files.entry(file.clone()).or_default();
+        let state = Arc::make_mut(self.files.entry(file.clone()).or_default());
         let last_good_kept = !state.good.is_empty();
         state.errors = vec![SourceError {
             file,
@@ -142,7 +144,7 @@ impl Collection {
         let mut collection = Self::default();
         for document in kept {
             let file: Arc<str> = document.file.as_str().into();
-            let state = collection.files.entry(file).or_default();
+            let state = Arc::make_mut(collection.files.entry(file).or_default());
             for read in document::parse(&document.text) {
                 if let Outcome::Accepted(object) = read.outcome {
                     let good = Good {

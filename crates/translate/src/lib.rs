@@ -31,5 +31,5 @@ pub use document::{Document, parse};
 pub use object::{Object, ObjectKey, Objects};
 pub use routes::{AtParent, Routes, book};
 pub use status::{Condition, Status};
-pub use translation::{Input, Options, Output, PodReport, WaypointReport, translate};
+pub use translation::{Input, Options, Output, PodReport, Translator, WaypointReport, translate};
 pub use vips::{Allocations, VipRanges};

@@ -169,21 +169,21 @@ pub struct Owner {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Object {
-    Namespace(Namespace),
-    Node(Node),
-    ServiceAccount(ServiceAccount),
-    Pod(Pod),
-    Service(Service),
-    EndpointSlice(EndpointSlice),
-    AuthorizationPolicy(AuthorizationPolicy),
-    PeerAuthentication(PeerAuthentication),
-    GatewayClass(Custom<GatewayClassSpec>),
-    Gateway(Custom<GatewaySpec>),
-    HttpRoute(Custom<HttpRouteSpec>),
-    GrpcRoute(Custom<GrpcRouteSpec>),
-    TlsRoute(Custom<StreamRouteSpec>),
-    TcpRoute(Custom<StreamRouteSpec>),
-    ReferenceGrant(Custom<ReferenceGrantSpec>),
+    Namespace(Arc<Namespace>),
+    Node(Arc<Node>),
+    ServiceAccount(Arc<ServiceAccount>),
+    Pod(Arc<Pod>),
+    Service(Arc<Service>),
+    EndpointSlice(Arc<EndpointSlice>),
+    AuthorizationPolicy(Arc<AuthorizationPolicy>),
+    PeerAuthentication(Arc<PeerAuthentication>),
+    GatewayClass(Arc<Custom<GatewayClassSpec>>),
+    Gateway(Arc<Custom<GatewaySpec>>),
+    HttpRoute(Arc<Custom<HttpRouteSpec>>),
+    GrpcRoute(Arc<Custom<GrpcRouteSpec>>),
+    TlsRoute(Arc<Custom<StreamRouteSpec>>),
+    TcpRoute(Arc<Custom<StreamRouteSpec>>),
+    ReferenceGrant(Arc<Custom<ReferenceGrantSpec>>),
 }
 
 /// An object whose checked `spec` is kept as it is written.
@@ -403,27 +403,27 @@ impl Objects {
     pub fn insert(&mut self, object: Object) {
         let name = object.key().name;
         match object {
-            Object::Namespace(o) => drop(self.namespaces.insert(name.name, Arc::new(o))),
-            Object::Node(o) => drop(self.nodes.insert(name.name, Arc::new(o))),
-            Object::ServiceAccount(o) => drop(self.service_accounts.insert(name, Arc::new(o))),
-            Object::Pod(o) => drop(self.pods.insert(name, Arc::new(o))),
-            Object::Service(o) => drop(self.services.insert(name, Arc::new(o))),
-            Object::EndpointSlice(o) => drop(self.endpoint_slices.insert(name, Arc::new(o))),
+            Object::Namespace(o) => drop(self.namespaces.insert(name.name, o)),
+            Object::Node(o) => drop(self.nodes.insert(name.name, o)),
+            Object::ServiceAccount(o) => drop(self.service_accounts.insert(name, o)),
+            Object::Pod(o) => drop(self.pods.insert(name, o)),
+            Object::Service(o) => drop(self.services.insert(name, o)),
+            Object::EndpointSlice(o) => drop(self.endpoint_slices.insert(name, o)),
             Object::AuthorizationPolicy(o) => {
-                drop(self.authorization_policies.insert(name, Arc::new(o)));
+                drop(self.authorization_policies.insert(name, o));
             }
             Object::PeerAuthentication(o) => {
-                drop(self.peer_authentications.insert(name, Arc::new(o)));
+                drop(self.peer_authentications.insert(name, o));
             }
             Object::GatewayClass(o) => {
-                drop(self.gateway_classes.insert(name.name, Arc::new(o)));
+                drop(self.gateway_classes.insert(name.name, o));
             }
-            Object::Gateway(o) => drop(self.gateways.insert(name, Arc::new(o))),
-            Object::HttpRoute(o) => drop(self.http_routes.insert(name, Arc::new(o))),
-            Object::GrpcRoute(o) => drop(self.grpc_routes.insert(name, Arc::new(o))),
-            Object::TlsRoute(o) => drop(self.tls_routes.insert(name, Arc::new(o))),
-            Object::TcpRoute(o) => drop(self.tcp_routes.insert(name, Arc::new(o))),
-            Object::ReferenceGrant(o) => drop(self.reference_grants.insert(name, Arc::new(o))),
+            Object::Gateway(o) => drop(self.gateways.insert(name, o)),
+            Object::HttpRoute(o) => drop(self.http_routes.insert(name, o)),
+            Object::GrpcRoute(o) => drop(self.grpc_routes.insert(name, o)),
+            Object::TlsRoute(o) => drop(self.tls_routes.insert(name, o)),
+            Object::TcpRoute(o) => drop(self.tcp_routes.insert(name, o)),
+            Object::ReferenceGrant(o) => drop(self.reference_grants.insert(name, o)),
         }
     }
 

@@ -7,6 +7,7 @@
 
 mod draft;
 mod filter;
+mod kept;
 mod parent;
 mod reference;
 mod rule;
@@ -18,6 +19,7 @@ use mesh::route::book::Attached;
 use mesh::route::stream::{StreamRoute, Streams};
 use mesh::route::{Book, HostPattern, ParentKey, Route, RouteKind, Table};
 
+pub(crate) use kept::Kept;
 pub(crate) use rule::{Mistake, grpc_rule, http_rule, stream_rule};
 
 use crate::object::{Kind, Name};
@@ -85,9 +87,10 @@ type Verdicts<'a> = BTreeMap<(Kind, &'a Name, String), Option<Problem>>;
 pub(crate) fn routes(
     input: &Input<'_>,
     waypoints: &Waypoints<'_>,
+    kept: &mut Kept,
     statuses: &mut Statuses,
 ) -> (Routes, AttachedRoutes) {
-    let drafts = drafts(input);
+    let drafts = drafts(input, kept);
     let parents = Parents::new(input, waypoints);
     let mut at_parents: BTreeMap<ParentKey, Vec<Attachment<'_>>> = BTreeMap::new();
     let mut counts = AttachedRoutes::new();
@@ -173,11 +176,10 @@ fn accepted<'a>(
     for one in taken.all {
         match one.draft.route_kind() {
             RouteKind::Http | RouteKind::Grpc => {
-                at.http.push(Arc::new(one.draft.route(one.hostnames)));
+                at.http.extend(one.draft.route(one.hostnames));
             }
             RouteKind::Tls | RouteKind::Tcp => {
-                at.streams
-                    .push(Arc::new(one.draft.stream_route(one.hostnames)));
+                at.streams.extend(one.draft.stream_route(one.hostnames));
             }
         }
     }

@@ -120,6 +120,24 @@ pub(crate) struct Statuses(pub(crate) BTreeMap<ObjectKey, Vec<Condition>>);
 
 /// Translates. The same input gives the same output, whatever the order of its parts.
 pub fn translate(input: &Input<'_>) -> Output {
+    Translator::default().translate(input)
+}
+
+/// Translates one input after another. It gives what [`translate`] gives, and keeps what follows
+/// from parts of the input that stayed the same: those parts of its outputs are shared.
+#[derive(Debug, Default)]
+pub struct Translator {
+    routes: routes::Kept,
+}
+
+impl Translator {
+    /// The output of this input alone, whatever came before it.
+    pub fn translate(&mut self, input: &Input<'_>) -> Output {
+        translated(input, &mut self.routes)
+    }
+}
+
+fn translated(input: &Input<'_>, kept: &mut routes::Kept) -> Output {
     let mut statuses = Statuses::default();
     let objects = gateways::completed(input);
     let input = &Input {
@@ -129,7 +147,7 @@ pub fn translate(input: &Input<'_>) -> Output {
     let waypoints = Waypoints::of(input.objects, input.options);
     let policies = Policies::of(input, &waypoints, &mut statuses);
     let (services, vips) = services::services(input, &waypoints, &mut statuses);
-    let (routes, attached) = routes::routes(input, &waypoints, &mut statuses);
+    let (routes, attached) = routes::routes(input, &waypoints, kept, &mut statuses);
     let endpoints = Endpoints::of(input.objects, input.options);
     let waypoint_only = WaypointOnly::of(input, &waypoints, &services, &endpoints);
     let parts = workloads::Parts {

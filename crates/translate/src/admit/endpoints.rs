@@ -35,12 +35,15 @@ pub(crate) fn endpoint_slice(from: discovery::EndpointSlice) -> Result<Object, R
         ports.insert(given.name.unwrap_or_default(), port("ports.port", number)?);
     }
     let service = meta.label(SERVICE_NAME_LABEL).map(Arc::from);
-    Ok(Object::EndpointSlice(EndpointSlice {
-        meta,
-        service,
-        endpoints,
-        ports,
-    }))
+    Ok(Object::EndpointSlice(
+        EndpointSlice {
+            meta,
+            service,
+            endpoints,
+            ports,
+        }
+        .into(),
+    ))
 }
 
 fn endpoint(from: discovery::Endpoint, v4: bool) -> Result<Endpoint, Reason> {

@@ -25,7 +25,7 @@ pub(crate) fn gateway_class(from: Document<GatewayClassSpec>) -> Result<Object, 
     if custom.spec.controller_name.is_empty() {
         return Err("spec.controllerName is missing".to_owned());
     }
-    Ok(Object::GatewayClass(custom))
+    Ok(Object::GatewayClass(custom.into()))
 }
 
 pub(crate) fn gateway(from: Document<GatewaySpec>) -> Result<Object, Reason> {
@@ -52,7 +52,7 @@ pub(crate) fn gateway(from: Document<GatewaySpec>) -> Result<Object, Reason> {
             return Err(format!("spec.listeners[{at}]: {why}"));
         }
     }
-    Ok(Object::Gateway(custom))
+    Ok(Object::Gateway(custom.into()))
 }
 
 /// Why a listener cannot be meant as it is written (the Gateway API's own rules).
@@ -81,7 +81,7 @@ pub(crate) fn reference_grant(from: Document<ReferenceGrantSpec>) -> Result<Obje
     if custom.spec.from.is_empty() || custom.spec.to.is_empty() {
         return Err("spec.from and spec.to need at least one entry each".to_owned());
     }
-    Ok(Object::ReferenceGrant(custom))
+    Ok(Object::ReferenceGrant(custom.into()))
 }
 
 pub(crate) fn http_route(from: Document<HttpRouteSpec>) -> Result<Object, Reason> {
@@ -92,7 +92,7 @@ pub(crate) fn http_route(from: Document<HttpRouteSpec>) -> Result<Object, Reason
     route(&spec.parent_refs, &spec.hostnames, shape.collect())?;
     let checked = rules.map(|rule| http_rule(rule, &mut unresolved));
     refuse_invalid(checked.map(|checked| checked.map(|_| ())))?;
-    Ok(Object::HttpRoute(custom))
+    Ok(Object::HttpRoute(custom.into()))
 }
 
 pub(crate) fn grpc_route(from: Document<GrpcRouteSpec>) -> Result<Object, Reason> {
@@ -103,13 +103,13 @@ pub(crate) fn grpc_route(from: Document<GrpcRouteSpec>) -> Result<Object, Reason
     route(&spec.parent_refs, &spec.hostnames, shape.collect())?;
     let checked = rules.map(|rule| grpc_rule(rule, &mut unresolved));
     refuse_invalid(checked.map(|checked| checked.map(|_| ())))?;
-    Ok(Object::GrpcRoute(custom))
+    Ok(Object::GrpcRoute(custom.into()))
 }
 
 pub(crate) fn tls_route(from: Document<StreamRouteSpec>) -> Result<Object, Reason> {
     let custom = custom(Kind::TLSRoute, from)?;
     stream_route(&custom.spec)?;
-    Ok(Object::TlsRoute(custom))
+    Ok(Object::TlsRoute(custom.into()))
 }
 
 pub(crate) fn tcp_route(from: Document<StreamRouteSpec>) -> Result<Object, Reason> {
@@ -118,7 +118,7 @@ pub(crate) fn tcp_route(from: Document<StreamRouteSpec>) -> Result<Object, Reaso
         return Err("a TCPRoute has no spec.hostnames".to_owned());
     }
     stream_route(&custom.spec)?;
-    Ok(Object::TcpRoute(custom))
+    Ok(Object::TcpRoute(custom.into()))
 }
 
 fn stream_route(spec: &StreamRouteSpec) -> Result<(), Reason> {

@@ -28,11 +28,14 @@ pub(crate) fn node(from: core::Node) -> Result<Object, Reason> {
             internal_ips.push(address("status.addresses", &given.address)?);
         }
     }
-    Ok(Object::Node(Node {
-        meta,
-        pod_cidrs,
-        internal_ips,
-    }))
+    Ok(Object::Node(
+        Node {
+            meta,
+            pod_cidrs,
+            internal_ips,
+        }
+        .into(),
+    ))
 }
 
 pub(crate) fn service(from: core::Service) -> Result<Object, Reason> {
@@ -55,21 +58,24 @@ pub(crate) fn service(from: core::Service) -> Result<Object, Reason> {
     let families = families(&spec, &exposure)?;
     let ports = ports(&spec)?;
     let distribution = spec.traffic_distribution;
-    Ok(Object::Service(Service {
-        meta,
-        exposure,
-        balancer_ips,
-        ports,
-        selector: spec.selector.unwrap_or_default(),
-        families,
-        node_local: one_of(
-            "spec.internalTrafficPolicy",
-            spec.internal_traffic_policy.as_deref().unwrap_or("Cluster"),
-            ["Cluster", "Local"],
-        )? == "Local",
-        distribution,
-        publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
-    }))
+    Ok(Object::Service(
+        Service {
+            meta,
+            exposure,
+            balancer_ips,
+            ports,
+            selector: spec.selector.unwrap_or_default(),
+            families,
+            node_local: one_of(
+                "spec.internalTrafficPolicy",
+                spec.internal_traffic_policy.as_deref().unwrap_or("Cluster"),
+                ["Cluster", "Local"],
+            )? == "Local",
+            distribution,
+            publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
+        }
+        .into(),
+    ))
 }
 
 fn one_of<'a>(field: &str, text: &'a str, allowed: [&str; 2]) -> Result<&'a str, Reason> {

@@ -39,10 +39,9 @@ pub(crate) fn authorization_policy(from: Custom<AuthorizationSpec>) -> Result<Ob
     for (index, given) in spec.rules.iter().enumerate() {
         rule(given).map_err(|reason| format!("spec.rules[{index}]: {reason}"))?;
     }
-    Ok(Object::AuthorizationPolicy(AuthorizationPolicy {
-        meta,
-        spec,
-    }))
+    Ok(Object::AuthorizationPolicy(
+        AuthorizationPolicy { meta, spec }.into(),
+    ))
 }
 
 pub(crate) fn peer_authentication(from: Custom<PeerSpec>) -> Result<Object, Reason> {
@@ -58,12 +57,15 @@ pub(crate) fn peer_authentication(from: Custom<PeerSpec>) -> Result<Object, Reas
         .map(|(port, m)| (port.0, m.mode))
         .collect();
     let mode = spec.mtls.unwrap_or_default().mode;
-    Ok(Object::PeerAuthentication(PeerAuthentication {
-        meta,
-        selector,
-        mode,
-        port_modes,
-    }))
+    Ok(Object::PeerAuthentication(
+        PeerAuthentication {
+            meta,
+            selector,
+            mode,
+            port_modes,
+        }
+        .into(),
+    ))
 }
 
 fn selector(selector: Option<&Selector>) -> Result<Labels, Reason> {

@@ -1,11 +1,14 @@
 //! Routes on their way to their parents: their rules made, their references resolved.
 
+use std::sync::Arc;
+
 use mesh::route::stream::{StreamRoute, StreamRule};
 use mesh::route::{HostPattern, Route, RouteKey, RouteKind, Rule};
 
-use super::reference::{Problem, References};
+use super::kept::{Kept, Written};
+use super::reference::{GATEWAY_GROUP, Problem, References};
 use super::rule::{self, Mistake, grpc_rule, http_rule, stream_rule};
-use crate::gateway::{BackendRef, ParentRef};
+use crate::gateway::{BackendRef, ParentRef, StreamRuleSpec};
 use crate::object::{Kind, Name};
 use crate::status::{ACCEPTED, Condition, PARTIALLY_INVALID, RESOLVED_REFS};
 use crate::translation::{Input, Statuses};
@@ -20,34 +23,63 @@ pub(super) struct Draft<'a> {
     pub(super) created: Option<u64>,
     /// Whether it asks for the default Gateways too.
     pub(super) wants_default: bool,
-    /// Of HTTPRoutes and GRPCRoutes.
-    rules: Vec<Rule>,
-    /// Of TLSRoutes and TCPRoutes.
-    stream_rules: Vec<StreamRule>,
+    made: Arc<Made>,
+}
+
+/// What follows from a route and what it refers to, whatever its parents are.
+#[derive(Debug)]
+pub(super) struct Made {
+    served: Served,
     /// Rules that are not served, with their numbers.
     dropped: Vec<String>,
     /// The first reference that leads nowhere.
     unresolved: Option<Problem>,
 }
 
+/// The route with the host names that it has at its parents, most likely.
+#[derive(Debug)]
+enum Served {
+    Http(Arc<Route>),
+    Stream(Arc<StreamRoute>),
+}
+
 /// All routes, whatever their parents.
-pub(super) fn drafts<'a>(input: &Input<'a>) -> Vec<Draft<'a>> {
+pub(super) fn drafts<'a>(input: &Input<'a>, kept: &mut Kept) -> Vec<Draft<'a>> {
     let references = References::new(input);
     let objects = input.objects;
+    kept.begin(input);
     let mut drafts = Vec::new();
     for (name, route) in &objects.http_routes {
         let spec = &route.spec;
-        let draft = Draft::new((Kind::HTTPRoute, name), &spec.parent_refs, route.created);
-        let draft = draft.with_hostnames(&spec.hostnames);
-        let draft = draft.with_default(spec.use_default_gateways.as_deref());
-        drafts.push(draft.with_rules(spec.rules.as_deref(), &references, http_rule));
+        let (kind, rules) = (Kind::HTTPRoute, spec.rules.as_deref());
+        let written = Written::Http(Arc::clone(route));
+        let bare = Bare::new(
+            (kind, name),
+            &spec.parent_refs,
+            &spec.hostnames,
+            route.created,
+        );
+        let made = kept.made(kind, name, written, || {
+            Maker::new(&bare, &references).http(rules, http_rule)
+        });
+        let draft = bare.draft(made);
+        drafts.push(draft.with_default(spec.use_default_gateways.as_deref()));
     }
     for (name, route) in &objects.grpc_routes {
         let spec = &route.spec;
-        let draft = Draft::new((Kind::GRPCRoute, name), &spec.parent_refs, route.created);
-        let draft = draft.with_hostnames(&spec.hostnames);
-        let draft = draft.with_default(spec.use_default_gateways.as_deref());
-        drafts.push(draft.with_rules(spec.rules.as_deref(), &references, grpc_rule));
+        let (kind, rules) = (Kind::GRPCRoute, spec.rules.as_deref());
+        let written = Written::Grpc(Arc::clone(route));
+        let bare = Bare::new(
+            (kind, name),
+            &spec.parent_refs,
+            &spec.hostnames,
+            route.created,
+        );
+        let made = kept.made(kind, name, written, || {
+            Maker::new(&bare, &references).http(rules, grpc_rule)
+        });
+        let draft = bare.draft(made);
+        drafts.push(draft.with_default(spec.use_default_gateways.as_deref()));
     }
     let streams = [
         (Kind::TLSRoute, &objects.tls_routes),
@@ -56,16 +88,21 @@ pub(super) fn drafts<'a>(input: &Input<'a>) -> Vec<Draft<'a>> {
     for (kind, routes) in streams {
         for (name, route) in routes {
             let spec = &route.spec;
-            let mut draft = Draft::new((kind, name), &spec.parent_refs, route.created);
-            draft.stream_rules =
-                draft.made(&spec.rules, &references, stream_rule, |rule, place| {
-                    rule.place = place;
-                    None
-                });
-            let draft = draft.with_default(spec.use_default_gateways.as_deref());
-            drafts.push(draft.with_hostnames(&spec.hostnames));
+            let written = Written::Stream(Arc::clone(route));
+            let bare = Bare::new(
+                (kind, name),
+                &spec.parent_refs,
+                &spec.hostnames,
+                route.created,
+            );
+            let made = kept.made(kind, name, written, || {
+                Maker::new(&bare, &references).stream(&spec.rules)
+            });
+            let draft = bare.draft(made);
+            drafts.push(draft.with_default(spec.use_default_gateways.as_deref()));
         }
     }
+    kept.end();
     drafts
 }
 
@@ -78,68 +115,155 @@ fn unusable_filter(rule: &Rule) -> Option<Problem> {
     Some(("InvalidKind", message))
 }
 
-impl<'a> Draft<'a> {
-    fn new((kind, name): (Kind, &'a Name), parents: &'a [ParentRef], created: Option<u64>) -> Self {
+/// A draft before its rules are made.
+struct Bare<'a> {
+    kind: Kind,
+    name: &'a Name,
+    parents: &'a [ParentRef],
+    hostnames: Vec<HostPattern>,
+    created: Option<u64>,
+}
+
+impl<'a> Bare<'a> {
+    fn new(
+        (kind, name): (Kind, &'a Name),
+        parents: &'a [ParentRef],
+        hostnames: &[String],
+        created: Option<u64>,
+    ) -> Self {
+        // Admission has refused what is none.
+        let hosts = hostnames
+            .iter()
+            .filter_map(|host| HostPattern::parse(host).ok());
         Self {
             kind,
             name,
             parents,
-            hostnames: Vec::new(),
+            hostnames: hosts.collect(),
+            created,
+        }
+    }
+
+    fn draft(self, made: Arc<Made>) -> Draft<'a> {
+        let Self {
+            kind,
+            name,
+            parents,
+            hostnames,
+            created,
+        } = self;
+        Draft {
+            kind,
+            name,
+            parents,
+            hostnames,
             created,
             wants_default: false,
-            rules: Vec::new(),
-            stream_rules: Vec::new(),
+            made,
+        }
+    }
+
+    /// The host names that it has at its parents, unless a listener narrows them.
+    fn likely_hostnames(&self) -> Vec<HostPattern> {
+        let is_gateway =
+            |parent: &ParentRef| parent.group.as_deref().unwrap_or(GATEWAY_GROUP) == GATEWAY_GROUP;
+        let count = match self.kind {
+            Kind::TCPRoute => false,
+            Kind::TLSRoute => true,
+            _ => self.parents.iter().any(is_gateway),
+        };
+        match count {
+            true => self.hostnames.clone(),
+            false => Vec::new(),
+        }
+    }
+
+    fn key(&self) -> RouteKey {
+        RouteKey {
+            kind: route_kind(self.kind),
+            namespace: self.name.namespace.clone(),
+            name: self.name.name.clone(),
+        }
+    }
+}
+
+/// Makes the rules of one route.
+struct Maker<'a> {
+    bare: &'a Bare<'a>,
+    references: &'a References<'a>,
+    dropped: Vec<String>,
+    unresolved: Option<Problem>,
+}
+
+impl<'a> Maker<'a> {
+    fn new(bare: &'a Bare<'a>, references: &'a References<'a>) -> Self {
+        Self {
+            bare,
+            references,
             dropped: Vec::new(),
             unresolved: None,
         }
     }
 
-    fn with_hostnames(self, list: &[String]) -> Self {
-        // Admission has refused what is none.
-        let hosts = list.iter().filter_map(|host| HostPattern::parse(host).ok());
-        Self {
-            hostnames: hosts.collect(),
-            ..self
-        }
-    }
-
-    fn with_default(self, scope: Option<&str>) -> Self {
-        Self {
-            wants_default: scope.is_some_and(|scope| scope != "None"),
-            ..self
-        }
-    }
-
-    fn with_rules<S>(
+    fn http<S>(
         mut self,
         rules: Option<&[S]>,
-        references: &References<'_>,
         make: impl Fn(&S, rule::Resolve<'_>) -> Result<Rule, Mistake>,
-    ) -> Self {
-        self.rules = match rules {
+    ) -> Made {
+        let rules = match rules {
             // As the API server fills it in: one rule that takes everything and leads nowhere.
             None => vec![Rule::default()],
-            Some(rules) => self.made(rules, references, make, |rule, place| {
+            Some(rules) => self.rules(rules, make, |rule, place| {
                 rule.place = place;
                 unusable_filter(rule)
             }),
         };
-        self
+        let bare = self.bare;
+        let route = Route {
+            key: bare.key(),
+            created: bare.created,
+            hostnames: bare.likely_hostnames(),
+            rules,
+        };
+        self.made(Served::Http(Arc::new(route)))
+    }
+
+    fn stream(mut self, rules: &[StreamRuleSpec]) -> Made {
+        let rules = self.rules(rules, stream_rule, |rule: &mut StreamRule, place| {
+            rule.place = place;
+            None
+        });
+        let bare = self.bare;
+        let route = StreamRoute {
+            key: bare.key(),
+            created: bare.created,
+            hostnames: bare.likely_hostnames(),
+            rules,
+        };
+        self.made(Served::Stream(Arc::new(route)))
+    }
+
+    fn made(self, served: Served) -> Made {
+        Made {
+            served,
+            dropped: self.dropped,
+            unresolved: self.unresolved,
+        }
     }
 
     /// The rules that are served; `finish` numbers one and says what else is wrong with it.
-    fn made<S, R>(
+    fn rules<S, R>(
         &mut self,
         rules: &[S],
-        references: &References<'_>,
         make: impl Fn(&S, rule::Resolve<'_>) -> Result<R, Mistake>,
         finish: impl Fn(&mut R, usize) -> Option<Problem>,
     ) -> Vec<R> {
+        let (references, bare) = (self.references, self.bare);
         let mut all = Vec::new();
         for (place, rule) in rules.iter().enumerate() {
             let mut unresolved = None;
             let mut resolve = |reference: &BackendRef| {
-                let (target, problem) = references.target(self.kind, self.name, reference);
+                let (target, problem) = references.target(bare.kind, bare.name, reference);
                 unresolved = unresolved.take().or(problem);
                 target
             };
@@ -157,20 +281,36 @@ impl<'a> Draft<'a> {
         }
         all
     }
+}
+
+fn route_kind(kind: Kind) -> RouteKind {
+    match kind {
+        Kind::GRPCRoute => RouteKind::Grpc,
+        Kind::TLSRoute => RouteKind::Tls,
+        Kind::TCPRoute => RouteKind::Tcp,
+        _ => RouteKind::Http,
+    }
+}
+
+impl Draft<'_> {
+    fn with_default(self, scope: Option<&str>) -> Self {
+        Self {
+            wants_default: scope.is_some_and(|scope| scope != "None"),
+            ..self
+        }
+    }
 
     pub(super) fn route_kind(&self) -> RouteKind {
-        match self.kind {
-            Kind::GRPCRoute => RouteKind::Grpc,
-            Kind::TLSRoute => RouteKind::Tls,
-            Kind::TCPRoute => RouteKind::Tcp,
-            _ => RouteKind::Http,
-        }
+        route_kind(self.kind)
     }
 
     /// Why it can be attached nowhere.
     pub(super) fn unusable(&self) -> Option<Problem> {
-        let none = self.rules.is_empty() && self.stream_rules.is_empty();
-        none.then(|| ("UnsupportedValue", self.dropped.join("; ")))
+        let none = match &self.made.served {
+            Served::Http(route) => route.rules.is_empty(),
+            Served::Stream(route) => route.rules.is_empty(),
+        };
+        none.then(|| ("UnsupportedValue", self.made.dropped.join("; ")))
     }
 
     /// What is said of it at a parent of ours.
@@ -187,40 +327,40 @@ impl<'a> Draft<'a> {
             None => Condition::holds(ACCEPTED, "Accepted"),
             Some((reason, message)) => Condition::fails(ACCEPTED, reason, message),
         });
-        add(match &self.unresolved {
+        add(match &self.made.unresolved {
             None => Condition::holds(RESOLVED_REFS, "ResolvedRefs"),
             Some((reason, message)) => Condition::fails(RESOLVED_REFS, reason, message),
         });
-        if !self.dropped.is_empty() && self.unusable().is_none() {
+        if !self.made.dropped.is_empty() && self.unusable().is_none() {
             // The words that the specification wants the message to begin with.
-            let message = format!("Dropped Rule: {}", self.dropped.join("; "));
+            let message = format!("Dropped Rule: {}", self.made.dropped.join("; "));
             add(Condition::holds(PARTIALLY_INVALID, "UnsupportedValue").because(message));
         }
     }
 
-    fn key(&self) -> RouteKey {
-        RouteKey {
-            kind: self.route_kind(),
-            namespace: self.name.namespace.clone(),
-            name: self.name.name.clone(),
+    /// The HTTPRoute or GRPCRoute for these host names.
+    pub(super) fn route(&self, hostnames: Vec<HostPattern>) -> Option<Arc<Route>> {
+        let Served::Http(route) = &self.made.served else {
+            return None;
+        };
+        if route.hostnames == hostnames {
+            return Some(Arc::clone(route));
         }
+        let mut other = Route::clone(route);
+        other.hostnames = hostnames;
+        Some(Arc::new(other))
     }
 
-    pub(super) fn route(&self, hostnames: Vec<HostPattern>) -> Route {
-        Route {
-            key: self.key(),
-            created: self.created,
-            hostnames,
-            rules: self.rules.clone(),
+    /// The TLSRoute or TCPRoute for these host names.
+    pub(super) fn stream_route(&self, hostnames: Vec<HostPattern>) -> Option<Arc<StreamRoute>> {
+        let Served::Stream(route) = &self.made.served else {
+            return None;
+        };
+        if route.hostnames == hostnames {
+            return Some(Arc::clone(route));
         }
-    }
-
-    pub(super) fn stream_route(&self, hostnames: Vec<HostPattern>) -> StreamRoute {
-        StreamRoute {
-            key: self.key(),
-            created: self.created,
-            hostnames,
-            rules: self.stream_rules.clone(),
-        }
+        let mut other = StreamRoute::clone(route);
+        other.hostnames = hostnames;
+        Some(Arc::new(other))
     }
 }
