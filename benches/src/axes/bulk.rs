@@ -24,12 +24,9 @@ pub(super) fn run(
 ) -> anyhow::Result<Figures> {
     let program = iperf(path, streams, length).args(reversed.then_some("--reverse"));
     wait_until_free(path)?;
-    let load = || {
-        let output = path.client.text(&program)?;
-        moved(&output).with_context(|| format!("output of iperf3:\n{output}"))
-    };
     // One connection more controls the test.
-    let (moved, used) = measured(path, |_| u64::from(streams) + 1, load)?;
+    let at_least = |_: &Moved| u64::from(streams) + 1;
+    let (moved, used) = measured(path, at_least, || transfer(path, &program))?;
     Ok(figures([
         ("gbit_s", moved.gbit_s),
         ("proxy_cpu_s_per_gb", used.proxies.as_secs_f64() / moved.gb),
@@ -55,19 +52,41 @@ fn client(path: &Path) -> Program {
         .args(["--port", &server.port().to_string()])
 }
 
-/// The server takes one test at a time, and the one before may end later than its client.
+/// Runs a client, once the server is free, and says what it has moved.
+pub(super) fn transfer(path: &Path, client: &Program) -> anyhow::Result<Moved> {
+    let output = when_free(path, client)?;
+    moved(&output).with_context(|| format!("output of iperf3:\n{output}"))
+}
+
+/// So that what is measured begins at once.
 pub(super) fn wait_until_free(path: &Path) -> anyhow::Result<()> {
-    let begun = Instant::now();
+    // It is so short that it may say of itself that it moved nothing.
     let least = client(path).args(["--bytes", "1"]).limit(SLACK);
-    while !path.client.run(&least)?.ok() {
-        anyhow::ensure!(begun.elapsed() < SLACK, "the iperf3 server stays busy");
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    when_free(path, &least)?;
     Ok(())
 }
 
+/// The server takes one test at a time, and the one before may end later than its client.
+fn when_free(path: &Path, client: &Program) -> anyhow::Result<String> {
+    let begun = Instant::now();
+    loop {
+        // Its exit code with `--json` is 0 whatever came of it.
+        let output = path.client.text(client)?;
+        if !is_busy(&output) || begun.elapsed() > SLACK {
+            return Ok(output);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn is_busy(output: &str) -> bool {
+    let json = serde_json::from_str(output).unwrap_or(Value::Null);
+    let error = json["error"].as_str();
+    error.is_some_and(|why| why.contains("busy"))
+}
+
 /// What the receiver says, from the first byte on: the CPU time counts from there too.
-pub(super) fn moved(output: &str) -> anyhow::Result<Moved> {
+fn moved(output: &str) -> anyhow::Result<Moved> {
     let json: Value = serde_json::from_str(output)?;
     let end = &json["end"]["sum_received"];
     let bits = end["bits_per_second"]
@@ -94,6 +113,13 @@ mod tests {
             gb: 2.0,
         };
         assert_eq!(moved(text).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_server_that_is_busy_is_asked_again() {
+        let busy = r#"{"end": {}, "error": "the server is busy running a test. try again later"}"#;
+        assert!(is_busy(busy));
+        assert!(!is_busy(r#"{"error": "unable to connect"}"#) && !is_busy("no JSON"));
     }
 
     #[test]

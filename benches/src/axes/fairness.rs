@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::bulk::{iperf, moved, wait_until_free};
+use super::bulk::{iperf, transfer, wait_until_free};
 use super::{figures, latencies, measured, own_load};
 use crate::bed::{ECHO_PORT, Path};
 use crate::figures::Figures;
@@ -26,11 +26,11 @@ pub(super) fn run(path: &Path, length: Duration) -> anyhow::Result<Figures> {
     let elephant = iperf(path, 1, length);
     let load = || {
         std::thread::scope(|scope| {
-            let bulk = scope.spawn(|| path.client.text(&elephant));
+            let bulk = scope.spawn(|| transfer(path, &elephant));
             std::thread::sleep(AHEAD);
             let small = own_load(path, &words, length);
             let bulk = bulk.join().ok().context("the elephant's thread")??;
-            anyhow::Ok((small?, moved(&bulk)?))
+            anyhow::Ok((small?, bulk))
         })
     };
     let ((small, bulk), _) = measured(path, |_| u64::from(FLOWS) + 2, load)?;
