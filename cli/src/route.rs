@@ -78,6 +78,16 @@ pub enum RouteError {
         /// Namespace of the client.
         from: String,
     },
+    /// The service has no such port, so that nothing gets the request.
+    #[error("service {service} has no port {port}; it has {ports}: write it as http://HOST:PORT/")]
+    NoPort {
+        /// Its name.
+        service: String,
+        /// As asked.
+        port: u16,
+        /// Those that it has.
+        ports: String,
+    },
 }
 
 /// The answer, as it is printed.
@@ -97,6 +107,7 @@ pub fn explained(command: &Command) -> Result<String, RouteError> {
         host: ask.host().to_owned(),
         from: options.from.clone(),
     })?;
+    check_port(service, ask.port())?;
     let to = ServicePort {
         service: service.key.clone(),
         port: ask.port(),
@@ -118,6 +129,22 @@ pub fn explained(command: &Command) -> Result<String, RouteError> {
     Ok(match options.output {
         Format::Text => answer.text(),
         Format::Json => answer.json(),
+    })
+}
+
+fn check_port(service: &Service, port: u16) -> Result<(), RouteError> {
+    let ports = service.ports.iter().map(|one| one.service_port);
+    if ports.clone().any(|one| one == port) {
+        return Ok(());
+    }
+    let ports: Vec<_> = ports.map(|one| one.to_string()).collect();
+    Err(RouteError::NoPort {
+        service: service.key.to_string(),
+        port,
+        ports: match ports.is_empty() {
+            true => "none".to_owned(),
+            false => ports.join(", "),
+        },
     })
 }
 

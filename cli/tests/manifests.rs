@@ -80,6 +80,18 @@ fn a_service_is_found_by_every_name_its_client_may_use() {
 }
 
 #[test]
+fn a_port_that_the_service_has_not_is_named_with_those_that_it_has() {
+    let shop = Directory::with("ports", SHOP);
+    for (url, port) in [("http://web.shop:81/", 81), ("https://web.shop/", 443)] {
+        let output = shop.culvert(&["route", "explain", url]);
+        assert_eq!(output.status.code(), Some(2));
+        let said = String::from_utf8(output.stderr).unwrap();
+        let wanted = format!("has no port {port}; it has 80:");
+        assert!(said.contains(&wanted), "{said}");
+    }
+}
+
+#[test]
 fn a_client_with_routes_of_its_own_namespace_has_these_instead() {
     let shop = Directory::with("consumer", SHOP);
     let url = ["GET http://web.shop/", "--from", "bank", "--output", "json"];
