@@ -2,9 +2,10 @@
 //!
 //! Knows neither ZDS nor discovery; checked once when it is made, trusted afterwards.
 
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 pub use carrier::tunnel::key::PodUid;
 use mesh::Identity;
@@ -40,10 +41,47 @@ pub struct Listener {
     pub role: Role,
     /// Its family.
     pub family: Family,
-    /// The socket, shared with the agent and perhaps with another ztunnel.
-    pub socket: TcpListener,
+    /// The socket, shared with the agent and perhaps with another ztunnel, until each worker has
+    /// a descriptor of its own for it.
+    socket: Mutex<Option<TcpListener>>,
     /// The address it is bound to, never a destination itself.
     pub address: SocketAddr,
+}
+
+impl Listener {
+    fn new(role: Role, family: Family, socket: TcpListener) -> io::Result<Self> {
+        let address = socket.local_addr()?;
+        Ok(Self {
+            role,
+            family,
+            socket: Mutex::new(Some(socket)),
+            address,
+        })
+    }
+
+    /// A descriptor of the caller's own.
+    ///
+    /// # Errors
+    /// There are too many, or it comes after [`Listeners::close`].
+    pub fn copy(&self) -> io::Result<TcpListener> {
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*socket {
+            Some(socket) => socket.try_clone(),
+            None => Err(io::Error::other("the listener was handed out already")),
+        }
+    }
+}
+
+impl Listeners {
+    /// Closes the descriptors that copies are made of: with six for each pod, a node of a thousand
+    /// pods is short of them.
+    pub fn close(&self) {
+        let Self::Handed(listeners) = self;
+        for listener in listeners {
+            let socket = listener.socket.lock();
+            socket.unwrap_or_else(PoisonError::into_inner).take();
+        }
+    }
 }
 
 /// A pod of this node.
@@ -162,13 +200,7 @@ pub fn check_listeners(
             return Err(DescriptorError::OtherFamily { role, family });
         }
         let socket = TcpListener::from(fd);
-        let address = socket.local_addr()?;
-        Ok(Listener {
-            role,
-            family,
-            socket,
-            address,
-        })
+        Ok(Listener::new(role, family, socket)?)
     };
     let listeners = places
         .iter()
@@ -176,4 +208,24 @@ pub fn check_listeners(
         .map(check)
         .collect::<Result<_, _>>()?;
     Ok(Listeners::Handed(listeners))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_whose_copies_were_handed_out_keeps_no_descriptor() {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = Listener::new(Role::Inbound, Family::V4, socket).unwrap();
+        let address = listener.address;
+        let copy = listener.copy().unwrap();
+        let listeners = Listeners::Handed(vec![listener]);
+        listeners.close();
+        std::net::TcpStream::connect(address).unwrap();
+        drop(copy);
+        std::net::TcpStream::connect(address).unwrap_err();
+        let Listeners::Handed(listeners) = &listeners;
+        listeners[0].copy().unwrap_err();
+    }
 }

@@ -90,6 +90,7 @@ impl Pods {
             }
             return Err(error.into());
         }
+        pod.listeners.close();
         match before {
             Some(before) => self.certificates.release(&before.identity),
             None => self.metrics.pod_started(),

@@ -39,7 +39,7 @@ impl Worker {
         let mut sockets = Vec::with_capacity(listeners.len());
         for listener in listeners {
             // Each worker waits on a descriptor of its own for the one socket.
-            let copy = listener.socket.try_clone()?;
+            let copy = listener.copy()?;
             if listener.role == Role::Outbound {
                 // The application is at the other end of the loopback interface. It works without.
                 let _ = netio::socket::set_unpaced(copy.as_fd());

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use carrier::limits::Limits;
-use ztunnel::pod::{Listeners, PodUid};
+use ztunnel::pod::PodUid;
 
 use crate::app::{accept, expect_reset, receive, send, talk};
 use crate::journal::line;
@@ -137,13 +137,12 @@ fn a_successor_takes_over_without_a_failed_connection() {
         // Both have the same listeners, as the agent would hand them.
         let _context = runtime.enter();
         let mut next = Node::start((backend, 2), Limits::default(), snapshots.subscribe(), &ca);
-        let pods = far.proxy.pods.watch().borrow().clone();
-        let pod = pods.values().next().unwrap();
-        let Listeners::Handed(handed) = &pod.listeners;
-        let same = handed
+        let same = far
+            .handed
             .iter()
-            .map(|listener| listener.socket.try_clone().unwrap().into());
-        runtime.block_on(next.add_with("server", &server, same.collect()));
+            .map(|fd| fd.try_clone().unwrap())
+            .collect();
+        runtime.block_on(next.add_with("server", &server, same));
         drop(_context);
         std::thread::scope(|scope| {
             // Long enough for what lives: a slow machine must not cut it off.

@@ -40,6 +40,8 @@ pub const PLACES: [(Role, Family); 6] = [
 
 /// A node: one proxy.
 pub struct Node {
+    /// Listeners of the pod that was added last, as its agent keeps them.
+    pub handed: Vec<OwnedFd>,
     pub proxy: Proxy,
     metrics: Metrics,
     tasks: Tasks,
@@ -188,6 +190,7 @@ impl Node {
             metrics: metrics.clone(),
         };
         Self {
+            handed: Vec::new(),
             metrics,
             proxy: Proxy::start(parts, &tasks).unwrap(),
             tasks,
@@ -199,6 +202,8 @@ impl Node {
     }
 
     pub async fn add_with(&mut self, name: &str, net: &PodNet, listeners: Vec<OwnedFd>) {
+        let copy = |listener: &OwnedFd| listener.try_clone().unwrap();
+        self.handed = listeners.iter().map(copy).collect();
         self.proxy
             .pods
             .add(pod(name, net, listeners))
