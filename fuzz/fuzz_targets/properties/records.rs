@@ -399,8 +399,9 @@ impl Pair {
                 self.flush();
             }
             11 => self.hurt_down |= hurt(&mut self.down, number),
-            12 => self.hurt_up |= hurt(&mut self.up, number),
-            13 if number > 200 && self.fault.is_none() => {
+            // rustls asserts that nothing is wrong with what it gets once it said goodbye.
+            12 if !self.parted => self.hurt_up |= hurt(&mut self.up, number),
+            13 if number > 200 && self.fault.is_none() && !self.hurt_up => {
                 self.tls.send_close_notify();
                 self.parted = true;
                 self.flush();
