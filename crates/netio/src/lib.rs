@@ -54,4 +54,4 @@ pub mod time;
 pub use backend::{Backend, Choice, ProbeError, UnknownChoice, probe};
 pub use listener::TcpListener;
 pub use readiness::register;
-pub use stream::{TcpInfo, TcpStream};
+pub use stream::{Pipe, TcpInfo, TcpStream};

@@ -11,6 +11,7 @@ mod direct;
 mod epoll;
 mod poll;
 pub(crate) mod ring;
+mod splice;
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -33,6 +34,8 @@ use crate::socket::{option, set_stream_options};
 
 use ring::RingSocket;
 
+pub use splice::Pipe;
+
 /// Calls that succeeded at once before the stream lets other tasks run: a peer that always has data
 /// must not keep the worker to itself. With 256 KiB buffers this is 8 MiB, about 4 ms of a core.
 const DIRECT_CALLS_MAX: u32 = 32;
@@ -54,6 +57,8 @@ pub struct TcpStream {
     queue: Cell<Queue>,
     direct_calls: Cell<u32>,
     reset_on_close: Cell<bool>,
+    /// In non-blocking mode, as splice(2) needs it.
+    nonblocking: Cell<bool>,
 }
 
 #[derive(Debug)]
@@ -151,6 +156,7 @@ impl TcpStream {
             queue: Cell::new(Queue::Unknown),
             direct_calls: Cell::new(0),
             reset_on_close: Cell::new(false),
+            nonblocking: Cell::new(false),
         }
     }
 

@@ -84,6 +84,11 @@ pub const BUFFER_LARGE_BYTES: usize = 256 * 1_024;
 /// Buffers of each size that one worker keeps for the next use: 8 large ones are 2 MB.
 pub const BUFFERS_KEPT: usize = 8;
 
+/// Pipes of one worker, two descriptors each, for bulk between two sockets outside of any tunnel.
+/// One is in use while its bytes are on their way, which is long only at a receiver that takes
+/// nothing; what finds none is copied.
+pub const PIPES_MAX: usize = 32;
+
 /// How long a worker keeps buffers that nobody used: 2 MB of large ones are worth a look a second.
 pub const BUFFERS_KEPT_FOR: Duration = Duration::from_secs(1);
 

@@ -1,13 +1,16 @@
-//! The read buffers of one worker. Knows no socket.
+//! The read buffers of one worker, and the pipes of its bulk between sockets. Knows no socket.
 //!
 //! An idle connection holds none: a buffer is taken when there is something to read and given
 //! back when the bytes have gone on.
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 
 use hbone::FRAME_HEADROOM;
 
-use crate::limits::{BUFFER_LARGE_BYTES, BUFFER_SMALL_BYTES, BUFFERS_KEPT};
+use netio::Pipe;
+
+use crate::limits::{BUFFER_LARGE_BYTES, BUFFER_SMALL_BYTES, BUFFERS_KEPT, PIPES_MAX};
 
 /// A middle size: what a connection gets after its first full small buffer.
 const BUFFER_MIDDLE_BYTES: usize = 48 * 1_024;
@@ -103,10 +106,20 @@ impl Appetite {
     }
 }
 
-/// Buffers that wait for their next use, at most [`BUFFERS_KEPT`] of each size.
+/// A pipe of a worker, who knows how many there are.
+pub struct WorkerPipe {
+    /// The pipe.
+    pub pipe: Pipe,
+    _counted: Rc<()>,
+}
+
+/// Buffers that wait for their next use, at most [`BUFFERS_KEPT`] of each size, and as many pipes.
 #[derive(Default)]
 pub struct Buffers {
     kept: [RefCell<Vec<Vec<u8>>>; 3],
+    pipes: RefCell<Vec<Box<WorkerPipe>>>,
+    /// Each pipe has a clone of it.
+    counted: Rc<()>,
     used: Cell<bool>,
 }
 
@@ -131,9 +144,35 @@ impl Buffers {
         }
     }
 
+    /// An empty pipe. None when [`PIPES_MAX`] are in use or the kernel gives none; a buffer does
+    /// as well.
+    pub fn take_pipe(&self) -> Option<Box<WorkerPipe>> {
+        self.used.set(true);
+        let kept = self.pipes.borrow_mut().pop();
+        kept.or_else(|| {
+            let counted = Rc::clone(&self.counted);
+            if Rc::strong_count(&counted) > PIPES_MAX + 1 {
+                return None;
+            }
+            Some(Box::new(WorkerPipe {
+                pipe: Pipe::new().ok()?,
+                _counted: counted,
+            }))
+        })
+    }
+
+    /// Takes a pipe back; one too many, or one that still holds bytes, is closed.
+    pub fn give_pipe(&self, pipe: Box<WorkerPipe>) {
+        let mut kept = self.pipes.borrow_mut();
+        if kept.len() < BUFFERS_KEPT && pipe.pipe.held_bytes() == 0 {
+            kept.push(pipe);
+        }
+    }
+
     /// Frees what is kept if nothing was taken since the last call.
     pub fn trim(&self) {
         if !self.used.replace(false) {
+            *self.pipes.borrow_mut() = Vec::new();
             for kept in &self.kept {
                 *kept.borrow_mut() = Vec::new();
             }
@@ -198,6 +237,19 @@ mod tests {
         assert!(buffers.kept_bytes() > 0, "used since the last trim");
         buffers.trim();
         assert_eq!(buffers.kept_bytes(), 0);
+    }
+
+    #[test]
+    fn pipes_in_use_are_bounded_and_unused_ones_are_closed() {
+        let buffers = Buffers::default();
+        let taken: Vec<_> = std::iter::from_fn(|| buffers.take_pipe()).collect();
+        assert_eq!(taken.len(), PIPES_MAX);
+        taken.into_iter().for_each(|pipe| buffers.give_pipe(pipe));
+        assert_eq!(Rc::strong_count(&buffers.counted), BUFFERS_KEPT + 1);
+        buffers.trim();
+        buffers.trim();
+        assert_eq!(Rc::strong_count(&buffers.counted), 1);
+        assert!(buffers.take_pipe().is_some());
     }
 
     #[test]

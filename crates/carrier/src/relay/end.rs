@@ -10,7 +10,7 @@ use hbone::{ErrorCode, FRAME_HEADROOM};
 use netio::TcpStream;
 
 use super::EndError;
-use super::buffer::{Buffers, Size};
+use super::buffer::{Buffers, Size, WorkerPipe};
 use crate::limits::BUFFER_LARGE_BYTES;
 use crate::tunnel::stream::TunnelStream;
 
@@ -23,10 +23,23 @@ pub enum End {
     Stream(Rc<TunnelStream>),
 }
 
+/// Where bytes are on their way.
+enum Load {
+    Memory(Vec<u8>),
+    /// Between two sockets, in the kernel.
+    Piped(Box<WorkerPipe>),
+}
+
+impl Default for Load {
+    fn default() -> Self {
+        Self::Memory(Vec::new())
+    }
+}
+
 /// Bytes on their way.
 #[derive(Default)]
 pub struct Chunk {
-    buffer: Vec<u8>,
+    load: Load,
     /// Bytes at the beginning that are no payload: room for a frame's head.
     headroom: u16,
     /// The socket had no room for the rest at the last call.
@@ -38,16 +51,45 @@ pub struct Chunk {
 impl Chunk {
     fn new(buffer: Vec<u8>, headroom: usize) -> Self {
         Self {
-            buffer,
+            load: Load::Memory(buffer),
             headroom: u16::try_from(headroom).expect("the head of a frame is small"),
             blocked: false,
             written: 0,
         }
     }
 
+    fn piped(pipe: Box<WorkerPipe>) -> Self {
+        Self {
+            load: Load::Piped(pipe),
+            ..Self::default()
+        }
+    }
+
     /// Payload in bytes; never 0.
     pub fn bytes(&self) -> usize {
-        self.buffer.len() - usize::from(self.headroom)
+        match &self.load {
+            Load::Memory(buffer) => buffer.len() - usize::from(self.headroom),
+            Load::Piped(pipe) => self.written as usize + pipe.pipe.held_bytes(),
+        }
+    }
+
+    /// Its memory. A pipe has none, and goes from a socket to a socket alone.
+    fn into_memory(self) -> Vec<u8> {
+        match self.load {
+            Load::Memory(buffer) => buffer,
+            Load::Piped(_) => unreachable!("a stream's end has no pipes"),
+        }
+    }
+
+    /// Writes what is left of it, as far as the socket has room.
+    fn write_to(&mut self, socket: &TcpStream) -> io::Result<usize> {
+        match &mut self.load {
+            Load::Memory(buffer) => {
+                let from = usize::from(self.headroom) + self.written as usize;
+                socket.try_write(&buffer[from..])
+            }
+            Load::Piped(pipe) => socket.try_splice_out(&mut pipe.pipe),
+        }
     }
 
     /// With that much headroom. Only a stream that feeds a stream copies here.
@@ -55,7 +97,9 @@ impl Chunk {
         if usize::from(self.headroom) == headroom {
             return self;
         }
-        let payload = &self.buffer[usize::from(self.headroom)..];
+        let from = usize::from(self.headroom);
+        let memory = self.into_memory();
+        let payload = &memory[from..];
         let mut buffer = Vec::with_capacity(headroom + payload.len());
         buffer.resize(headroom, 0);
         buffer.extend_from_slice(payload);
@@ -96,6 +140,11 @@ impl End {
     ) -> Result<Option<Chunk>, EndError> {
         match self {
             Self::Tcp(socket) => {
+                if size == Size::Large
+                    && let Some(chunk) = self.take_piped(to, room, buffers)?
+                {
+                    return Ok(Some(chunk));
+                }
                 let mut buffer = to.empty(size, buffers);
                 match socket.try_read_at_most(&mut buffer, room) {
                     Ok(1..) => Ok(Some(Chunk::new(buffer, to.headroom()))),
@@ -113,6 +162,31 @@ impl End {
         }
     }
 
+    /// Takes bulk between two sockets into a pipe. None where that cannot be, and at the end.
+    fn take_piped(
+        &self,
+        to: &Self,
+        room: usize,
+        buffers: &Buffers,
+    ) -> Result<Option<Chunk>, EndError> {
+        let (Self::Tcp(socket), Self::Tcp(sink)) = (self, to) else {
+            return Ok(None);
+        };
+        if !socket.can_splice() || !sink.can_splice() {
+            return Ok(None);
+        }
+        let Some(mut pipe) = buffers.take_pipe() else {
+            return Ok(None);
+        };
+        match socket.try_splice_in(&mut pipe.pipe, room) {
+            Ok(1..) => Ok(Some(Chunk::piped(pipe))),
+            outcome => {
+                buffers.give_pipe(pipe);
+                Ok(outcome.map(|_| None)?)
+            }
+        }
+    }
+
     /// Hands the bytes of a chunk over and says how many they were: ready when the kernel or the
     /// tunnel has taken them all.
     ///
@@ -127,8 +201,7 @@ impl End {
                         ready!(socket.poll_writable(cx));
                         chunk.blocked = false;
                     }
-                    let from = usize::from(chunk.headroom) + chunk.written as usize;
-                    match socket.try_write(&chunk.buffer[from..]) {
+                    match chunk.write_to(socket) {
                         Ok(count) => {
                             chunk.written += u32::try_from(count).unwrap_or(u32::MAX);
                         }
@@ -142,8 +215,7 @@ impl End {
             }
             // It keeps the memory until the bytes are sealed, and then for its own use.
             Self::Stream(stream) => {
-                let buffer = std::mem::take(&mut chunk.buffer);
-                *chunk = Chunk::default();
+                let buffer = std::mem::take(chunk).into_memory();
                 Poll::Ready(stream.write(buffer).map(|()| bytes).map_err(EndError::from))
             }
         }
@@ -151,10 +223,11 @@ impl End {
 
     /// Takes back the memory of what was taken here, if there is any.
     pub fn recycle(&self, chunk: Chunk, buffers: &Buffers) {
-        match self {
-            _ if chunk.buffer.capacity() == 0 => {}
-            Self::Tcp(_) => buffers.give(chunk.buffer),
-            Self::Stream(stream) => stream.recycle(chunk.buffer),
+        match (self, chunk.load) {
+            (_, Load::Memory(buffer)) if buffer.capacity() == 0 => {}
+            (Self::Tcp(_), Load::Memory(buffer)) => buffers.give(buffer),
+            (Self::Stream(stream), Load::Memory(buffer)) => stream.recycle(buffer),
+            (_, Load::Piped(pipe)) => buffers.give_pipe(pipe),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr;
 
 /// Receives into the spare capacity of `buffer`, behind what it holds; at most `most` bytes.
 pub(super) fn receive(fd: BorrowedFd<'_>, buffer: &mut Vec<u8>, most: usize) -> io::Result<usize> {
@@ -32,6 +33,17 @@ pub(super) fn send(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     // SAFETY: pointer and length describe `bytes`, which lives through the call; the kernel only
     // reads there.
     let count = unsafe { libc::send(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) };
+    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
+/// Moves at most `most` bytes between a pipe and a socket, whichever way, without waiting for the
+/// pipe; whether it waits for the socket is for the socket's O_NONBLOCK to say (splice(2)).
+pub(super) fn splice(from: BorrowedFd<'_>, to: BorrowedFd<'_>, most: usize) -> io::Result<usize> {
+    let flags = libc::SPLICE_F_NONBLOCK | libc::SPLICE_F_MOVE;
+    let (no_offset, from, to) = (ptr::null_mut(), from.as_raw_fd(), to.as_raw_fd());
+    // SAFETY: both descriptors are open through the call; without offsets it touches no memory of
+    // this process.
+    let count = unsafe { libc::splice(from, no_offset, to, no_offset, most, flags) };
     usize::try_from(count).map_err(|_| io::Error::last_os_error())
 }
 

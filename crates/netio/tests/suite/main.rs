@@ -13,6 +13,7 @@ mod lifecycle;
 mod listener;
 mod relay;
 mod seqpacket;
+mod splice;
 
 use std::future::Future;
 use std::net::SocketAddr;
