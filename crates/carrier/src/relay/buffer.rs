@@ -117,6 +117,10 @@ pub struct WorkerPipe {
 #[derive(Default)]
 pub struct Buffers {
     kept: [RefCell<Vec<Vec<u8>>>; 3],
+    #[expect(
+        clippy::vec_box,
+        reason = "a way has room for a pointer, and no memory is asked for when a pipe is taken"
+    )]
     pipes: RefCell<Vec<Box<WorkerPipe>>>,
     /// Each pipe has a clone of it.
     counted: Rc<()>,
