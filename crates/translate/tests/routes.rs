@@ -318,6 +318,30 @@ fn a_reference_grant_lets_a_route_lead_into_another_namespace() {
 }
 
 #[test]
+fn a_consumers_route_needs_no_grant_for_the_service_that_is_its_only_parent() {
+    let pay = "{group: '', kind: Service, name: pay, namespace: bank}";
+    let web = "{group: '', kind: Service, name: web}";
+    for (parents, backend, may) in [
+        (pay.to_owned(), "pay", true),
+        (pay.to_owned(), "vault", false),
+        // The clients of web did not ask for pay.
+        (format!("{pay}, {web}"), "pay", false),
+        (web.to_owned(), "pay", false),
+    ] {
+        let route = format!(
+            "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\n\
+             metadata: {{name: r, namespace: shop}}\nspec: {{parentRefs: [{parents}], rules: \
+             [{{backendRefs: [{{name: {backend}, namespace: bank, port: 80}}]}}]}}\n"
+        );
+        let output = translated(&route);
+        let refused = said(&output, "HTTPRoute shop/r")
+            .iter()
+            .any(|one| one.starts_with("ResolvedRefs False RefNotPermitted"));
+        assert_eq!(!refused, may, "{parents}: {backend}");
+    }
+}
+
+#[test]
 fn kinds_are_not_mixed_at_one_port() {
     let grpc = "---\napiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\n\
                 metadata: {name: g, namespace: shop}\n\

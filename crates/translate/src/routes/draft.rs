@@ -6,7 +6,7 @@ use mesh::route::stream::{StreamRoute, StreamRule};
 use mesh::route::{HostPattern, Route, RouteKey, RouteKind, Rule};
 
 use super::kept::{Kept, Written};
-use super::reference::{GATEWAY_GROUP, Problem, References};
+use super::reference::{GATEWAY_GROUP, Problem, References, Referrer};
 use super::rule::{self, Mistake, grpc_rule, http_rule, stream_rule};
 use crate::gateway::{BackendRef, ParentRef, StreamRuleSpec};
 use crate::object::{Kind, Name};
@@ -26,7 +26,7 @@ pub(super) struct Draft<'a> {
     made: Arc<Made>,
 }
 
-/// What follows from a route and what it refers to, whatever its parents are.
+/// What follows from a route and what it refers to.
 #[derive(Debug)]
 pub(super) struct Made {
     served: Served,
@@ -259,11 +259,16 @@ impl<'a> Maker<'a> {
         finish: impl Fn(&mut R, usize) -> Option<Problem>,
     ) -> Vec<R> {
         let (references, bare) = (self.references, self.bare);
+        let referrer = Referrer {
+            kind: bare.kind,
+            name: bare.name,
+            parents: bare.parents,
+        };
         let mut all = Vec::new();
         for (place, rule) in rules.iter().enumerate() {
             let mut unresolved = None;
             let mut resolve = |reference: &BackendRef| {
-                let (target, problem) = references.target(bare.kind, bare.name, reference);
+                let (target, problem) = references.target(referrer, reference);
                 unresolved = unresolved.take().or(problem);
                 target
             };
