@@ -85,8 +85,10 @@ pub(super) struct Records {
     opens: Key,
     /// The begin of a handshake message.
     joining: Vec<u8>,
-    /// Messages since the last data.
+    /// Messages since the last data that nobody asked for.
     idle: u32,
+    /// KeyUpdates that we asked for and that have not come.
+    awaited: u32,
     /// The peer asked for new keys of ours.
     owes_update: bool,
     /// The last thing that is sealed.
@@ -129,6 +131,7 @@ impl Records {
             opens: Key::new(secrets.rx.0, &secrets.rx.1)?,
             joining: Vec::new(),
             idle: 0,
+            awaited: 0,
             owes_update: false,
             alert: None,
             records_per_key: records_per_key.clamp(1, MAX_RECORDS_PER_KEY),
@@ -205,7 +208,7 @@ impl Records {
         let mut at = 0;
         while let Some((message, bytes)) = message::first(&joined[at..], tickets)? {
             at += bytes;
-            self.count_idle()?;
+            self.count(&message)?;
             match message {
                 // What follows is under the next key, so it cannot be here.
                 Message::KeyUpdate { .. } if at < joined.len() => return Err(Fault::BehindUpdate),
@@ -218,6 +221,15 @@ impl Records {
             self.joining = joined;
         }
         Ok(())
+    }
+
+    /// An answer costs the peer nothing; one may stand for several that we asked for.
+    fn count(&mut self, message: &Message<'_>) -> Result<(), Fault> {
+        if matches!(message, Message::KeyUpdate { .. }) && self.awaited > 0 {
+            self.awaited -= 1;
+            return Ok(());
+        }
+        self.count_idle()
     }
 
     fn count_idle(&mut self) -> Result<(), Fault> {
@@ -250,8 +262,7 @@ impl Records {
         }
         if self.seals.used() >= self.records_per_key {
             self.key_updates += 1;
-            // The answer is no idle message.
-            self.idle = self.idle.saturating_sub(1);
+            self.awaited = self.awaited.saturating_add(1);
             self.update(true, out)?;
         }
         Ok(())

@@ -327,6 +327,27 @@ fn messages_without_data_are_bounded_and_data_pays_for_more() {
 }
 
 #[test]
+fn what_we_asked_for_is_no_flood() {
+    let [mut ours, mut peer] = ends(1);
+    let mut out = Vec::new();
+    // The second record asks for new keys, when nothing has come yet.
+    for _ in 0..2 {
+        ours.seal(b"x", &mut out).unwrap();
+    }
+    read(&mut peer, &out);
+    assert!(peer.owes());
+    let mut out = Vec::new();
+    peer.settle(&mut out).unwrap();
+    for _ in 0..MAX_IDLE_MESSAGES {
+        peer.update(false, &mut out).unwrap();
+    }
+    read(&mut ours, &out);
+    let mut out = Vec::new();
+    peer.update(false, &mut out).unwrap();
+    assert_eq!(ours.open(&mut out), Err(Fault::Flood));
+}
+
+#[test]
 fn a_damaged_byte_anywhere_is_found_and_nothing_comes_out() {
     let [mut ours, mut peer] = ends(MANY);
     let mut record = Vec::new();
