@@ -11,12 +11,10 @@ pub mod pool;
 pub mod stream;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
-use hbone::{CloseReason, ConnectRequest, ErrorCode, Event, Mono, OpenError, StreamId};
+use hbone::{ByNumber, CloseReason, ConnectRequest, ErrorCode, Event, Mono, OpenError, StreamId};
 use mesh::Identity;
 use netio::TcpStream;
 
@@ -44,7 +42,7 @@ pub struct Tunnel {
     socket: Rc<TcpStream>,
     clock: Clock,
     owner: Box<dyn Owner>,
-    streams: RefCell<HashMap<StreamId, Rc<State>, BuildHasherDefault<Spread>>>,
+    streams: RefCell<ByNumber<StreamId, Rc<State>>>,
     /// Since when no stream is open.
     idle_since: Cell<Option<Mono>>,
     /// The driver has something to send, or must look at the time again.
@@ -64,28 +62,6 @@ pub struct Tunnel {
     budget: Rc<Budget>,
     /// What the budget knows of it, in bytes.
     buffered_bytes: Cell<usize>,
-}
-
-/// Hashes the number of a stream. They count up, and a peer has a hundred or two open at a time: a
-/// peer that makes some meet slows down its own look-ups a little.
-#[derive(Default)]
-struct Spread(u64);
-
-impl Hasher for Spread {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u32(u32::from(*byte));
-        }
-    }
-
-    fn write_u32(&mut self, number: u32) {
-        // 2^64 by the golden ratio: what counts up is spread over all bits.
-        self.0 = (self.0 ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
 }
 
 /// What a tunnel is given by its worker.

@@ -7,6 +7,7 @@
 
 pub mod authority;
 pub mod baggage;
+pub mod by_number;
 pub mod codec;
 pub mod config;
 pub mod connection;
@@ -18,6 +19,7 @@ pub mod headers;
 pub mod time;
 pub mod tls;
 
+pub use by_number::ByNumber;
 pub use codec::FRAME_HEADROOM;
 pub use config::Config;
 pub use connection::{Connection, Stats};

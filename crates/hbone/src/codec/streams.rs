@@ -1,9 +1,9 @@
 //! The table of a connection's streams, and the order in which they send.
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::VecDeque;
 
 use super::stream::Stream;
+use crate::by_number::ByNumber;
 
 /// Turns that the queue keeps room for when it is empty.
 const TURNS_KEPT: usize = 16;
@@ -23,28 +23,7 @@ pub(super) struct Streams {
 }
 
 /// Every message looks some ten times here.
-type Table = HashMap<u32, Box<Stream>, BuildHasherDefault<NumberHasher>>;
-
-/// Spreads stream numbers. A peer that chooses them badly meets its limit of streams first.
-#[derive(Default)]
-struct NumberHasher(u64);
-
-impl Hasher for NumberHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u32(u32::from(*byte));
-        }
-    }
-
-    fn write_u32(&mut self, number: u32) {
-        // Fibonacci hashing: 2^64 divided by the golden ratio.
-        self.0 = (self.0 ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-}
+type Table = ByNumber<u32, Box<Stream>>;
 
 impl Default for Streams {
     fn default() -> Self {
