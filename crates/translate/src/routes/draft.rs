@@ -49,37 +49,31 @@ pub(super) fn drafts<'a>(input: &Input<'a>, kept: &mut Kept) -> Vec<Draft<'a>> {
     let objects = input.objects;
     kept.begin(input);
     let mut drafts = Vec::new();
+    let mut add = |bare: Bare<'a>, written, scope: Option<&str>, make: Make<'_>| {
+        let made = kept.made(bare.kind, bare.name, written, || {
+            make(Maker::new(&bare, &references))
+        });
+        drafts.push(bare.draft(made).with_default(scope));
+    };
     for (name, route) in &objects.http_routes {
         let spec = &route.spec;
-        let (kind, rules) = (Kind::HTTPRoute, spec.rules.as_deref());
+        let (parents, hosts) = (&spec.parent_refs, &spec.hostnames);
+        let bare = Bare::new((Kind::HTTPRoute, name), parents, hosts, route.created);
+        let scope = spec.use_default_gateways.as_deref();
         let written = Written::Http(Arc::clone(route));
-        let bare = Bare::new(
-            (kind, name),
-            &spec.parent_refs,
-            &spec.hostnames,
-            route.created,
-        );
-        let made = kept.made(kind, name, written, || {
-            Maker::new(&bare, &references).http(rules, http_rule)
+        add(bare, written, scope, &|maker| {
+            maker.http(spec.rules.as_deref(), http_rule)
         });
-        let draft = bare.draft(made);
-        drafts.push(draft.with_default(spec.use_default_gateways.as_deref()));
     }
     for (name, route) in &objects.grpc_routes {
         let spec = &route.spec;
-        let (kind, rules) = (Kind::GRPCRoute, spec.rules.as_deref());
+        let (parents, hosts) = (&spec.parent_refs, &spec.hostnames);
+        let bare = Bare::new((Kind::GRPCRoute, name), parents, hosts, route.created);
+        let scope = spec.use_default_gateways.as_deref();
         let written = Written::Grpc(Arc::clone(route));
-        let bare = Bare::new(
-            (kind, name),
-            &spec.parent_refs,
-            &spec.hostnames,
-            route.created,
-        );
-        let made = kept.made(kind, name, written, || {
-            Maker::new(&bare, &references).http(rules, grpc_rule)
+        add(bare, written, scope, &|maker| {
+            maker.http(spec.rules.as_deref(), grpc_rule)
         });
-        let draft = bare.draft(made);
-        drafts.push(draft.with_default(spec.use_default_gateways.as_deref()));
     }
     let streams = [
         (Kind::TLSRoute, &objects.tls_routes),
@@ -88,23 +82,19 @@ pub(super) fn drafts<'a>(input: &Input<'a>, kept: &mut Kept) -> Vec<Draft<'a>> {
     for (kind, routes) in streams {
         for (name, route) in routes {
             let spec = &route.spec;
+            let (parents, hosts) = (&spec.parent_refs, &spec.hostnames);
+            let bare = Bare::new((kind, name), parents, hosts, route.created);
+            let scope = spec.use_default_gateways.as_deref();
             let written = Written::Stream(Arc::clone(route));
-            let bare = Bare::new(
-                (kind, name),
-                &spec.parent_refs,
-                &spec.hostnames,
-                route.created,
-            );
-            let made = kept.made(kind, name, written, || {
-                Maker::new(&bare, &references).stream(&spec.rules)
-            });
-            let draft = bare.draft(made);
-            drafts.push(draft.with_default(spec.use_default_gateways.as_deref()));
+            add(bare, written, scope, &|maker| maker.stream(&spec.rules));
         }
     }
     kept.end();
     drafts
 }
+
+/// Makes the rules of a route that is not kept.
+type Make<'a> = &'a dyn Fn(Maker<'_>) -> Made;
 
 /// A filter that fails the rule's requests.
 fn unusable_filter(rule: &Rule) -> Option<Problem> {
