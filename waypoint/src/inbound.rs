@@ -111,7 +111,7 @@ impl Owner for Server {
         }
     }
 
-    fn request(&self, stream: TunnelStream, request: ConnectRequest) {
+    fn request(&self, stream: Rc<TunnelStream>, request: ConnectRequest) {
         let asked = stream::Connect {
             peer: self.source,
             request,

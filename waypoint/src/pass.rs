@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use carrier::limits::ENDPOINT_TRIES;
-use carrier::relay::{Counts, End, RelayError, relay};
+use carrier::relay::{Counts, End, Parts, RelayError, relay};
 use hyper::rt::Write;
 use mesh::decide::waypoint::Bound;
 use mesh::route::stream::Opening;
@@ -232,7 +232,15 @@ pub async fn carry(worker: &Worker, arrived: Arrived, far: Far) {
     let up = send_first(worker, (&near, &far), said, counts.up_bytes);
     let down = send_first(worker, (&far, &near), answered, counts.down_bytes);
     let relayed = match up.await.and(down.await) {
-        Ok(()) => relay(&near, &far, counts, &worker.buffers).await,
+        Ok(()) => {
+            relay(Parts {
+                near: &near,
+                far: &far,
+                counts,
+                buffers: &worker.buffers,
+            })
+            .await
+        }
         Err(error) => {
             near.reset();
             far.reset();

@@ -157,7 +157,7 @@ async fn tunnelled(
             stream => stream?,
         };
         match answered(&stream).await {
-            Ok(()) => return Ok(End::Stream(Rc::new(stream))),
+            Ok(()) => return Ok(End::Stream(stream)),
             Err(Unanswered::Lost(_)) if last > 0 => {}
             Err(Unanswered::Lost(error)) => return Err(TunnelError::Stream(error).into()),
             Err(Unanswered::For(error)) => return Err(error),

@@ -4,7 +4,7 @@
 
 mod address;
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, Ref, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -150,13 +150,17 @@ impl Connection {
         *place.expect("a connection has two ends") = Some(end.clone());
     }
 
+    /// Near and far, as far as attached; both are when it is open. Whoever looks at them ends
+    /// before anything is attached or detached.
+    pub fn ends(&self) -> Ref<'_, [Option<End>; 2]> {
+        self.ends.borrow()
+    }
+
     /// Ends the connection: its ends are reset, whoever waits on them comes back. The first
     /// reason stays.
     pub fn end(&self, why: Ended) {
         self.ended.get_or_init(|| Box::new(why));
-        // Taken out first: a reset wakes others, and must find nothing borrowed.
-        let ends = self.ends.take();
-        for end in ends.iter().flatten() {
+        for end in self.ends().iter().flatten() {
             end.reset();
         }
     }
@@ -165,8 +169,7 @@ impl Connection {
     /// For one that is quiet ([`Pulse::is_quiet`]); the first reason stays.
     pub fn close(&self, why: Ended) {
         self.ended.get_or_init(|| Box::new(why));
-        let ends = self.ends.borrow().clone();
-        for end in ends.iter().flatten() {
+        for end in self.ends().iter().flatten() {
             // One that is broken ends its relay by itself.
             let _ = end.finish();
         }

@@ -4,6 +4,7 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 
 use netio::TcpStream;
 
@@ -14,7 +15,7 @@ use crate::worker::accept::Accepted;
 use crate::worker::live::Listed;
 use crate::worker::pods::LocalPod;
 use carrier::limits::Reached;
-use carrier::relay::{Counts, End, RelayError, abort, relay};
+use carrier::relay::{Counts, End, Parted, Parts, Relay, RelayError, abort, relay};
 
 /// A reason to refuse a connection, as logs and metrics say it.
 pub trait Refusal: std::fmt::Display {
@@ -43,38 +44,43 @@ impl Refusal for Ended {
     }
 }
 
-/// A connection that was let in and connected.
-pub struct Open {
-    /// In the worker's list.
-    pub connection: Listed,
-    /// Where it came from, attached.
-    pub near: End,
-    /// Where it goes.
-    pub far: End,
-}
-
 /// Carries what `begun` opens, to its end. `begun` is on the heap: an idle connection shall not
 /// carry the way it came.
-///
-/// One future from the first to the last: each further one would keep its own arguments too.
-#[expect(
-    clippy::manual_async_fn,
-    reason = "an async function keeps its arguments twice"
-)]
-pub fn serve<B: Future<Output = Option<Open>>>(
-    worker: Rc<Worker>,
-    begun: Pin<Box<B>>,
-) -> impl Future<Output = ()> {
-    async move {
-        let Some(open) = begun.await else { return };
-        open.connection.attach(&open.far);
-        let opened = open.connection.record(Phase::Opened, Ok(()));
-        worker.recorder.put(opened);
-        let counts = counts(&open.connection);
-        let relayed = relay(&open.near, &open.far, counts, &worker.buffers).await;
-        let outcome = outcome(relayed, open.connection.ended());
-        let closed = open.connection.record(Phase::Closed, outcome);
-        worker.recorder.put(closed);
+pub fn serve<B: Future<Output = Option<Listed>>>(begun: B) -> Serve<B> {
+    Serve::Beginning(Box::pin(begun))
+}
+
+/// A connection from its first to its last moment. By hand: of an async block each of the two
+/// stages would have room of its own.
+pub enum Serve<B> {
+    /// On its way to be let in and connected; both ends are attached after it.
+    Beginning(Pin<Box<B>>),
+    /// Let in and connected.
+    Open(Relay<Listed>),
+}
+
+impl<B: Future<Output = Option<Listed>>> Future for Serve<B> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        if let Self::Beginning(begun) = this {
+            let Some(connection) = ready!(begun.as_mut().poll(cx)) else {
+                return Poll::Ready(());
+            };
+            let opened = connection.record(Phase::Opened, Ok(()));
+            connection.worker().recorder.put(opened);
+            *this = Self::Open(relay(connection));
+        }
+        let Self::Open(relay) = this else {
+            return Poll::Pending;
+        };
+        let relayed = ready!(Pin::new(&mut *relay).poll(cx));
+        let connection = relay.owner();
+        let outcome = outcome(relayed, connection.ended());
+        let closed = connection.record(Phase::Closed, outcome);
+        connection.worker().recorder.put(closed);
+        Poll::Ready(())
     }
 }
 
@@ -85,7 +91,7 @@ pub async fn begin<E: Refusal>(
     accepted: Accepted,
     direction: Direction,
     establish: impl AsyncFnOnce(&Rc<LocalPod>, &Connection) -> Result<End, E>,
-) -> Option<Open> {
+) -> Option<Listed> {
     let Accepted {
         pod,
         socket,
@@ -106,11 +112,8 @@ pub async fn begin<E: Refusal>(
     let established = establish(&pod, &connection).await;
     match (established, connection.ended()) {
         (Ok(far), None) => {
-            return Some(Open {
-                connection,
-                near,
-                far,
-            });
+            connection.attach(&far);
+            return Some(connection);
         }
         (Ok(far), Some(ended)) => {
             far.reset();
@@ -120,6 +123,21 @@ pub async fn begin<E: Refusal>(
         (Err(error), None) => refuse(worker, &connection, &socket, &error),
     }
     None
+}
+
+impl Parted for Listed {
+    fn with_parts<T>(&self, act: impl FnOnce(&Parts<'_>) -> T) -> T {
+        let ends = self.ends();
+        let [Some(near), Some(far)] = &*ends else {
+            unreachable!("both ends of an open connection stay attached until it leaves the list")
+        };
+        act(&Parts {
+            near,
+            far,
+            counts: counts(self),
+            buffers: &self.worker().buffers,
+        })
+    }
 }
 
 /// The pod's application is the near end of what it makes, the far end of what it takes.
@@ -172,7 +190,7 @@ mod tests {
 
     /// Most that the future of one connection may take, in bytes. The relay keeps no future of
     /// netio, no argument twice, and nothing of the way it came.
-    const CONNECTION_FUTURE_BYTES: usize = 208;
+    const CONNECTION_FUTURE_BYTES: usize = 104;
 
     /// Most that is kept of one connection beside its future, in bytes.
     const CONNECTION_BYTES: usize = 232;

@@ -14,10 +14,11 @@ use mesh::address::canonical;
 use mesh::decide::{Missing, Refusal as Refused};
 
 use crate::connection::Direction;
-use crate::flow::{self, Open, Refusal};
+use crate::flow::{self, Refusal};
 use crate::record::Flag;
 use crate::worker::Worker;
 use crate::worker::accept::Accepted;
+use crate::worker::live::Listed;
 use carrier::limits::{DISCOVERY_WAIT, Reached};
 use carrier::relay::End;
 use carrier::tunnel::pool::TunnelError;
@@ -93,11 +94,10 @@ impl OutboundError {
 
 /// Serves one captured connection to its end.
 pub fn serve(worker: Rc<Worker>, accepted: Accepted) -> impl Future<Output = ()> {
-    let begun = begin(Rc::clone(&worker), accepted);
-    flow::serve(worker, Box::pin(begun))
+    flow::serve(begin(worker, accepted))
 }
 
-async fn begin(worker: Rc<Worker>, accepted: Accepted) -> Option<Open> {
+async fn begin(worker: Rc<Worker>, accepted: Accepted) -> Option<Listed> {
     let establish =
         async |pod: &_, connection: &_| establish::establish(&worker, pod, connection).await;
     flow::begin(&worker, accepted, Direction::Outbound, establish).await

@@ -25,7 +25,7 @@ use std::time::Duration;
 use carrier::budget::Budget;
 use carrier::clock::Clock;
 use carrier::relay::buffer::Buffers;
-use carrier::relay::{Counts, End, Pulse, relay};
+use carrier::relay::{Counts, End, Parts, Pulse, relay};
 use carrier::signal::Signal;
 use carrier::tunnel::stream::TunnelStream;
 use carrier::tunnel::{Owner, Setting, Tunnel, driver};
@@ -103,7 +103,7 @@ impl Meter {
 struct Events {
     established: Signal,
     asked: Signal,
-    stream: RefCell<Option<TunnelStream>>,
+    stream: RefCell<Option<Rc<TunnelStream>>>,
 }
 
 struct Listens(Rc<Events>);
@@ -113,7 +113,7 @@ impl Owner for Listens {
         self.0.established.set();
     }
 
-    fn request(&self, stream: TunnelStream, _: ConnectRequest) {
+    fn request(&self, stream: Rc<TunnelStream>, _: ConnectRequest) {
         stream.respond(&ConnectResponse::of(200)).unwrap();
         *self.0.stream.borrow_mut() = Some(stream);
         self.0.asked.set();
@@ -192,7 +192,13 @@ async fn carry(near: End, far: End, buffers: Rc<Buffers>) {
         down_bytes: &down,
     };
     // However it ends: the applications say what arrived.
-    let _ = relay(&near, &far, counts, &buffers).await;
+    let parts = Parts {
+        near: &near,
+        far: &far,
+        counts,
+        buffers: &buffers,
+    };
+    let _ = relay(parts).await;
 }
 
 /// Both proxies on this thread, until both relays have ended.
@@ -230,8 +236,8 @@ async fn proxies(meter: Arc<Meter>, app: TcpStream, echo: TcpStream) {
     assert_eq!(asked.response().await.unwrap().status, 200);
     let answered = answers.stream.take().unwrap();
     let ends = [
-        (End::Tcp(socket(app)), End::Stream(Rc::new(asked))),
-        (End::Stream(Rc::new(answered)), End::Tcp(socket(echo))),
+        (End::Tcp(socket(app)), End::Stream(asked)),
+        (End::Stream(answered), End::Tcp(socket(echo))),
     ];
     let over = Rc::new(Signal::default());
     for (near, far) in ends {

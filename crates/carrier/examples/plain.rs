@@ -16,7 +16,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use carrier::relay::buffer::Buffers;
-use carrier::relay::{Counts, End, Pulse, relay};
+use carrier::relay::{Counts, End, Parts, Pulse, relay};
 use netio::Backend;
 use netio::executor::Scope;
 
@@ -59,7 +59,13 @@ async fn carry(near: TcpStream, far: TcpStream, buffers: Rc<Buffers>, moved: Rc<
         up_bytes: &up,
         down_bytes: &down,
     };
-    relay(&near, &far, counts, &buffers).await.unwrap();
+    let parts = Parts {
+        near: &near,
+        far: &far,
+        counts,
+        buffers: &buffers,
+    };
+    relay(parts).await.unwrap();
     moved.set(moved.get() + up.get());
 }
 

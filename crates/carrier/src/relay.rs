@@ -66,6 +66,7 @@ impl Pulse {
 }
 
 /// Where the bytes of each direction are counted, and what is seen of them.
+#[derive(Clone, Copy)]
 pub struct Counts<'a> {
     /// Of both directions.
     pub pulse: &'a Pulse,
@@ -75,69 +76,101 @@ pub struct Counts<'a> {
     pub down_bytes: &'a Cell<u64>,
 }
 
+/// What a relay is between, and what it has for it.
+pub struct Parts<'a> {
+    /// Where the connection came from.
+    pub near: &'a End,
+    /// Where it goes.
+    pub far: &'a End,
+    /// What is kept of it.
+    pub counts: Counts<'a>,
+    /// The worker's.
+    pub buffers: &'a Buffers,
+}
+
+/// Who has the parts of a relay. A relay that lives as long as its connection keeps its owner, and
+/// asks for them each turn: kept beside it, six references would take more than the owner.
+pub trait Parted: Unpin {
+    /// Gives them to `act`, which ends nothing and waits for nothing.
+    fn with_parts<T>(&self, act: impl FnOnce(&Parts<'_>) -> T) -> T;
+}
+
+impl Parted for Parts<'_> {
+    fn with_parts<T>(&self, act: impl FnOnce(&Parts<'_>) -> T) -> T {
+        act(self)
+    }
+}
+
 /// Relays until both directions have ended. When one breaks, both ends are reset, so that the
 /// other direction ends too: no read is ever cancelled. A relay that is dropped, or ends with its
 /// process, resets the sockets that were not told the end of their direction.
 ///
 /// Gives the first thing that broke. No async function: it would keep its arguments twice.
-pub fn relay<'a>(
-    near: &'a End,
-    far: &'a End,
-    counts: Counts<'a>,
-    buffers: &'a Buffers,
-) -> Relay<'a> {
-    counts.pulse.is_open.set(true);
-    near.guard();
-    far.guard();
+pub fn relay<O: Parted>(owner: O) -> Relay<O> {
+    owner.with_parts(|parts| {
+        parts.counts.pulse.is_open.set(true);
+        parts.near.guard();
+        parts.far.guard();
+    });
     Relay {
-        ends: (near, far),
-        counts,
-        buffers,
-        ways: (Way::default(), Way::default()),
-        first: None,
+        owner,
+        ways: Ways::default(),
     }
 }
 
 /// A relay under way. See [`relay`].
 #[must_use = "it moves nothing unless awaited"]
-pub struct Relay<'a> {
-    ends: (&'a End, &'a End),
-    counts: Counts<'a>,
-    buffers: &'a Buffers,
-    /// Up and down.
-    ways: (Way, Way),
+pub struct Relay<O> {
+    owner: O,
+    ways: Ways,
+}
+
+/// Both directions.
+#[derive(Default)]
+struct Ways {
+    up: Way,
+    down: Way,
     /// What broke first; boxed, for most end whole.
     first: Option<Box<RelayError>>,
 }
 
-impl Future for Relay<'_> {
-    type Output = Result<(), RelayError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.as_mut().get_mut().turn(cx)
+impl<O> Relay<O> {
+    /// Who has its parts.
+    pub fn owner(&self) -> &O {
+        &self.owner
     }
 }
 
-impl Relay<'_> {
-    fn turn(&mut self, cx: &Context<'_>) -> Poll<Result<(), RelayError>> {
-        let (near, far) = self.ends;
-        let (pulse, buffers) = (self.counts.pulse, self.buffers);
+impl<O: Parted> Future for Relay<O> {
+    type Output = Result<(), RelayError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let ways = &mut this.ways;
+        this.owner.with_parts(|parts| ways.turn(cx, parts))
+    }
+}
+
+impl Ways {
+    fn turn(&mut self, cx: &Context<'_>, parts: &Parts<'_>) -> Poll<Result<(), RelayError>> {
+        let (near, far, buffers) = (parts.near, parts.far, parts.buffers);
+        let Counts {
+            pulse,
+            up_bytes,
+            down_bytes,
+        } = parts.counts;
         let before = self.first.is_some();
-        if let Poll::Ready(Some(broken)) =
-            self.ways
-                .0
-                .poll(cx, (near, far), (self.counts.up_bytes, pulse), buffers)
+        if let Poll::Ready(Some(broken)) = self.up.poll(cx, (near, far), (up_bytes, pulse), buffers)
         {
-            self.broke(broken.of(RelayError::Near, RelayError::Far));
+            self.broke(parts, broken.of(RelayError::Near, RelayError::Far));
         }
         if let Poll::Ready(Some(broken)) =
-            self.ways
-                .1
-                .poll(cx, (far, near), (self.counts.down_bytes, pulse), buffers)
+            self.down
+                .poll(cx, (far, near), (down_bytes, pulse), buffers)
         {
-            self.broke(broken.of(RelayError::Far, RelayError::Near));
+            self.broke(parts, broken.of(RelayError::Far, RelayError::Near));
         }
-        if self.ways.0.is_over() && self.ways.1.is_over() {
+        if self.up.is_over() && self.down.is_over() {
             return Poll::Ready(self.first.take().map_or(Ok(()), |error| Err(*error)));
         }
         if !before && self.first.is_some() {
@@ -147,11 +180,10 @@ impl Relay<'_> {
         Poll::Pending
     }
 
-    fn broke(&mut self, error: RelayError) {
+    fn broke(&mut self, parts: &Parts<'_>, error: RelayError) {
         self.first.get_or_insert_with(|| Box::new(error));
-        let (near, far) = self.ends;
-        near.reset();
-        far.reset();
+        parts.near.reset();
+        parts.far.reset();
     }
 }
 

@@ -11,7 +11,7 @@ pub mod pool;
 pub mod stream;
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::{Duration, SystemTime};
 
 use hbone::{ByNumber, CloseReason, ConnectRequest, ErrorCode, Event, Mono, OpenError, StreamId};
@@ -22,7 +22,7 @@ use crate::budget::{Budget, Pressure};
 use crate::clock::Clock;
 use crate::limits::REQUESTS_PER_TURN;
 use crate::signal::Signal;
-use stream::{State, TunnelStream};
+use stream::TunnelStream;
 
 /// Who is told what happens in a tunnel.
 pub trait Owner {
@@ -30,7 +30,7 @@ pub trait Owner {
     fn established(&self, tunnel: &Rc<Tunnel>);
 
     /// The peer asks for a stream (servers only).
-    fn request(&self, stream: TunnelStream, request: ConnectRequest);
+    fn request(&self, stream: Rc<TunnelStream>, request: ConnectRequest);
 
     /// The tunnel is over; no event follows.
     fn closed(&self, tunnel: &Rc<Tunnel>, reason: &CloseReason);
@@ -42,7 +42,8 @@ pub struct Tunnel {
     socket: Rc<TcpStream>,
     clock: Clock,
     owner: Box<dyn Owner>,
-    streams: RefCell<ByNumber<StreamId, Rc<State>>>,
+    /// Each takes itself out when its last holder lets it go.
+    streams: RefCell<ByNumber<StreamId, Weak<TunnelStream>>>,
     /// Since when no stream is open.
     idle_since: Cell<Option<Mono>>,
     /// The driver has something to send, or must look at the time again.
@@ -221,7 +222,7 @@ impl Tunnel {
     ///
     /// # Errors
     /// It cannot be asked; see [`Tunnel::has_room`].
-    pub fn open(self: &Rc<Self>, request: &ConnectRequest) -> Result<TunnelStream, OpenError> {
+    pub fn open(self: &Rc<Self>, request: &ConnectRequest) -> Result<Rc<TunnelStream>, OpenError> {
         let id = self.connection.borrow_mut().open_stream(request)?;
         let stream = self.adopt(id);
         self.pump();
@@ -252,11 +253,12 @@ impl Tunnel {
             .map(|since| since.plus(self.idle_limit))
     }
 
-    fn adopt(self: &Rc<Self>, id: StreamId) -> TunnelStream {
-        let state = Rc::new(State::default());
-        self.streams.borrow_mut().insert(id, Rc::clone(&state));
+    fn adopt(self: &Rc<Self>, id: StreamId) -> Rc<TunnelStream> {
+        let stream = Rc::new(TunnelStream::new(Rc::clone(self), id));
+        let kept = Rc::downgrade(&stream);
+        self.streams.borrow_mut().insert(id, kept);
         self.idle_since.set(None);
-        TunnelStream::new(Rc::clone(self), id, state)
+        stream
     }
 
     /// The last holder of a stream let it go.
@@ -360,10 +362,10 @@ impl Tunnel {
                 }
             }
             Event::Response { stream, response } => self.tell(stream, |s| s.answered(response)),
-            Event::Readable(stream) => self.tell(stream, State::readable),
-            Event::Writable(stream) => self.tell(stream, State::writable),
-            Event::Finished(stream) => self.tell(stream, State::finished),
-            Event::Reset { stream, code } => self.tell(stream, |s| s.reset(code)),
+            Event::Readable(stream) => self.tell(stream, TunnelStream::readable),
+            Event::Writable(stream) => self.tell(stream, TunnelStream::writable),
+            Event::Finished(stream) => self.tell(stream, TunnelStream::finished),
+            Event::Reset { stream, code } => self.tell(stream, |s| s.was_reset(code)),
             Event::GoAway { code } => tracing::debug!(%code, "tunnel takes no new streams"),
             Event::Closed(reason) => {
                 *self.close_reason.borrow_mut() = Some(reason.clone());
@@ -373,18 +375,18 @@ impl Tunnel {
         }
     }
 
-    fn tell(&self, id: StreamId, what: impl FnOnce(&State)) {
-        let state = self.streams.borrow().get(&id).cloned();
-        if let Some(state) = state {
-            what(&state);
+    fn tell(&self, id: StreamId, what: impl FnOnce(&TunnelStream)) {
+        let stream = self.streams.borrow().get(&id).and_then(Weak::upgrade);
+        if let Some(stream) = stream {
+            what(&stream);
         }
     }
 
     /// Wakes everybody once more: what has not ended whole was reset before.
     fn cut_off(&self) {
-        let states: Vec<_> = self.streams.borrow().values().cloned().collect();
-        for state in states {
-            state.wake();
+        let streams: Vec<_> = self.streams.borrow().values().cloned().collect();
+        for stream in streams.iter().filter_map(Weak::upgrade) {
+            stream.wake();
         }
     }
 }

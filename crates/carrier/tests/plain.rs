@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use carrier::relay::buffer::Buffers;
-use carrier::relay::{Counts, End, Pulse, RelayError, relay};
+use carrier::relay::{Counts, End, Parts, Pulse, RelayError, relay};
 use netio::executor::Scope;
 use netio::{Backend, TcpListener, TcpStream};
 use rand::rngs::StdRng;
@@ -68,7 +68,13 @@ async fn relayed(near: Rc<TcpStream>, far: Rc<TcpStream>, buffers: Rc<Buffers>) 
         up_bytes: &up,
         down_bytes: &down,
     };
-    let result = relay(&near, &far, counts, &buffers).await;
+    let parts = Parts {
+        near: &near,
+        far: &far,
+        counts,
+        buffers: &buffers,
+    };
+    let result = relay(parts).await;
     Relayed {
         result,
         up_bytes: up.get(),

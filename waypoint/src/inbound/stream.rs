@@ -26,7 +26,7 @@ pub(super) struct Connect {
     /// The CONNECT.
     pub request: ConnectRequest,
     /// Where it is answered.
-    pub stream: TunnelStream,
+    pub stream: Rc<TunnelStream>,
 }
 
 pub(super) async fn serve(worker: Rc<Worker>, connect: Box<Connect>) {
@@ -60,7 +60,6 @@ async fn begin(worker: &Rc<Worker>, connect: Connect) -> Option<Box<Arrived>> {
         refuse(worker, &connection, &stream, &full.into());
         return None;
     }
-    let stream = Rc::new(stream);
     connection.attach(&End::Stream(Rc::clone(&stream)));
     let by = Client {
         identity: &identity,

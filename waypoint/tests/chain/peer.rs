@@ -12,7 +12,7 @@ use carrier::budget::Budget;
 use carrier::clock::Clock;
 use carrier::limits::Limits;
 use carrier::relay::buffer::Buffers;
-use carrier::relay::{Counts, End, Pulse, relay};
+use carrier::relay::{Counts, End, Parts, Pulse, relay};
 use carrier::tunnel::stream::TunnelStream;
 use carrier::tunnel::{Owner, Setting, Tunnel, driver};
 use hbone::forwarded::Forwarded;
@@ -55,7 +55,13 @@ async fn carry(near: End, far: End) {
         down_bytes: &down,
     };
     // How it ended, the applications say.
-    let _ = relay(&near, &far, counts, &Buffers::default()).await;
+    let parts = Parts {
+        near: &near,
+        far: &far,
+        counts,
+        buffers: &Buffers::default(),
+    };
+    let _ = relay(parts).await;
 }
 
 /// What an endpoint's proxy was asked.
@@ -143,7 +149,7 @@ struct Taker {
 impl Owner for Taker {
     fn established(&self, _: &Rc<Tunnel>) {}
 
-    fn request(&self, stream: TunnelStream, request: ConnectRequest) {
+    fn request(&self, stream: Rc<TunnelStream>, request: ConnectRequest) {
         let (netns, seen, status) = self.site.clone();
         let forwarded = request.headers.get("forwarded").map(Forwarded::parse);
         let client = forwarded.and_then(|forwarded| forwarded.client);
@@ -164,7 +170,7 @@ impl Owner for Taker {
             let status = if app.is_err() { 503 } else { status };
             stream.respond(&ConnectResponse::of(status)).unwrap();
             if let (Ok(app), 200) = (app, status) {
-                carry(End::Stream(Rc::new(stream)), End::Tcp(Rc::new(app))).await;
+                carry(End::Stream(stream), End::Tcp(Rc::new(app))).await;
             }
         };
         self.scope.spawn(serve).unwrap();
@@ -261,7 +267,7 @@ async fn ask(netns: Netns, tls: ClientTls, mut orders: mpsc::Receiver<Order>) {
                 Ok(response) if response.status == 200 => {
                     order.outcome.send(Ok(())).unwrap();
                     let app = TcpStream::from_std(order.socket).unwrap();
-                    carry(End::Tcp(Rc::new(app)), End::Stream(Rc::new(stream))).await;
+                    carry(End::Tcp(Rc::new(app)), End::Stream(stream)).await;
                 }
                 Ok(response) => {
                     let why = response.headers.get("x-culvert-reason");
@@ -304,7 +310,7 @@ impl Owner for Asker {
         self.0.try_send(()).unwrap();
     }
 
-    fn request(&self, stream: TunnelStream, _: ConnectRequest) {
+    fn request(&self, stream: Rc<TunnelStream>, _: ConnectRequest) {
         stream.reset(ErrorCode::REFUSED_STREAM);
     }
 

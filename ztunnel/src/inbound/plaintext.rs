@@ -4,19 +4,19 @@ use std::rc::Rc;
 
 use super::{InboundError, admit, connect};
 use crate::connection::{Connection, Direction};
-use crate::flow::{self, Open};
+use crate::flow;
 use crate::worker::Worker;
 use crate::worker::accept::Accepted;
+use crate::worker::live::Listed;
 use crate::worker::pods::LocalPod;
 use carrier::relay::End;
 
 /// Serves one captured connection to its end.
 pub fn serve(worker: Rc<Worker>, accepted: Accepted) -> impl Future<Output = ()> {
-    let begun = begin(Rc::clone(&worker), accepted);
-    flow::serve(worker, Box::pin(begun))
+    flow::serve(begin(worker, accepted))
 }
 
-async fn begin(worker: Rc<Worker>, accepted: Accepted) -> Option<Open> {
+async fn begin(worker: Rc<Worker>, accepted: Accepted) -> Option<Listed> {
     let establish =
         async |pod: &Rc<LocalPod>, connection: &_| establish(&worker, pod, connection).await;
     flow::begin(&worker, accepted, Direction::Inbound, establish).await

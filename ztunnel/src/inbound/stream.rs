@@ -9,8 +9,9 @@ use mesh::Workload;
 
 use super::{InboundError, admit, connect};
 use crate::connection::{Connection, Direction};
-use crate::flow::{self, Open};
+use crate::flow;
 use crate::worker::Worker;
+use crate::worker::live::Listed;
 use crate::worker::pods::LocalPod;
 use carrier::headers::{requested_port, response_fields, shortened};
 use carrier::relay::{End, abort};
@@ -27,16 +28,15 @@ pub(super) struct Asked {
     /// `:authority`, as it came.
     pub authority: String,
     /// Where it is answered.
-    pub stream: TunnelStream,
+    pub stream: Rc<TunnelStream>,
 }
 
 pub(super) fn serve(worker: Rc<Worker>, asked: Asked) -> impl Future<Output = ()> {
-    let begun = begin(Rc::clone(&worker), asked);
-    flow::serve(worker, Box::pin(begun))
+    flow::serve(begin(worker, asked))
 }
 
 /// Lists it, connects it and answers; None when it was refused.
-async fn begin(worker: Rc<Worker>, asked: Asked) -> Option<Open> {
+async fn begin(worker: Rc<Worker>, asked: Asked) -> Option<Listed> {
     let worker = &worker;
     let Asked {
         pod,
@@ -63,7 +63,6 @@ async fn begin(worker: Rc<Worker>, asked: Asked) -> Option<Open> {
         refuse(worker, &connection, &stream, &InboundError::from(full));
         return None;
     }
-    let stream = Rc::new(stream);
     let near = End::Stream(Rc::clone(&stream));
     connection.attach(&near);
     let established = async {
@@ -80,11 +79,8 @@ async fn begin(worker: Rc<Worker>, asked: Asked) -> Option<Open> {
     match (established, connection.ended()) {
         (Ok((app, workload)), None) => {
             if answer(&stream, &workload) {
-                return Some(Open {
-                    connection,
-                    near,
-                    far: End::Tcp(app),
-                });
+                connection.attach(&End::Tcp(app));
+                return Some(connection);
             }
             abort(&app);
             flow::record_refusal(worker, &connection, &gave_up());
@@ -133,6 +129,6 @@ mod tests {
     #[test]
     fn the_future_of_a_stream_is_small() {
         let bytes = size(serve);
-        assert!(bytes <= 208, "{bytes} bytes");
+        assert!(bytes <= 104, "{bytes} bytes");
     }
 }

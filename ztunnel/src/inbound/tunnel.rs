@@ -131,7 +131,7 @@ impl Owner for Server {
         }
     }
 
-    fn request(&self, stream: TunnelStream, request: ConnectRequest) {
+    fn request(&self, stream: Rc<TunnelStream>, request: ConnectRequest) {
         let asked = stream::Asked {
             pod: Rc::clone(&self.pod),
             source: self.source,

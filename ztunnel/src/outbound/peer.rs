@@ -97,7 +97,7 @@ async fn tunnelled(
         match answered(&stream).await {
             Ok(()) => {
                 connection.details.borrow_mut().destination.identity = stream.tunnel().peer();
-                return Ok(End::Stream(Rc::new(stream)));
+                return Ok(End::Stream(stream));
             }
             Err(Unanswered::Lost(_)) if last > 0 && connection.ended().is_none() => {}
             Err(Unanswered::Lost(error)) => return Err(TunnelError::Stream(error).into()),

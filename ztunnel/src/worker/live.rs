@@ -32,6 +32,13 @@ pub struct Listed {
     connection: Shared,
 }
 
+impl Listed {
+    /// In whose list it is.
+    pub fn worker(&self) -> &Worker {
+        &self.worker
+    }
+}
+
 impl Deref for Listed {
     type Target = Shared;
 

@@ -142,7 +142,7 @@ impl<S: Site> Owner for Events<S> {
         self.0.settle(Progress::Ready);
     }
 
-    fn request(&self, stream: TunnelStream, _request: ConnectRequest) {
+    fn request(&self, stream: Rc<TunnelStream>, _request: ConnectRequest) {
         // Only servers are asked; the connection sees to it.
         stream.reset(ErrorCode::REFUSED_STREAM);
     }

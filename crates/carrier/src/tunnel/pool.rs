@@ -125,7 +125,7 @@ impl Pool {
         key: &Rc<TunnelKey>,
         request: &ConnectRequest,
         maker: &dyn Maker,
-    ) -> Result<TunnelStream, TunnelError> {
+    ) -> Result<Rc<TunnelStream>, TunnelError> {
         for _ in 0..ROUNDS {
             let ready = self.with_room(key);
             match ready.map(|tunnel| tunnel.open(request)) {

@@ -2,8 +2,9 @@
 //! reset. Knows neither TLS nor frames.
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use hbone::{ConnectResponse, ErrorCode, RespondError, StreamId};
 use netio::time::timeout;
@@ -11,52 +12,51 @@ use netio::time::timeout;
 use super::Tunnel;
 use crate::limits::RESPONSE_TIMEOUT;
 use crate::relay::buffer::Size;
-use crate::signal::Signal;
 
-/// What the tunnel has told of a stream.
+/// There is something to read, or to look at.
+const READ: u8 = 1;
+/// There may be room to write.
+const WRITE: u8 = 2;
+/// Somebody waits for [`READ`] or [`WRITE`]: those, so much to the left.
+const WAITS: u8 = 2;
+/// The peer's last byte was taken.
+const FINISHED: u8 = 16;
+
+/// What the tunnel has told of a stream. One task reads and writes it, so there is one waker.
 #[derive(Default)]
-pub struct State {
-    /// For the one that reads, or waits for the response.
-    read: Signal,
-    /// For the one that writes.
-    write: Signal,
+pub(super) struct State {
+    waiter: Cell<Option<Waker>>,
     /// Boxed: it is there for a moment only.
     response: Cell<Option<Box<ConnectResponse>>>,
     reset: Cell<Option<ErrorCode>>,
-    finished: Cell<bool>,
+    marks: Cell<u8>,
 }
 
 impl State {
-    pub(super) fn answered(&self, response: ConnectResponse) {
-        self.response.set(Some(Box::new(response)));
-        self.wake();
+    /// Remembers it until it is waited for, and wakes whoever waits for it now.
+    fn set(&self, mark: u8) {
+        let marks = self.marks.get() | mark;
+        self.marks.set(marks);
+        if marks & (mark << WAITS) != 0
+            && let Some(waiter) = self.waiter.take()
+        {
+            self.marks.set(marks & !((READ | WRITE) << WAITS));
+            waiter.wake();
+        }
     }
 
-    pub(super) fn readable(&self) {
-        self.read.set();
-    }
-
-    pub(super) fn writable(&self) {
-        self.write.set();
-    }
-
-    pub(super) fn finished(&self) {
-        self.finished.set(true);
-        self.read.set();
-    }
-
-    pub(super) fn reset(&self, code: ErrorCode) {
-        self.reset.set(Some(code));
-        self.wake();
-    }
-
-    pub(super) fn reset_code(&self) -> Option<ErrorCode> {
-        self.reset.get()
-    }
-
-    pub(super) fn wake(&self) {
-        self.read.set();
-        self.write.set();
+    fn poll(&self, mark: u8, cx: &Context<'_>) -> Poll<()> {
+        let marks = self.marks.get();
+        if marks & mark != 0 {
+            self.marks.set(marks & !(mark | mark << WAITS));
+            return Poll::Ready(());
+        }
+        self.marks.set(marks | mark << WAITS);
+        let waiter = self.waiter.take();
+        let same = waiter.filter(|waiter| waiter.will_wake(cx.waker()));
+        self.waiter
+            .set(Some(same.unwrap_or_else(|| cx.waker().clone())));
+        Poll::Pending
     }
 }
 
@@ -71,16 +71,51 @@ pub enum StreamError {
     Silent,
 }
 
-/// A stream. It is reset when dropped before both directions have ended.
+/// A stream. It is reset when dropped before both directions have ended. One task at a time reads
+/// and writes it: of several that wait only the last one would be woken.
 pub struct TunnelStream {
     tunnel: Rc<Tunnel>,
     id: StreamId,
-    state: Rc<State>,
+    state: State,
 }
 
 impl TunnelStream {
-    pub(super) fn new(tunnel: Rc<Tunnel>, id: StreamId, state: Rc<State>) -> Self {
-        Self { tunnel, id, state }
+    pub(super) fn new(tunnel: Rc<Tunnel>, id: StreamId) -> Self {
+        Self {
+            tunnel,
+            id,
+            state: State::default(),
+        }
+    }
+
+    pub(super) fn answered(&self, response: ConnectResponse) {
+        self.state.response.set(Some(Box::new(response)));
+        self.wake();
+    }
+
+    pub(super) fn readable(&self) {
+        self.state.set(READ);
+    }
+
+    pub(super) fn writable(&self) {
+        self.state.set(WRITE);
+    }
+
+    pub(super) fn finished(&self) {
+        self.state.set(READ | FINISHED);
+    }
+
+    pub(super) fn was_reset(&self, code: ErrorCode) {
+        self.state.reset.set(Some(code));
+        self.wake();
+    }
+
+    pub(super) fn wake(&self) {
+        self.state.set(READ | WRITE);
+    }
+
+    fn reset_code(&self) -> Option<ErrorCode> {
+        self.state.reset.get()
     }
 
     /// The tunnel that carries it.
@@ -96,12 +131,12 @@ impl TunnelStream {
         let answer = async {
             loop {
                 if let Some(response) = self.state.response.take() {
-                    // What came with it was told by the same signal.
-                    self.state.read.set();
+                    // What came with it was told by the same mark.
+                    self.state.set(READ);
                     return Ok(*response);
                 }
                 self.alive()?;
-                self.state.read.wait().await;
+                poll_fn(|cx| self.poll_ready(cx)).await;
             }
         };
         timeout(RESPONSE_TIMEOUT, answer)
@@ -130,7 +165,7 @@ impl TunnelStream {
             if let Err(error) = self.alive() {
                 return Poll::Ready(error);
             }
-            ready!(self.state.write.poll(cx));
+            ready!(self.state.poll(WRITE, cx));
         }
     }
 
@@ -145,7 +180,7 @@ impl TunnelStream {
             if room > 0 {
                 return Poll::Ready(Ok(room));
             }
-            ready!(self.state.write.poll(cx));
+            ready!(self.state.poll(WRITE, cx));
         }
     }
 
@@ -177,13 +212,13 @@ impl TunnelStream {
 
     /// Waits until [`Self::take`] is worth a call.
     pub fn poll_ready(&self, cx: &Context<'_>) -> Poll<()> {
-        self.state.read.poll(cx)
+        self.state.poll(READ, cx)
     }
 
     /// Makes the next [`Self::poll_ready`] return at once: for whoever waited for it and leaves
     /// what it announced to somebody else.
     pub fn look_again(&self) {
-        self.state.read.set();
+        self.state.set(READ);
     }
 
     /// All bytes that have come; None when there are none now, or never again
@@ -204,7 +239,7 @@ impl TunnelStream {
 
     /// Whether the peer's last byte was taken.
     pub fn is_finished(&self) -> bool {
-        self.state.finished.get()
+        self.state.marks.get() & FINISHED != 0
     }
 
     /// The application's socket took so many bytes: the peer may send as many more.
@@ -221,21 +256,20 @@ impl TunnelStream {
 
     /// Ends it now, in both directions; whoever waits on it comes back.
     pub fn reset(&self, code: ErrorCode) {
-        if self.state.reset_code().is_none() {
+        if self.reset_code().is_none() {
             self.tunnel.connection.borrow_mut().reset(self.id, code);
-            self.state.reset(code);
+            self.was_reset(code);
             self.tunnel.pump();
         }
     }
 
     fn alive(&self) -> Result<(), StreamError> {
-        self.state
-            .reset_code()
+        self.reset_code()
             .map_or(Ok(()), |code| Err(StreamError::Reset(code)))
     }
 
     fn gone(&self) -> StreamError {
-        StreamError::Reset(self.state.reset_code().unwrap_or(ErrorCode::STREAM_CLOSED))
+        StreamError::Reset(self.reset_code().unwrap_or(ErrorCode::STREAM_CLOSED))
     }
 }
 

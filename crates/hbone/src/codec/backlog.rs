@@ -23,8 +23,12 @@ struct Chunk {
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
     first: Option<Chunk>,
-    /// Behind `first`; empty without it.
-    more: VecDeque<Chunk>,
+    /// Behind `first`, while there are such: boxed, for an idle stream has none.
+    #[expect(
+        clippy::box_collection,
+        reason = "a pointer is a quarter of an empty queue"
+    )]
+    more: Option<Box<VecDeque<Chunk>>>,
     bytes: usize,
 }
 
@@ -43,7 +47,8 @@ impl Backlog {
             return;
         }
         self.bytes += data.len();
-        if let Some(last) = self.more.back_mut().or(self.first.as_mut())
+        let behind = self.more.as_mut().and_then(|more| more.back_mut());
+        if let Some(last) = behind.or(self.first.as_mut())
             && last.buffer.capacity() - last.buffer.len() >= data.len()
         {
             last.buffer.extend_from_slice(data);
@@ -61,7 +66,7 @@ impl Backlog {
         if self.first.is_none() {
             self.first = Some(chunk);
         } else {
-            self.more.push_back(chunk);
+            self.more.get_or_insert_default().push_back(chunk);
         }
     }
 
@@ -96,10 +101,9 @@ impl Backlog {
         if chunk.at < chunk.buffer.len() {
             return (length, Vec::new());
         }
-        let spent = std::mem::replace(&mut self.first, self.more.pop_front());
-        if self.more.is_empty() {
-            self.more = VecDeque::new();
-        }
+        let next = self.more.as_mut().and_then(|more| more.pop_front());
+        let spent = std::mem::replace(&mut self.first, next);
+        self.more.take_if(|more| more.is_empty());
         (length, spent.map(|chunk| chunk.buffer).unwrap_or_default())
     }
 }

@@ -42,7 +42,7 @@ pub(super) enum Answer {
     Refused,
 }
 
-/// A stream's state. About 250 bytes while idle.
+/// A stream's state, which is all that an idle one holds.
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) answer: Answer,
@@ -141,6 +141,7 @@ mod tests {
 
     #[test]
     fn an_idle_stream_is_small() {
-        assert!(size_of::<Stream>() <= 256, "{}", size_of::<Stream>());
+        // With the allocator's word the largest that fits into 128.
+        assert!(size_of::<Stream>() <= 120, "{}", size_of::<Stream>());
     }
 }
