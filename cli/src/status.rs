@@ -9,7 +9,7 @@ use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use serde::{Deserialize, Serialize};
 use translate::status::BAD_WHEN_TRUE;
-use translate::{SourceError, Status};
+use translate::{ListenerStatus, SourceError, Status};
 
 use crate::fetch;
 use crate::manifests::{Manifests, ManifestsError};
@@ -17,15 +17,19 @@ use crate::route::Format;
 
 /// Page of culvertd's admin server that has the conditions.
 const ADMIN_PAGE: &str = "/debug/status";
-/// Reasons of what is so until something runs, which is no mistake of a directory of manifests.
+/// Reasons of what is so until something runs. Of a directory of manifests alone it is not known
+/// whether it does, so such a condition is Unknown (as the Gateway API has it), and no mistake.
 const UNTIL_IT_RUNS: [&str; 2] = ["NoAddress", "Pending"];
+/// What is said of a directory when some condition is Unknown.
+const DIRECTORY_ALONE: &str = "The directory alone was looked at: whether pods and waypoints run \
+    is not known. A running culvertd knows: culvert status --culvertd HOST:PORT";
 
 /// Arguments of `culvert status`.
 #[derive(Clone, Debug, Args)]
 #[command(group(ArgGroup::new("of").required(true).multiple(false)))]
 pub struct Options {
-    /// Directory of manifests, read as culvertd reads it. No pod is taken to run, and what only
-    /// waits for that is no reason for exit code 1.
+    /// Directory of manifests, read as culvertd reads it. Whether a pod or a waypoint runs is not
+    /// known then: what waits for that alone is Unknown, and no reason for exit code 1.
     #[arg(long, value_name = "DIR", group = "of")]
     manifests: Option<PathBuf>,
     /// Admin address of a running culvertd (its --admin-addr), which knows what runs too.
@@ -65,6 +69,8 @@ pub enum StatusError {
 struct Page {
     errors: Vec<SourceError>,
     objects: BTreeMap<String, Vec<Condition>>,
+    /// Of Gateways: kinds and numbers of routes of each listener.
+    listeners: BTreeMap<String, Vec<ListenerStatus>>,
 }
 
 /// What is said of an object.
@@ -80,9 +86,24 @@ struct Condition {
 }
 
 impl Condition {
-    fn is_problem(&self, is_running: bool) -> bool {
-        let is_bad = (self.status == Status::False) != BAD_WHEN_TRUE.contains(&&*self.kind);
-        is_bad && (is_running || !UNTIL_IT_RUNS.contains(&&*self.reason))
+    fn is_problem(&self) -> bool {
+        let bad = match BAD_WHEN_TRUE.contains(&&*self.kind) {
+            true => Status::True,
+            false => Status::False,
+        };
+        self.status == bad
+    }
+
+    /// As far as it can be told without knowing what runs.
+    fn of_directory(self) -> Self {
+        match UNTIL_IT_RUNS.contains(&&*self.reason) {
+            true => Self {
+                status: Status::Unknown,
+                message: format!("of the directory alone: {}", self.message),
+                ..self
+            },
+            false => self,
+        }
     }
 }
 
@@ -103,6 +124,8 @@ impl From<&translate::Condition> for Condition {
 struct Served {
     source: Source,
     objects: BTreeMap<String, Vec<Condition>>,
+    #[serde(default)]
+    listeners: BTreeMap<String, Vec<ListenerStatus>>,
 }
 
 #[derive(Deserialize)]
@@ -122,12 +145,12 @@ pub fn told(options: &Options) -> Result<(String, bool), StatusError> {
     };
     let wanted = options.object.as_deref().unwrap_or_default();
     page.objects.retain(|name, _| name.contains(wanted));
+    page.listeners.retain(|name, _| name.contains(wanted));
     if page.objects.is_empty() && page.errors.is_empty() && !wanted.is_empty() {
         return Err(StatusError::NoObject(wanted.to_owned()));
     }
     let mut all = page.objects.values().flatten();
-    let is_running = options.culvertd.is_some();
-    let fine = page.errors.is_empty() && !all.any(|one| one.is_problem(is_running));
+    let fine = page.errors.is_empty() && !all.any(Condition::is_problem);
     let text = match options.output {
         Format::Json => {
             serde_json::to_string_pretty(&page).expect("a page has texts and numbers only")
@@ -142,10 +165,14 @@ fn read(directory: &Path) -> Result<Page, StatusError> {
     let all = manifests.output.statuses.iter();
     let objects = all.map(|(key, conditions)| {
         let conditions = conditions.iter().map(Condition::from);
+        let conditions = conditions.map(Condition::of_directory);
         (key.to_string(), conditions.collect())
     });
+    let listeners = manifests.output.listeners.iter();
+    let listeners = listeners.map(|(key, listeners)| (key.to_string(), listeners.clone()));
     Ok(Page {
         objects: objects.collect(),
+        listeners: listeners.collect(),
         errors: manifests.errors,
     })
 }
@@ -160,6 +187,7 @@ fn served(address: &str) -> Result<Page, StatusError> {
     Ok(Page {
         errors: served.source.errors,
         objects: served.objects,
+        listeners: served.listeners,
     })
 }
 
@@ -188,6 +216,7 @@ fn text(page: &Page) -> String {
                 match condition.status {
                     Status::True => "True",
                     Status::False => "False",
+                    Status::Unknown => "Unknown",
                 },
                 &condition.reason,
                 &condition.message,
@@ -198,5 +227,36 @@ fn text(page: &Page) -> String {
         true => lines.push("no object has a condition".to_owned()),
         false => lines.push(table.trim_fmt()),
     }
+    if !page.listeners.is_empty() {
+        lines.push(String::new());
+        lines.push(of_listeners(page));
+    }
+    let mut all = page.objects.values().flatten();
+    if all.any(|condition| condition.status == Status::Unknown) {
+        lines.push(String::new());
+        lines.push(DIRECTORY_ALONE.to_owned());
+    }
     lines.join("\n")
+}
+
+fn of_listeners(page: &Page) -> String {
+    let mut table = Table::new();
+    table.load_preset(NOTHING);
+    table.set_header(["GATEWAY", "LISTENER", "ROUTES", "KINDS OF ROUTES"]);
+    for (gateway, listeners) in &page.listeners {
+        for listener in listeners {
+            let kinds = listener.supported_kinds.iter().map(|one| &*one.kind);
+            let kinds: Vec<_> = kinds.collect();
+            table.add_row([
+                gateway.trim_start_matches("Gateway "),
+                &listener.name,
+                &listener.attached_routes.to_string(),
+                match &*kinds.join(", ") {
+                    "" => "none",
+                    kinds => kinds,
+                },
+            ]);
+        }
+    }
+    table.trim_fmt()
 }

@@ -168,6 +168,11 @@ fn a_backend_without_a_weight_gets_one_in_flow_and_block() {
         )
         .replace("- weight: 5\n", "- weight: 1\n");
     assert_eq!(shop.text(), wanted);
+
+    let lines = |text: &str| text.replace('\n', "\r\n");
+    let shop = Directory::with("lines", &lines(&block));
+    shop.ok(&["set", "web", "v2=1"]);
+    assert_eq!(shop.text(), lines(&wanted), "lines end as they did");
 }
 
 #[test]

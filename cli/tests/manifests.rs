@@ -177,8 +177,98 @@ fn what_waits_for_a_pod_to_run_is_told_and_gives_0() {
     let shop = Directory::with("pod", &format!("{SHOP}{POD}"));
     let output = shop.culvert(&["status"]);
     let said = String::from_utf8(output.stdout).unwrap();
-    assert!(said.contains("NoAddress"), "{said}");
+    assert!(said.contains("Unknown  NoAddress"), "{said}");
     assert_eq!(output.status.code(), Some(0), "{said}");
+}
+
+#[test]
+fn of_a_directory_alone_it_is_not_known_whether_a_waypoint_runs() {
+    let gateways = include_str!("gateways.yaml");
+    let shop = Directory::with("alone", &format!("{SHOP}---\n{gateways}"));
+    let output = shop.culvert(&["status", "Gateway"]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    for words in [
+        "Programmed    Unknown  Pending",
+        "of the directory alone: no replica runs yet, 1 wanted",
+        "The directory alone was looked at: whether pods and waypoints run is not known.",
+        "culvert status --culvertd",
+    ] {
+        assert!(said.contains(words), "{words}\n{said}");
+    }
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let output = shop.culvert(&["status", "Gateway depot/made", "-o", "json"]);
+    let page: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let conditions = page["objects"]["Gateway depot/made"].as_array().unwrap();
+    let programmed = conditions.iter().filter(|c| c["type"] == "Programmed");
+    assert_eq!(
+        programmed.clone().count(),
+        2,
+        "the Gateway's and its listener's"
+    );
+    for condition in programmed {
+        assert_eq!(condition["status"], "Unknown", "{condition}");
+    }
+}
+
+#[test]
+fn a_status_shows_listeners_with_their_kinds_and_routes_and_those_in_conflict() {
+    const GATE: &str = "---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\n\
+        metadata: {name: gate, namespace: shop}\nspec:\n  gatewayClassName: culvert-waypoint\n  \
+        listeners:\n  - {name: mesh, port: 15008, protocol: HBONE}\n  \
+        - {name: one, port: 80, protocol: HTTP, hostname: a.example}\n  \
+        - {name: two, port: 80, protocol: HTTP, hostname: a.example}\n  \
+        - {name: web, port: 81, protocol: HTTP}\n---\n\
+        apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\n\
+        metadata: {name: at-gate, namespace: shop}\nspec: {parentRefs: [{name: gate, port: 81}]}\n";
+    let shop = Directory::with("listeners", &format!("{SHOP}{GATE}"));
+    let output = shop.culvert(&["status", "Gateway shop/gate"]);
+    assert_eq!(output.status.code(), Some(1), "two of them are in conflict");
+    let said = String::from_utf8(output.stdout).unwrap();
+    let line = |words: &[&str]| {
+        let mut lines = said.lines();
+        let has = |line: &str| words.iter().all(|word| line.contains(word));
+        assert!(lines.any(has), "{words:?}\n{said}");
+    };
+    line(&[
+        "listener one",
+        "Conflicted",
+        "True",
+        "HostnameConflict",
+        "listener two",
+    ]);
+    line(&["listener two", "Accepted", "False", "HostnameConflict"]);
+    line(&[
+        "ListenersNotValid",
+        "one (conflicted), two (conflicted)",
+        "served: mesh, web",
+    ]);
+    line(&["GATEWAY", "LISTENER", "ROUTES", "KINDS OF ROUTES"]);
+    line(&["shop/gate", "web", "1", "HTTPRoute, GRPCRoute"]);
+    let output = shop.culvert(&["status", "Gateway shop/gate", "-o", "json"]);
+    let page: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let web = &page["listeners"]["Gateway shop/gate"][3];
+    assert_eq!(
+        (&web["name"], &web["attachedRoutes"]),
+        (&"web".into(), &1.into())
+    );
+    let kind = &web["supportedKinds"][0];
+    assert_eq!(kind["kind"], "HTTPRoute");
+    assert_eq!(kind["group"], "gateway.networking.k8s.io");
+}
+
+#[test]
+fn a_route_with_too_much_is_told_what_of_and_how_much() {
+    let rules = "  - {name: web}\n"
+        .repeat(17)
+        .replace("name: web", "backendRefs: []");
+    let many = format!(
+        "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\n\
+         metadata: {{name: many, namespace: shop}}\nspec:\n  rules:\n{rules}"
+    );
+    let shop = Directory::with("many", &format!("{SHOP}{many}"));
+    let said = String::from_utf8(shop.culvert(&["status"]).stdout).unwrap();
+    let wanted = "spec.rules has 17 entries, 1 more than the 16 that there may be";
+    assert!(said.contains(wanted), "{said}");
 }
 
 #[test]
@@ -236,7 +326,8 @@ fn status_asks_a_running_culvertd() {
             "message": "1 of 1 replicas ready"}],
         "HTTPRoute shop/r": [{"type": "PartiallyInvalid", "status": "True",
             "reason": "UnsupportedValue", "message": "Dropped Rule", "parent": "Gateway shop/wp"}]
-        }}"#;
+        }, "listeners": {"Gateway shop/wp": [{"name": "mesh", "attachedRoutes": 7,
+            "supportedKinds": [{"group": "gateway.networking.k8s.io", "kind": "TCPRoute"}]}]}}"#;
     let (address, server) = culvertd(page.to_owned());
     let output = status(&address, &[]);
     server.join().unwrap();
@@ -245,6 +336,8 @@ fn status_asks_a_running_culvertd() {
         said.contains("1 of 1 replicas ready") && said.contains("Dropped Rule"),
         "{said}"
     );
+    assert!(said.contains("mesh      7       TCPRoute"), "{said}");
+    assert!(!said.contains("directory alone"), "{said}");
     assert_eq!(output.status.code(), Some(1), "a rule is dropped");
     let (address, server) = culvertd(page.to_owned());
     let output = status(&address, &["Gateway", "-o", "json"]);

@@ -8,7 +8,7 @@ use process::admin::{Readiness, json, logging, metrics, readiness};
 use process::telemetry::LogControl;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
-use translate::{Condition, SourceError};
+use translate::{Condition, ListenerStatus, SourceError};
 
 use crate::discovery::acks::{Acks, StreamStatus};
 use crate::engine::EngineHandle;
@@ -24,6 +24,8 @@ struct Page {
     reports: BTreeMap<String, Vec<Report>>,
     /// Conditions by object.
     objects: BTreeMap<String, Vec<Condition>>,
+    /// Of Gateways: what there is beside conditions.
+    listeners: BTreeMap<String, Vec<ListenerStatus>>,
 }
 
 #[derive(Serialize)]
@@ -70,6 +72,7 @@ fn page(engine: &EngineHandle, acks: &Acks) -> Page {
     };
     let reports = published.reports.iter();
     let objects = published.statuses.iter();
+    let listeners = published.listeners.iter();
     Page {
         revision: published.revision,
         addresses: published.addresses.len(),
@@ -84,6 +87,9 @@ fn page(engine: &EngineHandle, acks: &Acks) -> Page {
             .collect(),
         objects: objects
             .map(|(key, conditions)| (key.to_string(), conditions.clone()))
+            .collect(),
+        listeners: listeners
+            .map(|(key, listeners)| (key.to_string(), listeners.clone()))
             .collect(),
     }
 }

@@ -97,7 +97,7 @@ pub struct Engine {
     setup: Setup,
     memory: Memory,
     collection: Collection,
-    texts: BTreeMap<String, String>,
+    texts: BTreeMap<String, Arc<str>>,
     directory_error: Option<String>,
     objects: Arc<Objects>,
     errors: Vec<SourceError>,
@@ -221,7 +221,11 @@ impl Engine {
         next.retain(&keep);
         for (name, text) in &files {
             match text {
-                Ok(text) if self.texts.get(name) == Some(text) => {}
+                Ok(text)
+                    if self
+                        .texts
+                        .get(name)
+                        .is_some_and(|known| is_same(known, text)) => {}
                 Ok(text) => next.load(name, text),
                 Err(reason) => next.refuse(name, reason.clone()),
             }
@@ -300,4 +304,9 @@ impl Engine {
         );
         self.published.send_replace(next);
     }
+}
+
+/// Whether two texts are equal; nearly always they are the very same, or were read anew.
+fn is_same(one: &Arc<str>, other: &Arc<str>) -> bool {
+    Arc::ptr_eq(one, other) || one == other
 }

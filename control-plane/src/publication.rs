@@ -14,7 +14,7 @@ use proto::routed::AnyRoute;
 use proto::wire::discovery::Resource as WireResource;
 use proto::{Routed, WORKLOAD_TYPE_URL, encode, wire};
 use translate::object::Objects;
-use translate::{Condition, ObjectKey, PodReport, Routes, SourceError};
+use translate::{Condition, ListenerStatus, ObjectKey, PodReport, Routes, SourceError};
 
 /// Resources of a type by name.
 pub type Table = OrdMap<Arc<str>, Arc<Entry>>;
@@ -140,6 +140,8 @@ pub struct Published {
     pub errors: Vec<SourceError>,
     /// What is said of objects.
     pub statuses: BTreeMap<ObjectKey, Vec<Condition>>,
+    /// What is said of listeners beside conditions, by Gateway.
+    pub listeners: BTreeMap<ObjectKey, Vec<ListenerStatus>>,
 }
 
 /// What a publication is made of besides the last one.
@@ -196,6 +198,7 @@ impl Published {
             reports: made.reports,
             errors: made.errors,
             statuses: output.statuses,
+            listeners: output.listeners,
         }
     }
 }

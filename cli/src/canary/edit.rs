@@ -26,7 +26,12 @@ pub(super) fn with_weights(place: &Place, weights: &[u32]) -> String {
             At::Number(at) => text.replace_range(at.clone(), &weight.to_string()),
             At::Before(at, None) => text.insert_str(*at, &format!("weight: {weight}, ")),
             At::Before(at, Some(indent)) => {
-                text.insert_str(*at, &format!("weight: {weight}\n{indent}"));
+                // As the line before it ends.
+                let end = match text[..*at].trim_end_matches(' ').ends_with("\r\n") {
+                    true => "\r\n",
+                    false => "\n",
+                };
+                text.insert_str(*at, &format!("weight: {weight}{end}{indent}"));
             }
         }
     }

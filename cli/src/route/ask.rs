@@ -53,6 +53,13 @@ impl Ask {
             Some((method, url)) => (method, url.trim()),
             None => (GET, text.trim()),
         };
+        if url.is_empty() {
+            return Err(error("it is empty".to_owned()));
+        }
+        let rest = url.split_once("://").map(|(_, rest)| rest);
+        if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?', '#', ':'])) {
+            return Err(error("the URL names no host".to_owned()));
+        }
         let uri: Uri = url
             .parse()
             .map_err(|e: http::uri::InvalidUri| error(e.to_string()))?;
@@ -164,6 +171,19 @@ mod tests {
         assert_eq!(Ask::read("http://a", &[]).unwrap().line(), "GET http://a/");
         let port = Ask::read("https://a/", &[]).unwrap().port();
         assert_eq!(port, 443);
+    }
+
+    #[test]
+    fn a_request_without_a_host_is_told_that_it_has_none() {
+        for text in [
+            "GET http://",
+            "http:///a",
+            "https://:8080/",
+            "GET http://?a=b",
+        ] {
+            let error = Ask::read(text, &[]).unwrap_err().to_string();
+            assert!(error.contains("names no host"), "{text}: {error}");
+        }
     }
 
     #[test]

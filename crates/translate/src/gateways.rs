@@ -2,6 +2,7 @@
 //! is said of each. From here on a waypoint is a Service and pods, whoever made them.
 
 mod asked;
+mod listener;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -11,20 +12,18 @@ use mesh::HBONE_PORT;
 use mesh::service::{AppProtocol, IpFamilies};
 
 use crate::deployment::replicas;
-use crate::gateway::{GatewaySpec, Listener, RouteGroupKind};
+use crate::gateway::GatewaySpec;
 use crate::object::{
-    Custom, Exposure, Kind, Labels, Meta, Name, Objects, Pod, Service, ServicePort, TargetPort,
+    Custom, Exposure, Kind, Labels, Meta, Name, ObjectKey, Objects, Pod, Service, ServicePort,
+    TargetPort,
 };
-use crate::status::{ACCEPTED, CONFLICTED, Condition, PROGRAMMED, RESOLVED_REFS};
+use crate::routes::AttachedRoutes;
+use crate::status::{ACCEPTED, Condition, ListenerStatus, PROGRAMMED, Status};
 use crate::translation::{Input, Output, PodReport, Statuses};
 use crate::waypoints::{GATEWAY_NAME_LABEL, WAYPOINT_FOR_LABEL, is_waypoint_class};
 use crate::workloads::TUNNEL_LABEL;
 
-pub(crate) use asked::serves;
-
-/// Group of the routes that a waypoint serves, and their kinds.
-const GROUP: &str = "gateway.networking.k8s.io";
-const KINDS: [&str; 4] = ["HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute"];
+pub(crate) use listener::{takes, unserved};
 
 /// The objects with those that waypoints without a Service of their own have.
 pub(crate) fn completed<'a>(input: &Input<'a>) -> Cow<'a, Objects> {
@@ -142,49 +141,69 @@ fn pod(gateway: &Custom<GatewaySpec>, report: &PodReport) -> Pod {
     }
 }
 
-/// What is said of every waypoint, once all else is made.
+/// What descriptions of Gateways are made of.
+pub(crate) struct Found<'a> {
+    /// With the objects of [`completed`].
+    pub(crate) input: &'a Input<'a>,
+    /// The objects without those.
+    pub(crate) written: &'a Objects,
+    /// How many routes are attached to each listener.
+    pub(crate) attached: &'a AttachedRoutes,
+    /// All else that is made.
+    pub(crate) output: &'a Output,
+}
+
+/// What is said of every waypoint, once all else is made; what it returns is of their listeners.
 pub(crate) fn describe(
-    input: &Input<'_>,
-    attached: &BTreeMap<(Name, String), usize>,
-    output: &Output,
+    found: &Found<'_>,
     statuses: &mut Statuses,
-) {
-    asked::describe_classes(input.objects, statuses);
-    for (name, gateway) in waypoints(input.objects) {
+) -> BTreeMap<ObjectKey, Vec<ListenerStatus>> {
+    let mut of_listeners = BTreeMap::new();
+    asked::describe_classes(found.input.objects, statuses);
+    for (name, gateway) in waypoints(found.input.objects) {
         let mut add = |condition| statuses.add(Kind::Gateway, name, condition);
         if let Some(why) = refusal(gateway) {
             add(Condition::fails(ACCEPTED, "Invalid", &why));
             add(Condition::fails(PROGRAMMED, "Invalid", why));
             continue;
         }
-        add(asked::accepted(&gateway.spec));
-        if let Some(condition) = asked::client_certificate(&gateway.spec) {
+        let spec = &gateway.spec;
+        add(asked::accepted(spec));
+        if let Some(condition) = asked::client_certificate(spec) {
             add(condition);
         }
-        add(match replicas(&gateway.meta) {
-            Ok(_) => programmed(input, (name, &gateway.spec), output),
+        let programmed = match replicas(&gateway.meta) {
+            Ok(wanted) => programmed(found, gateway, wanted),
             Err(why) => {
                 let message = format!("{why}; as many as run go on, or 1");
                 Condition::fails(PROGRAMMED, "Invalid", message)
             }
-        });
-        for listener in &gateway.spec.listeners {
+        };
+        let is_programmed = programmed.status == Status::True;
+        add(programmed);
+        let mut listeners = Vec::new();
+        for listener in &spec.listeners {
             let place = (name.clone(), listener.name.clone());
-            let count = attached.get(&place).copied().unwrap_or_default();
+            let known = listener::Known {
+                attached: found.attached.get(&place).copied().unwrap_or_default(),
+                is_programmed,
+            };
             let parent = format!("listener {}", listener.name);
-            for condition in of_listener(listener, &gateway.spec, count) {
+            for condition in listener::conditions(listener, spec, known) {
                 add(condition.of_parent(&parent));
             }
+            listeners.push(listener::status(listener, known));
         }
+        let (kind, name) = (Kind::Gateway, name.clone());
+        of_listeners.insert(ObjectKey { kind, name }, listeners);
     }
+    of_listeners
 }
 
 /// Whether there is a replica that takes connections, and at which addresses.
-fn programmed(
-    input: &Input<'_>,
-    (name, spec): (&Name, &GatewaySpec),
-    output: &Output,
-) -> Condition {
+fn programmed(found: &Found<'_>, gateway: &Custom<GatewaySpec>, wanted: u32) -> Condition {
+    let Found { input, output, .. } = found;
+    let name = &gateway.meta.name;
     let not = |reason, message: String| Condition::fails(PROGRAMMED, reason, message);
     let services = input.objects.services.values();
     let of_it = |meta: &Meta| {
@@ -208,7 +227,7 @@ fn programmed(
             "its Service has no address".to_owned(),
         );
     }
-    if let Some(condition) = asked::unusable_address(spec, &addresses, &key.hostname) {
+    if let Some(condition) = asked::unusable_address(&gateway.spec, &addresses, &key.hostname) {
         return condition;
     }
     let workloads = output.workloads.values();
@@ -226,10 +245,13 @@ fn programmed(
         let reports = reports.filter_map(|report| report.waypoint.as_ref());
         let mut problems = reports.filter(|w| w.gateway == name.name && !w.problem.is_empty());
         let problem = problems.next().map(|w| format!(": {}", w.problem));
-        let message = format!(
-            "none of {all} replicas is ready{}",
-            problem.unwrap_or_default()
-        );
+        let by_hand = found.written.services.contains_key(&service.meta.name);
+        let none = match (all, by_hand) {
+            (0, true) => "its Service has no endpoint".to_owned(),
+            (0, false) => format!("no replica runs yet, {wanted} wanted"),
+            _ => format!("none of {all} replicas is ready"),
+        };
+        let message = format!("{none}{}", problem.unwrap_or_default());
         return not("Pending", message);
     }
     let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
@@ -237,48 +259,4 @@ fn programmed(
         "addresses {}; {ready} of {all} replicas ready",
         addresses.join(", ")
     ))
-}
-
-fn of_listener(listener: &Listener, spec: &GatewaySpec, attached: usize) -> Vec<Condition> {
-    let allowed = listener
-        .allowed_routes
-        .iter()
-        .flat_map(|routes| &routes.kinds);
-    let mut allowed = allowed;
-    let refs = match (
-        allowed.find(|kind| !is_served(kind)),
-        asked::unused_certificate(listener),
-    ) {
-        (Some(kind), _) => {
-            let message = format!("a waypoint serves no {}", kind.kind);
-            Condition::fails(RESOLVED_REFS, "InvalidRouteKinds", message)
-        }
-        (None, Some((reason, message))) => Condition::fails(RESOLVED_REFS, reason, message),
-        (None, None) => Condition::holds(RESOLVED_REFS, "ResolvedRefs"),
-    };
-    let port = listener.port;
-    let rival = spec.listeners.iter().find(|other| {
-        other.name != listener.name
-            && (other.port, &other.hostname) == (port, &listener.hostname)
-            && other.protocol == listener.protocol
-    });
-    let accepted = match asked::unaccepted(listener) {
-        None => {
-            Condition::holds(ACCEPTED, "Accepted").because(format!("attached routes: {attached}"))
-        }
-        Some((reason, message)) => Condition::fails(ACCEPTED, reason, message),
-    };
-    let conflicted = rival.map(|rival| {
-        let message = format!("listener {} has the same port and host name", rival.name);
-        Condition::holds(CONFLICTED, "HostnameConflict").because(message)
-    });
-    [Some(accepted), Some(refs), conflicted]
-        .into_iter()
-        .flatten()
-        .collect()
-}
-
-/// Whether a waypoint serves routes of a kind.
-pub(crate) fn is_served(kind: &RouteGroupKind) -> bool {
-    kind.group.as_deref().unwrap_or(GROUP) == GROUP && KINDS.contains(&&*kind.kind)
 }

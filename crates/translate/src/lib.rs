@@ -30,6 +30,6 @@ pub use collection::{Collection, SourceError};
 pub use document::{Document, parse};
 pub use object::{Object, ObjectKey, Objects};
 pub use routes::{AtParent, Routes, book};
-pub use status::{Condition, Status};
+pub use status::{Condition, ListenerStatus, Status};
 pub use translation::{Input, Options, Output, PodReport, Translator, WaypointReport, translate};
 pub use vips::{Allocations, VipRanges};

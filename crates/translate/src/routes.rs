@@ -27,7 +27,7 @@ use crate::status::{Condition, SERVED};
 use crate::translation::{Input, Statuses};
 use crate::waypoints::Waypoints;
 use draft::{Draft, drafts};
-use parent::{Found, Parents};
+use parent::{Found, Parent, Parents};
 use reference::Problem;
 
 /// Routes by parent.
@@ -93,7 +93,7 @@ pub(crate) fn routes(
     let drafts = drafts(input, kept);
     let parents = Parents::new(input, waypoints);
     let mut at_parents: BTreeMap<ParentKey, Vec<Attachment<'_>>> = BTreeMap::new();
-    let mut counts = AttachedRoutes::new();
+    let mut attached = Vec::new();
     let mut verdicts = Verdicts::new();
     for draft in &drafts {
         for reference in draft.parents {
@@ -110,7 +110,6 @@ pub(crate) fn routes(
                 }
             };
             verdicts.insert(verdict, None);
-            parents.count(draft, &parent, &mut counts);
             if let Some(why) = parents.unserved(&parent) {
                 let condition = Condition::fails(SERVED, "NoWaypoint", why);
                 statuses.add(draft.kind, draft.name, condition.of_parent(&parent.text));
@@ -122,6 +121,7 @@ pub(crate) fn routes(
                     hostnames: hostnames.clone(),
                 });
             }
+            attached.push((draft, parent));
         }
     }
     let made = at_parents.into_iter().map(|(key, attachments)| {
@@ -129,6 +129,7 @@ pub(crate) fn routes(
         (key, routes)
     });
     let made = made.collect();
+    let counts = counted(&parents, &attached, &verdicts);
     for draft in &drafts {
         let own = verdicts.range((draft.kind, draft.name, String::new())..);
         let own = own.take_while(|((kind, name, _), _)| (*kind, *name) == (draft.kind, draft.name));
@@ -142,6 +143,29 @@ pub(crate) fn routes(
         }
     }
     (made, counts)
+}
+
+/// How many routes each listener has, of those that are served.
+fn counted<'a>(
+    parents: &Parents<'a>,
+    attached: &[(&Draft<'_>, Parent<'a>)],
+    verdicts: &Verdicts<'_>,
+) -> AttachedRoutes {
+    let mut counts = AttachedRoutes::new();
+    // A route may have several parentRefs for one listener; they come one after the other.
+    let mut last = BTreeMap::new();
+    for (draft, parent) in attached {
+        let route = (draft.kind, draft.name);
+        for listener in parents.listeners(draft, parent) {
+            let verdict = (draft.kind, draft.name, parent.text.clone());
+            let is_served = matches!(verdicts.get(&verdict), Some(None));
+            let place = (parent.name.clone(), listener.to_owned());
+            if is_served && last.insert(place.clone(), route) != Some(route) {
+                *counts.entry(place).or_default() += 1;
+            }
+        }
+    }
+    counts
 }
 
 /// Those of the routes at one parent that are served there.

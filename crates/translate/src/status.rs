@@ -52,6 +52,28 @@ pub struct Condition {
 pub enum Status {
     True,
     False,
+    /// Who looks cannot know it; a translation always can.
+    Unknown,
+}
+
+/// What the Gateway API says of a listener beside its conditions (`status.listeners[]`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ListenerStatus {
+    /// Name of the listener.
+    pub name: String,
+    /// Kinds of routes that it takes: those of its protocol, or of these the ones it asks for.
+    pub supported_kinds: Vec<KindOfRoute>,
+    /// Number of routes that are attached to it and accepted.
+    pub attached_routes: usize,
+}
+
+/// A kind of route.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct KindOfRoute {
+    pub group: String,
+    pub kind: String,
 }
 
 impl Condition {

@@ -16,7 +16,7 @@ use crate::object::{Name, ObjectKey, Objects};
 use crate::policies::Policies;
 use crate::routes::{self, Routes};
 use crate::services::{self, Endpoints};
-use crate::status::Condition;
+use crate::status::{Condition, ListenerStatus};
 use crate::vips::{Allocations, VipRanges};
 use crate::waypoint_only::WaypointOnly;
 use crate::waypoints::Waypoints;
@@ -112,6 +112,8 @@ pub struct Output {
     pub vips: Allocations,
     /// Conditions of objects that have any.
     pub statuses: BTreeMap<ObjectKey, Vec<Condition>>,
+    /// What is said of listeners beside conditions, by Gateway, in the order of its spec.
+    pub listeners: BTreeMap<ObjectKey, Vec<ListenerStatus>>,
 }
 
 /// Conditions as they come up.
@@ -140,6 +142,7 @@ impl Translator {
 fn translated(input: &Input<'_>, kept: &mut routes::Kept) -> Output {
     let mut statuses = Statuses::default();
     let objects = gateways::completed(input);
+    let written = input.objects;
     let input = &Input {
         objects: &objects,
         ..*input
@@ -173,8 +176,15 @@ fn translated(input: &Input<'_>, kept: &mut routes::Kept) -> Output {
         routes,
         vips,
         statuses: BTreeMap::new(),
+        listeners: BTreeMap::new(),
     };
-    gateways::describe(input, &attached, &output, &mut statuses);
+    let found = gateways::Found {
+        input,
+        written,
+        attached: &attached,
+        output: &output,
+    };
+    output.listeners = gateways::describe(&found, &mut statuses);
     for conditions in statuses.0.values_mut() {
         conditions.sort();
     }

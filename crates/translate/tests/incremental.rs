@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use translate::{Allocations, Collection, Input, Options, Output, Translator, translate};
 
 /// Objects in a few versions each; every one may be missing too. Each stands in a file of its own.
-const OBJECTS: [&[&str]; 11] = [
+const OBJECTS: [&[&str]; 15] = [
     &[
         "{apiVersion: v1, kind: Namespace, metadata: {name: shop}}",
         "{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: \
@@ -35,6 +35,10 @@ const OBJECTS: [&[&str]; 11] = [
     &[
         "{apiVersion: v1, kind: Service, metadata: {name: pay, namespace: bank}, spec: \
          {clusterIP: 10.96.0.3, ports: [{port: 80}]}}",
+        "{apiVersion: v1, kind: Service, metadata: {name: pay, namespace: bank}, spec: \
+         {clusterIP: 10.96.0.3, ports: [{port: 8080}]}}",
+        "{apiVersion: v1, kind: Service, metadata: {name: pay, namespace: bank, labels: {a: b}}, \
+         spec: {type: ExternalName, externalName: elsewhere.example}}",
     ],
     &[
         "{apiVersion: gateway.networking.k8s.io/v1, kind: ReferenceGrant, metadata: {name: g, \
@@ -52,6 +56,10 @@ const OBJECTS: [&[&str]; 11] = [
          namespace: shop}, spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, \
          port: 15008, protocol: HBONE}, {name: web, port: 80, protocol: HTTP, hostname: \
          '*.example'}]}}",
+        "{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: waypoint, \
+         namespace: shop}, spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, \
+         port: 15008, protocol: HBONE, allowedRoutes: {namespaces: {from: Selector, selector: \
+         {matchLabels: {may: attach}}}}}]}}",
     ],
     // Routes.
     &[
@@ -91,6 +99,39 @@ const OBJECTS: [&[&str]; 11] = [
         "{apiVersion: gateway.networking.k8s.io/v1alpha2, kind: TCPRoute, metadata: {name: a, \
          namespace: shop}, spec: {parentRefs: [{group: '', kind: Service, name: v2}], rules: \
          [{backendRefs: [{name: v2, port: 80, weight: 3}]}]}}",
+    ],
+    // A route at a Gateway of another namespace, whose labels let it, with a mirror and a backend
+    // that a grant lets it have; and a consumer's route with a second parent, which needs one too.
+    &[
+        "{apiVersion: v1, kind: Namespace, metadata: {name: bank, labels: {may: attach}}}",
+        "{apiVersion: v1, kind: Namespace, metadata: {name: bank}}",
+    ],
+    &[
+        "{apiVersion: gateway.networking.k8s.io/v1, kind: ReferenceGrant, metadata: {name: g, \
+         namespace: shop}, spec: {from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, \
+         namespace: bank}], to: [{group: '', kind: Service}]}}",
+        "{apiVersion: gateway.networking.k8s.io/v1, kind: ReferenceGrant, metadata: {name: g, \
+         namespace: shop}, spec: {from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, \
+         namespace: bank}], to: [{group: '', kind: Service, name: v2}]}}",
+    ],
+    &[
+        "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: c, \
+         namespace: bank}, spec: {parentRefs: [{name: waypoint, namespace: shop}], rules: \
+         [{filters: [{type: RequestMirror, requestMirror: {backendRef: {name: v2, namespace: \
+         shop, port: 80}}}], backendRefs: [{name: pay, port: 80}]}]}}",
+        "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: c, \
+         namespace: bank}, spec: {parentRefs: [{name: waypoint, namespace: shop}], rules: \
+         [{backendRefs: [{name: web, namespace: shop, port: 80, weight: 2}, {kind: Other, group: \
+         a, name: pay, port: 80}]}]}}",
+    ],
+    &[
+        "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: d, \
+         namespace: bank}, spec: {parentRefs: [{group: '', kind: Service, name: web, namespace: \
+         shop}], rules: [{backendRefs: [{name: web, namespace: shop, port: 80}]}]}}",
+        "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: d, \
+         namespace: bank}, spec: {parentRefs: [{group: '', kind: Service, name: web, namespace: \
+         shop}, {group: '', kind: Service, name: pay}], rules: [{backendRefs: [{name: web, \
+         namespace: shop, port: 80}, {name: pay, port: 80}]}]}}",
     ],
 ];
 
@@ -158,7 +199,7 @@ fn http_route(output: &Output, name: &str) -> Arc<Route> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(ProptestConfig::with_cases(192))]
 
     #[test]
     fn after_any_edits_the_output_is_that_of_a_first_translation(
@@ -209,4 +250,38 @@ fn a_route_that_did_not_change_is_the_very_same_and_one_that_leads_elsewhere_is_
     let (third, fresh) = both(&source, &mut translator, (&vips, &options));
     assert_eq!(third, fresh);
     assert_ne!(before, http_route(&third, "a"));
+}
+
+#[test]
+fn a_change_of_a_service_makes_the_routes_that_lead_there_anew_and_no_other() {
+    let (mut source, mut translator) = (Source::default(), Translator::default());
+    let (vips, options) = (Allocations::new(), Options::default());
+    let mut versions = everything();
+    versions.remove(&8);
+    source.put(versions.clone());
+    let route = |output: &Output, parent: &str, name: &str| {
+        let mut all = output.routes.iter();
+        let (_, at) = all.find(|(key, _)| key.to_string() == parent).unwrap();
+        let mut routes = at.http.iter();
+        Arc::clone(routes.find(|route| &*route.key.name == name).unwrap())
+    };
+    let web = "service/shop/web.shop.svc.cluster.local/80";
+    let consumer = "consumer/bank/shop/web.shop.svc.cluster.local/80";
+    let (before, _) = both(&source, &mut translator, (&vips, &options));
+    let mut check = |versions: &BTreeMap<usize, usize>, is_kept: [bool; 2]| {
+        source.put(versions.clone());
+        let (now, fresh) = both(&source, &mut translator, (&vips, &options));
+        assert_eq!(now, fresh);
+        let routes = [(web, "a"), (consumer, "d")];
+        let kept = routes.map(|(parent, name)| {
+            Arc::ptr_eq(&route(&before, parent, name), &route(&now, parent, name))
+        });
+        assert_eq!(kept, is_kept);
+    };
+    // The parent of both is another object now; only `d` has it as backend.
+    versions.insert(1, 1);
+    check(&versions, [true, false]);
+    versions.insert(1, 0);
+    versions.insert(3, 1);
+    check(&versions, [false, false]);
 }

@@ -524,7 +524,8 @@ fn what_the_api_server_would_refuse_is_refused_with_its_place() {
     }
     let many = vec!["{}"; 17].join(", ");
     let why = refusal(&http("r", WEB, &format!("rules: [{many}]")));
-    assert!(why.contains("16 rules"), "{why}");
+    let wanted = "spec.rules has 17 entries, 1 more than the 16";
+    assert!(why.contains(wanted), "{why}");
 }
 
 #[test]

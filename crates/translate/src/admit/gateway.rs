@@ -36,11 +36,10 @@ pub(crate) fn gateway(from: Document<GatewaySpec>) -> Result<Object, Reason> {
     if custom.spec.listeners.is_empty() {
         return Err("spec.listeners is empty".to_owned());
     }
-    if custom.spec.listeners.len() > LISTENERS_MAX || custom.spec.addresses.len() > ADDRESSES_MAX {
-        return Err(format!(
-            "a Gateway has at most {LISTENERS_MAX} listeners and {ADDRESSES_MAX} addresses"
-        ));
-    }
+    check_counts(&[
+        ("listeners", custom.spec.listeners.len(), LISTENERS_MAX),
+        ("addresses", custom.spec.addresses.len(), ADDRESSES_MAX),
+    ])?;
     let listeners = &custom.spec.listeners;
     for (at, one) in listeners.iter().enumerate() {
         let known = listeners[..at].iter().any(|other| other.name == one.name);
@@ -155,18 +154,28 @@ fn refuse_invalid(rules: impl Iterator<Item = Result<(), Mistake>>) -> Result<()
     Ok(())
 }
 
+/// Refuses lists of the spec that are too long: name, length and bound of each.
+fn check_counts(lists: &[(&str, usize, usize)]) -> Result<(), Reason> {
+    match lists.iter().find(|(_, length, most)| length > most) {
+        Some((name, length, most)) => Err(format!(
+            "spec.{name} has {length} entries, {} more than the {most} that there may be",
+            length - most
+        )),
+        None => Ok(()),
+    }
+}
+
 /// What all kinds of routes have; `rules` are names and numbers of matches.
 fn route(
     parents: &[ParentRef],
     hostnames: &[String],
     rules: Vec<(Option<&str>, usize)>,
 ) -> Result<(), Reason> {
-    if parents.len() > PARENTS_MAX || hostnames.len() > HOSTNAMES_MAX || rules.len() > RULES_MAX {
-        return Err(format!(
-            "a route has at most {PARENTS_MAX} parentRefs, {HOSTNAMES_MAX} hostnames, \
-             {RULES_MAX} rules"
-        ));
-    }
+    check_counts(&[
+        ("parentRefs", parents.len(), PARENTS_MAX),
+        ("hostnames", hostnames.len(), HOSTNAMES_MAX),
+        ("rules", rules.len(), RULES_MAX),
+    ])?;
     let matches: usize = rules.iter().map(|(_, matches)| matches).sum();
     if matches > MATCHES_MAX {
         return Err(format!(

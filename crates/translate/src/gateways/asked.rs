@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 
+use super::listener;
 use crate::gateway::{GatewayClassSpec, GatewaySpec, Listener, ParametersRef};
 use crate::object::{Kind, Objects};
 use crate::status::{ACCEPTED, Condition, PROGRAMMED, RESOLVED_REFS};
@@ -51,21 +52,28 @@ pub(super) fn accepted(spec: &GatewaySpec) -> Condition {
         return Condition::fails(ACCEPTED, "UnsupportedAddress", message);
     }
     let mut notes = ignored(spec);
-    let bad = spec
-        .listeners
-        .iter()
-        .filter(|one| unaccepted(one).is_some());
-    let bad: Vec<&str> = bad.map(|listener| &*listener.name).collect();
-    let reason = match bad.is_empty() {
-        true => "Accepted",
-        false => {
-            notes.insert(
-                0,
-                format!("not all listeners are served: {}", bad.join(", ")),
-            );
-            "ListenersNotValid"
+    let (mut bad, mut good) = (Vec::new(), Vec::new());
+    for one in &spec.listeners {
+        match (listener::conflict(one, spec), unaccepted(one)) {
+            (Some(_), _) => bad.push(format!("{} (conflicted)", one.name)),
+            (None, Some(_)) => bad.push(one.name.clone()),
+            (None, None) => good.push(&*one.name),
         }
-    };
+    }
+    if bad.is_empty() {
+        return Condition::holds(ACCEPTED, "Accepted").because(notes.join("; "));
+    }
+    let bad = bad.join(", ");
+    let reason = "ListenersNotValid";
+    if good.is_empty() {
+        notes.insert(0, format!("no listener is served: {bad}"));
+        return Condition::fails(ACCEPTED, reason, notes.join("; "));
+    }
+    let good = good.join(", ");
+    notes.insert(
+        0,
+        format!("not all listeners are served: {bad}; served: {good}"),
+    );
     Condition::holds(ACCEPTED, reason).because(notes.join("; "))
 }
 
@@ -129,10 +137,15 @@ fn kind_of(kind: &Option<String>) -> &str {
     kind.as_deref().unwrap_or("IPAddress")
 }
 
-/// Why a listener is not what it asks to be: reason and sentence.
+/// Whether a listener is of a protocol that a waypoint knows.
+pub(super) fn is_known_protocol(listener: &Listener) -> bool {
+    PROTOCOLS.contains(&&*listener.protocol)
+}
+
+/// Why a listener is not what it asks to be, whatever the others are: reason and sentence.
 pub(super) fn unaccepted(listener: &Listener) -> Option<(&'static str, String)> {
     let protocol = &*listener.protocol;
-    if !PROTOCOLS.contains(&protocol) {
+    if !is_known_protocol(listener) {
         let message = format!("a waypoint serves no listener of protocol {protocol}");
         return Some(("UnsupportedProtocol", message));
     }
@@ -148,11 +161,6 @@ pub(super) fn unaccepted(listener: &Listener) -> Option<(&'static str, String)> 
         }
         _ => None,
     }
-}
-
-/// Whether routes at a listener are served. At one of HBONE they are, whatever its `tls` says.
-pub(crate) fn serves(listener: &Listener) -> bool {
-    listener.protocol == "HBONE" || unaccepted(listener).is_none()
 }
 
 /// Why certificates of a listener are not used: reason and sentence.

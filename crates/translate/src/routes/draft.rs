@@ -1,5 +1,6 @@
 //! Routes on their way to their parents: their rules made, their references resolved.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use mesh::route::stream::{StreamRoute, StreamRule};
@@ -34,6 +35,14 @@ pub(super) struct Made {
     dropped: Vec<String>,
     /// The first reference that leads nowhere.
     unresolved: Option<Problem>,
+    /// The Services that its backends name, there or not.
+    services: BTreeSet<Name>,
+}
+
+impl Made {
+    pub(super) fn services(&self) -> &BTreeSet<Name> {
+        &self.services
+    }
 }
 
 /// The route with the host names that it has at its parents, most likely.
@@ -183,6 +192,7 @@ struct Maker<'a> {
     references: &'a References<'a>,
     dropped: Vec<String>,
     unresolved: Option<Problem>,
+    services: BTreeSet<Name>,
 }
 
 impl<'a> Maker<'a> {
@@ -192,6 +202,7 @@ impl<'a> Maker<'a> {
             references,
             dropped: Vec::new(),
             unresolved: None,
+            services: BTreeSet::new(),
         }
     }
 
@@ -238,6 +249,7 @@ impl<'a> Maker<'a> {
             served,
             dropped: self.dropped,
             unresolved: self.unresolved,
+            services: self.services,
         }
     }
 
@@ -257,7 +269,9 @@ impl<'a> Maker<'a> {
         let mut all = Vec::new();
         for (place, rule) in rules.iter().enumerate() {
             let mut unresolved = None;
+            let services = &mut self.services;
             let mut resolve = |reference: &BackendRef| {
+                services.insert(referrer.service(reference));
                 let (target, problem) = references.target(referrer, reference);
                 unresolved = unresolved.take().or(problem);
                 target

@@ -2,9 +2,9 @@
 
 use mesh::route::{GatewayKey, HostPattern, ParentKey, ServicePort};
 
+use super::Draft;
 use super::reference::{GATEWAY_GROUP, Problem};
-use super::{AttachedRoutes, Draft};
-use crate::gateway::{GatewaySpec, Listener, ParentRef, RouteGroupKind};
+use crate::gateway::{GatewaySpec, Listener, ParentRef};
 use crate::gateways;
 use crate::object::{Exposure, Kind, Name, Service};
 use crate::services;
@@ -25,7 +25,7 @@ pub(super) struct Parents<'a> {
 /// What a parentRef of ours leads to.
 pub(super) struct Parent<'a> {
     reference: &'a ParentRef,
-    name: Name,
+    pub(super) name: Name,
     of: Of<'a>,
     /// In words, for the route's conditions.
     pub(super) text: String,
@@ -210,7 +210,7 @@ impl<'a> Parents<'a> {
         let mut problem = ("NoMatchingParent", "no such listener".to_owned());
         let mut hostnames: Option<Vec<HostPattern>> = None;
         for listener in spec.listeners.iter().filter(|l| parent.names(l)) {
-            match self.at_listener(draft, &parent.name, listener) {
+            match self.at_listener(draft, (&parent.name, spec), listener) {
                 Ok(hosts) => hostnames = Some(union(hostnames, hosts)),
                 Err(why) => problem = why,
             }
@@ -224,13 +224,11 @@ impl<'a> Parents<'a> {
     fn at_listener(
         &self,
         draft: &Draft<'_>,
-        gateway: &Name,
+        (gateway, spec): (&Name, &GatewaySpec),
         listener: &Listener,
     ) -> Result<Vec<HostPattern>, Problem> {
-        if !gateways::serves(listener) {
-            let name = &listener.name;
-            let message =
-                format!("listener {name} is not served; the Gateway's conditions say why");
+        if let Some(why) = gateways::unserved(listener, spec) {
+            let message = format!("listener {} is not served: {why}", listener.name);
             return Err(("NotAllowedByListeners", message));
         }
         if !self.allows(listener, draft, gateway) {
@@ -246,35 +244,25 @@ impl<'a> Parents<'a> {
         })
     }
 
-    /// Counts a draft that is attached at each of the listeners that take it.
-    pub(super) fn count(
-        &self,
-        draft: &Draft<'_>,
-        parent: &Parent<'_>,
-        counts: &mut AttachedRoutes,
-    ) {
+    /// The listeners that take a draft which is attached.
+    pub(super) fn listeners(&self, draft: &Draft<'_>, parent: &Parent<'a>) -> Vec<&'a str> {
         let Of::Gateway(spec) = parent.of else {
-            return;
+            return Vec::new();
         };
-        for listener in spec.listeners.iter().filter(|l| parent.names(l)) {
-            if self.at_listener(draft, &parent.name, listener).is_ok() {
-                let place = (parent.name.clone(), listener.name.clone());
-                *counts.entry(place).or_default() += 1;
-            }
-        }
+        let at = (&parent.name, spec);
+        let named = spec.listeners.iter().filter(|one| parent.names(one));
+        let taking = named.filter(|one| self.at_listener(draft, at, one).is_ok());
+        taking.map(|one| &*one.name).collect()
     }
 
     fn allows(&self, listener: &Listener, draft: &Draft<'_>, gateway: &Name) -> bool {
         let own = gateway.namespace == draft.name.namespace;
+        if !gateways::takes(listener, &draft.kind.to_string()) {
+            return false;
+        }
         let Some(allowed) = &listener.allowed_routes else {
             return own;
         };
-        let kind = draft.kind.to_string();
-        let kinds = &allowed.kinds;
-        let is_it = |allowed: &RouteGroupKind| gateways::is_served(allowed) && allowed.kind == kind;
-        if !kinds.is_empty() && !kinds.iter().any(is_it) {
-            return false;
-        }
         let namespaces = allowed.namespaces.as_ref();
         match namespaces.and_then(|n| n.from.as_deref()).unwrap_or("Same") {
             "All" => true,

@@ -23,6 +23,12 @@ pub(super) struct Referrer<'a> {
 }
 
 impl Referrer<'_> {
+    /// The Service that a reference names, whatever its kind.
+    pub(super) fn service(&self, to: &BackendRef) -> Name {
+        let namespace = to.namespace.as_deref().unwrap_or(&self.name.namespace);
+        Name::new(namespace, &to.name)
+    }
+
     /// Whether it is the route of a consumer for this Service and for nothing else: its clients
     /// asked for the Service themselves, so leading them there opens nothing.
     fn consumes(&self, service: &Name) -> bool {
@@ -62,10 +68,10 @@ impl<'a> References<'a> {
             let message = format!("backend {to_kind} {} is no Service", to.name);
             return Err(("InvalidKind", message));
         }
-        let namespace = to.namespace.as_deref().unwrap_or(&from.name.namespace);
-        let name = Name::new(namespace, &to.name);
+        let name = from.service(to);
+        let namespace = &name.namespace;
         // Before anything is said of the service: whether it exists is not for everybody.
-        let is_own = *namespace == *from.name.namespace;
+        let is_own = *namespace == from.name.namespace;
         if !is_own && !from.consumes(&name) && !self.is_granted(from, &name) {
             let message = format!("no ReferenceGrant in {namespace} allows Service {name}");
             return Err(("RefNotPermitted", message));

@@ -1,8 +1,6 @@
 //! Policies for services and gateways, and workloads that are for their waypoint only: from
 //! manifests to what a proxy decides.
 
-#![allow(clippy::unwrap_used)] // The helpers are tests too.
-
 use mesh::decide::{InboundQuery, inbound};
 use mesh::policy::Connection;
 use mesh::policy::targeted::{Refusal, Targeted};
@@ -11,10 +9,9 @@ use mesh::route::{GatewayKey, ServicePort};
 use mesh::service::ServiceKey;
 use mesh::workload::WorkloadUid;
 use mesh::{Identity, PolicyKey, Snapshot};
-use translate::object::Name;
-use translate::{
-    Allocations, Collection, Input, Options, Output, PodReport, WaypointReport, translate,
-};
+use translate::Output;
+
+use super::replica;
 
 const MESH: &str = "
 apiVersion: v1
@@ -51,32 +48,7 @@ spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, p
 ";
 
 fn translated(text: &str) -> Output {
-    let mut collection = Collection::default();
-    collection.load("f.yaml", text);
-    let (objects, errors) = collection.objects();
-    assert!(errors.is_empty(), "{errors:?}");
-    let waypoint = WaypointReport {
-        gateway: "wp".into(),
-        replica: 0,
-        revision: "1".into(),
-        ready: true,
-        draining: false,
-        problem: "".into(),
-    };
-    let report = PodReport {
-        node: "node-a".into(),
-        name: Name::new("shop", "wp-0"),
-        uid: "u".into(),
-        ips: vec!["10.244.1.9".parse().unwrap()],
-        enrolled: false,
-        waypoint: Some(waypoint),
-    };
-    translate(&Input {
-        objects: &objects,
-        reports: &[report],
-        vips: &Allocations::new(),
-        options: &Options::default(),
-    })
+    super::translated(text, &[replica("wp-0", "10.244.1.9", true, false)])
 }
 
 const TO_WEB: &str = "{kind: Service, name: web}";
