@@ -2,6 +2,7 @@
 //! route, and what the waypoints counted of it.
 
 mod create;
+mod dead;
 mod edit;
 mod error;
 mod place;
@@ -215,6 +216,7 @@ fn change(
     place: &Place,
     (words, weights): (&[String], &[u32]),
 ) -> Result<String, CanaryError> {
+    dead::refuse(&target.manifests, place, weights)?;
     let text = edit::with_weights(place, weights);
     let before = line(place);
     if text == place.text {

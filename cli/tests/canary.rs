@@ -237,6 +237,27 @@ fn what_cannot_be_set_is_refused_with_the_reason_and_nothing_is_written() {
 }
 
 #[test]
+fn nothing_is_sent_to_a_version_that_is_not_there_and_a_way_back_from_one_is_open() {
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: web-v2, namespace: shop}\n\
+                   spec: {clusterIP: 10.96.0.6, ports: [{port: 80}]}\n";
+    let gone = SHOP.replace(service, "# gone\n");
+    assert_ne!(gone, SHOP);
+    let shop = Directory::with("gone", &gone);
+    for words in [&["set", "web", "v2=6"][..], &["promote", "web"]] {
+        let said = shop.refused(words);
+        let wanted = "every request for web-v2 would fail: there is no Service shop/web-v2";
+        assert!(said.contains(wanted), "{said}");
+    }
+    shop.ok(&["set", "web", "v2=4"]);
+    shop.ok(&["rollback", "web"]);
+    // One of another namespace, that no ReferenceGrant allows.
+    let other = "name: web-v2\n          namespace: other\n";
+    let shop = Directory::with("ungranted", &SHOP.replace("name: web-v2\n", other));
+    let said = shop.refused(&["promote", "web"]);
+    assert!(said.contains("no ReferenceGrant in other allows"), "{said}");
+}
+
+#[test]
 fn create_writes_a_route_that_the_other_commands_know() {
     let (services, _) = SHOP.split_once("--- #").unwrap();
     let shop = Directory::with("create", services);

@@ -37,6 +37,8 @@ pub(super) struct Place {
     pub(super) route: String,
     /// `rule 0`, `rule 1 (stable)`.
     pub(super) rule: String,
+    /// Its number, from 0.
+    pub(super) number: usize,
     /// At least two.
     pub(super) backends: Vec<Backend>,
 }
@@ -238,6 +240,7 @@ impl Which<'_> {
                     text: text.to_owned(),
                     route: route.to_owned(),
                     rule: label,
+                    number,
                     backends,
                 });
             }

@@ -134,6 +134,7 @@ mod tests {
             text: String::new(),
             route: "HTTPRoute shop/web".to_owned(),
             rule: "rule 0".to_owned(),
+            number: 0,
             backends: names.iter().map(backend).collect(),
         }
     }
