@@ -276,11 +276,27 @@ impl Tunnel {
     /// Hands on what happened, wakes the writer and the timer.
     fn pump(self: &Rc<Self>) {
         self.account();
+        self.hear();
+        self.remind();
+    }
+
+    /// Hands on what happened; whether that was anything.
+    fn hear(self: &Rc<Self>) -> bool {
+        let mut any = false;
         loop {
             // Not in the loop's head: the borrow must end before the event is handed on.
             let event = self.next_event();
-            let Some(event) = event else { break };
+            let Some(event) = event else { return any };
             self.hand_on(event);
+            any = true;
+        }
+    }
+
+    /// Wakes the driver if it has something to do, unless it knows.
+    fn remind(&self) {
+        if self.send.is_set() {
+            // It looks at all of this before it waits.
+            return;
         }
         let connection = self.connection.borrow();
         // A later deadline is seen when the timer wakes for the earlier one.

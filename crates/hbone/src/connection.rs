@@ -351,6 +351,11 @@ impl Connection {
         self.codec.buffered_bytes()
     }
 
+    /// Application bytes of all streams that wait to be sealed. Cheap.
+    pub fn backlog_bytes(&self) -> usize {
+        self.codec.backlog_bytes()
+    }
+
     /// While memory is short: the peer gets 64 KiB for a stream and 256 KiB for the connection at
     /// once, a stream takes 4 KiB from its application. What is held already stays. Drain the
     /// events afterwards.

@@ -10,10 +10,20 @@ use hbone::FRAME_HEADROOM;
 
 use netio::Pipe;
 
-use crate::limits::{BUFFER_LARGE_BYTES, BUFFER_SMALL_BYTES, BUFFERS_KEPT, PIPES_MAX};
+use crate::limits::{
+    BUFFER_LARGE_BYTES, BUFFER_SMALL_BYTES, BUFFERS_KEPT, PIPES_MAX, TUNNEL_WRITE_BYTES,
+};
 
 /// A middle size: what a connection gets after its first full small buffer.
 const BUFFER_MIDDLE_BYTES: usize = 48 * 1_024;
+
+/// For the ciphertext of one full write of a tunnel: a record, and the heads of records and frames,
+/// come on top of it.
+const BUFFER_SEALED_BYTES: usize = TUNNEL_WRITE_BYTES + 16 * 1_024;
+
+/// What is expected on top of the payload of a smaller write, at least: the heads of a hundred
+/// frames.
+const SEALED_MORE_BYTES: usize = 1_024;
 
 /// The size of a read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -117,6 +127,8 @@ pub struct WorkerPipe {
 #[derive(Default)]
 pub struct Buffers {
     kept: [RefCell<Vec<Vec<u8>>>; 3],
+    /// Of [`BUFFER_SEALED_BYTES`].
+    sealed: RefCell<Vec<Vec<u8>>>,
     #[expect(
         clippy::vec_box,
         reason = "a way has room for a pointer, and no memory is asked for when a pipe is taken"
@@ -135,13 +147,31 @@ impl Buffers {
         kept.unwrap_or_else(|| Vec::with_capacity(size.capacity_bytes()))
     }
 
+    /// An empty buffer for the ciphertext of what a tunnel has to send, `payload` bytes and what
+    /// comes on top: it need not grow, and what is sent at once is no larger than it must be.
+    pub fn take_for_sealing(&self, payload: usize) -> Vec<u8> {
+        let bytes = payload + payload / 64 + SEALED_MORE_BYTES;
+        let fits = |size: &Size| size.capacity_bytes() >= bytes;
+        if let Some(size) = [Size::Small, Size::Middle].into_iter().find(fits) {
+            return self.take(size);
+        }
+        self.used.set(true);
+        let kept = self.sealed.borrow_mut().pop();
+        kept.unwrap_or_else(|| Vec::with_capacity(BUFFER_SEALED_BYTES))
+    }
+
     /// Takes a buffer back; one too many, or of a foreign size, is freed.
     pub fn give(&self, mut buffer: Vec<u8>) {
-        let is_of = |size: &Size| size.capacity_bytes() == buffer.capacity();
-        let Some(size) = Size::ALL.into_iter().find(is_of) else {
-            return;
+        let bytes = buffer.capacity();
+        let size = Size::ALL
+            .into_iter()
+            .find(|size| size.capacity_bytes() == bytes);
+        let kept = match size {
+            Some(size) => &self.kept[size as usize],
+            None if bytes == BUFFER_SEALED_BYTES => &self.sealed,
+            None => return,
         };
-        let mut kept = self.kept[size as usize].borrow_mut();
+        let mut kept = kept.borrow_mut();
         if kept.len() < BUFFERS_KEPT {
             buffer.clear();
             kept.push(buffer);
@@ -177,7 +207,7 @@ impl Buffers {
     pub fn trim(&self) {
         if !self.used.replace(false) {
             *self.pipes.borrow_mut() = Vec::new();
-            for kept in &self.kept {
+            for kept in self.kept.iter().chain([&self.sealed]) {
                 *kept.borrow_mut() = Vec::new();
             }
         }
@@ -188,7 +218,7 @@ impl Buffers {
         let bytes = |kept: &RefCell<Vec<Vec<u8>>>| -> usize {
             kept.borrow().iter().map(Vec::capacity).sum()
         };
-        self.kept.iter().map(bytes).sum()
+        self.kept.iter().chain([&self.sealed]).map(bytes).sum()
     }
 }
 
@@ -241,6 +271,21 @@ mod tests {
         assert!(buffers.kept_bytes() > 0, "used since the last trim");
         buffers.trim();
         assert_eq!(buffers.kept_bytes(), 0);
+    }
+
+    #[test]
+    fn ciphertext_gets_the_memory_that_it_needs_and_the_same_again() {
+        let buffers = Buffers::default();
+        let all = TUNNEL_WRITE_BYTES;
+        for (payload, at_most) in [(0, 4 << 10), (20_000, 48 << 10), (all, all + (16 << 10))] {
+            let mut buffer = buffers.take_for_sealing(payload);
+            assert!((payload..=at_most).contains(&buffer.capacity()));
+            buffer.push(7);
+            let memory = buffer.as_ptr();
+            buffers.give(buffer);
+            let again = buffers.take_for_sealing(payload);
+            assert!(again.is_empty() && again.as_ptr() == memory, "{payload}");
+        }
     }
 
     #[test]

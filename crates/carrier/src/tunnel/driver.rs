@@ -15,7 +15,7 @@ use hbone::Mono;
 use netio::time::{Sleep, sleep_until};
 
 use super::Tunnel;
-use crate::limits::{BUFFER_SMALL_BYTES, TUNNEL_WRITE_BYTES};
+use crate::limits::TUNNEL_WRITE_BYTES;
 use crate::relay::abort;
 use crate::relay::buffer::{Appetite, Buffers};
 
@@ -167,25 +167,30 @@ impl Driver<'_> {
         Ok(Turn::Again)
     }
 
-    /// Takes what waits to be sent; false when that is nothing.
+    /// Takes what waits to be sent; false when that is nothing, and then it holds no memory for it.
     fn seal(&mut self) -> bool {
-        let tunnel = self.tunnel;
         self.out.clear();
         self.sent = 0;
-        let now = tunnel.clock.now();
-        let sealed =
-            tunnel
-                .connection
-                .borrow_mut()
-                .poll_transmit(now, &mut self.out, TUNNEL_WRITE_BYTES);
-        if sealed > 0 {
+        if self.take_sealed() {
             // Whoever waited for room in the backlog has it now.
-            tunnel.pump();
-        } else if self.out.capacity() > BUFFER_SMALL_BYTES {
-            // At rest it holds little.
-            self.out = Vec::new();
+            self.tunnel.pump();
+            return true;
         }
-        sealed > 0
+        self.buffers.give(std::mem::take(&mut self.out));
+        false
+    }
+
+    fn take_sealed(&mut self) -> bool {
+        let mut connection = self.tunnel.connection.borrow_mut();
+        if !connection.wants_transmit() {
+            return false;
+        }
+        if self.out.capacity() == 0 {
+            let waiting = connection.backlog_bytes();
+            self.out = self.buffers.take_for_sealing(waiting);
+        }
+        let now = self.tunnel.clock.now();
+        connection.poll_transmit(now, &mut self.out, TUNNEL_WRITE_BYTES) > 0
     }
 
     /// Sees to what is due, and waits for what is due next.

@@ -229,8 +229,10 @@ impl TunnelStream {
     pub fn take(&self) -> Result<Option<Vec<u8>>, StreamError> {
         let data = self.tunnel.connection.borrow_mut().read(self.id);
         if data.is_some() {
-            // It may be the read that makes the stream finished.
-            self.tunnel.pump();
+            // It may be the read that makes the stream finished. Nothing else changes by it.
+            if self.tunnel.hear() {
+                self.tunnel.remind();
+            }
         } else if !self.is_finished() {
             self.alive()?;
         }

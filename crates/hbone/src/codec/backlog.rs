@@ -41,6 +41,12 @@ impl Backlog {
         self.bytes == 0
     }
 
+    /// Bytes of the piece that comes next.
+    pub(super) fn first_bytes(&self) -> usize {
+        let first = self.first.as_ref();
+        first.map_or(0, |chunk| chunk.buffer.len() - chunk.at)
+    }
+
     /// Copies data behind what waits.
     pub(super) fn push_copy(&mut self, data: &[u8]) {
         if data.is_empty() {

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use crate::time::Mono;
 
-/// Large buffers kept: one being filled and one being written out, in each direction.
-const MAX_LARGE: usize = 4;
+/// Large buffers kept, all together, bytes: one for each of 16 streams of bulk, and so one that each
+/// could be reading into while others wait to be sent. With 1 MB of them half of the reads of 16
+/// streams were into fresh memory (docs/decisions/0008).
+const MAX_LARGE_BYTES: usize = 4 << 20;
 
 /// Small buffers kept: the messages of one read of a tunnel with many small flows; 128 KiB.
 const MAX_SMALL: usize = 32;
@@ -30,6 +32,8 @@ const KEPT_FOR: Duration = Duration::from_secs(1);
 pub(super) struct Spares {
     small: Vec<Vec<u8>>,
     large: Vec<Vec<u8>>,
+    /// Capacity of `large`.
+    large_bytes: usize,
     /// When a large one was put or taken last.
     large_used: Mono,
 }
@@ -44,9 +48,10 @@ impl Spares {
                 self.small.push(buffer);
             }
         } else if (LARGE_FROM_BYTES..=LARGEST_BYTES).contains(&bytes)
-            && self.large.len() < MAX_LARGE
+            && self.large_bytes + bytes <= MAX_LARGE_BYTES
         {
             buffer.clear();
+            self.large_bytes += bytes;
             self.large.push(buffer);
             self.large_used = now;
         }
@@ -60,6 +65,7 @@ impl Spares {
         }
         self.large_used = now;
         let mut buffer = self.large.pop().unwrap_or_default();
+        self.large_bytes -= buffer.capacity();
         buffer.reserve_exact(bytes);
         buffer
     }
@@ -67,13 +73,14 @@ impl Spares {
     /// Lets go of large buffers that were not used for a while.
     pub(super) fn trim(&mut self, now: Mono) {
         if !self.large.is_empty() && now.since(self.large_used) >= KEPT_FOR {
-            self.large = Vec::new();
+            self.clear_large();
         }
     }
 
     /// Lets go of the large ones.
     pub(super) fn clear_large(&mut self) {
         self.large = Vec::new();
+        self.large_bytes = 0;
     }
 
     /// Lets go of all.
@@ -99,9 +106,12 @@ mod tests {
             spares.put(Vec::with_capacity(SMALL_BYTES), now);
         }
         assert_eq!(spares.small.len(), MAX_SMALL);
-        assert_eq!(spares.large.len(), MAX_LARGE);
+        let fit = MAX_LARGE_BYTES / 100_000;
+        assert_eq!(spares.large.len(), fit);
         assert!(spares.take(50_000, now).is_empty());
-        assert_eq!(spares.large.len(), MAX_LARGE - 1);
+        assert_eq!(spares.large.len(), fit - 1);
+        spares.put(vec![7; 100_000], now);
+        assert_eq!(spares.large.len(), fit, "what was taken may come back");
     }
 
     #[test]

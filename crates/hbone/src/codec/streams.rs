@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use super::stream::Stream;
 use crate::by_number::ByNumber;
 
-/// Turns that the queue keeps room for when it is empty.
-const TURNS_KEPT: usize = 16;
+/// Turns that the queue keeps room for when it is empty: a kilobyte, until the connection rests.
+const TURNS_KEPT: usize = 256;
 
 /// Streams by number. Numbers grow, so a new one is always the largest of its kind.
 #[derive(Debug)]

@@ -2,12 +2,17 @@
 
 use super::Codec;
 use super::stream::Direction;
-use crate::h2::frame::{FrameHeader, flag, kind};
+use crate::h2::frame::{FrameHeader, HEADER_BYTES, flag, kind};
 use crate::time::Mono;
 
 /// What one stream sends before the next has its turn, if others wait, bytes. A large frame still,
-/// and no more than a tenth of a millisecond of a 10 Gbit/s link in front of a small flow.
-const QUANTUM_BYTES: usize = 64 << 10;
+/// and no more than a tenth of a millisecond of a 10 Gbit/s link in front of a small flow. With its
+/// head it fills records, so that the next one begins with a record of its own.
+const QUANTUM_BYTES: usize = (64 << 10) - HEADER_BYTES;
+
+/// What is left of a buffer goes along when it is no more than this, bytes: a frame of its own would
+/// cost more than the turn is worth.
+const REST_BYTES: usize = 1 << 10;
 
 /// Where plaintext goes; it is copied or sealed within the call.
 pub trait Outlet {
@@ -81,10 +86,17 @@ impl Codec {
                 break;
             }
             let window = usize::try_from(window.min(stream.send_window)).unwrap_or(0);
-            let most = left.min(largest).min(window);
+            let allowed = largest.min(window);
+            let most = left.min(allowed);
             if most == 0 {
                 return;
             }
+            let piece = stream.backlog.first_bytes();
+            let most = if piece.saturating_sub(most) <= REST_BYTES {
+                piece.min(allowed)
+            } else {
+                most
+            };
             let ending = stream.send == Direction::Ending;
             let header = |length, last| FrameHeader {
                 length,

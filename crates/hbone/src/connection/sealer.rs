@@ -1,9 +1,13 @@
 //! The way of plaintext into TLS records: full records where there is enough, one small one at the
-//! end. What fills a record is sealed from where it lies; the rest of frames, and small frames, are
+//! end, and before bulk. What fills a record is sealed from where it lies; the rest of frames, and small frames, are
 //! copied behind the room for a record's header and sealed there.
 
 use crate::codec::Outlet;
 use crate::tls::{RECORD_BYTES, Session, SessionError};
+
+/// A record with no more than this in it is not filled up by what would fill records of its own:
+/// one record more costs less than a copy of all that would have to move up. Bytes.
+const LITTLE_BYTES: usize = 1 << 10;
 
 /// Seals what is written behind what `out` holds; frames share records.
 pub(super) struct Sealer<'a> {
@@ -50,6 +54,12 @@ impl<'a> Sealer<'a> {
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<(), SessionError> {
+        if bytes.len() >= 2 * RECORD_BYTES
+            && let Some(record) = &self.record
+            && RECORD_BYTES - record.room <= LITTLE_BYTES
+        {
+            self.seal()?;
+        }
         let mut rest = bytes;
         while !rest.is_empty() {
             if self.record.is_none()

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hbone::{Config, ErrorCode, Mono, StreamId};
+use hbone::{Config, ErrorCode, FRAME_HEADROOM, Mono, StreamId};
 
 use crate::dice::Dice;
 use crate::driver::Plan;
@@ -309,6 +309,46 @@ fn the_window_grows_on_a_long_path_only_while_one_stream_is_alone() {
         together <= 600 << 10,
         "{together} bytes per round trip beside others"
     );
+}
+
+/// Of two large buffers in turns each piece begins with a record of its own, so that it is sealed
+/// from where it lies: what is left of a buffer goes along with its last piece, and what fills no
+/// record is not filled up.
+#[test]
+fn pieces_of_bulk_begin_with_records_of_their_own() {
+    const RECORD: usize = 16 << 10;
+    const BUFFER: usize = 16 * RECORD;
+    let mut pair = Pair::new(7, Cut::Whole).established();
+    let plan = Plan {
+        keep_open: true,
+        ..Plan::of(1, 0)
+    };
+    let streams = ["10.0.0.1:1", "10.0.0.1:2"].map(|to| {
+        pair.server.plans.insert(to.to_owned(), plan.clone());
+        pair.client.open(to, plan.clone())
+    });
+    pair.run_for(Duration::from_secs(1));
+    let (connection, now) = (&mut pair.client.conn, pair.now);
+    for stream in streams {
+        connection.write_buffer(stream, vec![1; BUFFER]).unwrap();
+    }
+    let mut out = Vec::new();
+    connection.poll_transmit(now, &mut out, 4 * BUFFER);
+    let mut sealed = Vec::new();
+    let mut rest = &out[..];
+    while let [23, 3, 3, high, low, more @ ..] = rest {
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        // Less its kind and its tag.
+        sealed.push(length - 17);
+        rest = &more[length..];
+    }
+    // Eight frames, whose heads are nine bytes each: the first stands in the room before the data.
+    let over = 3 * FRAME_HEADROOM;
+    let mut expected = vec![RECORD; 28];
+    expected.push(over);
+    expected.extend([RECORD; 4]);
+    expected.push(over);
+    assert_eq!(sealed, expected);
 }
 
 #[test]

@@ -131,7 +131,8 @@ impl Slot {
         if self.ready.get() & mask != 0 {
             return Poll::Ready(());
         }
-        waker.set(Some(cx.waker().clone()));
+        let same = waker.take().filter(|old| old.will_wake(cx.waker()));
+        waker.set(Some(same.unwrap_or_else(|| cx.waker().clone())));
         Poll::Pending
     }
 }
