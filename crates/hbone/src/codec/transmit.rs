@@ -10,8 +10,8 @@ use crate::time::Mono;
 /// head it fills records, so that the next one begins with a record of its own.
 const QUANTUM_BYTES: usize = (64 << 10) - HEADER_BYTES;
 
-/// What is left of a buffer goes along when it is no more than this, bytes: a frame of its own would
-/// cost more than the turn is worth.
+/// What is left of a buffer goes along when it is no more than this, bytes: a frame of its own
+/// would cost more than the turn is worth.
 const REST_BYTES: usize = 1 << 10;
 
 /// Where plaintext goes; it is copied or sealed within the call.

@@ -1,6 +1,6 @@
 //! The way of plaintext into TLS records: full records where there is enough, one small one at the
-//! end, and before bulk. What fills a record is sealed from where it lies; the rest of frames, and small frames, are
-//! copied behind the room for a record's header and sealed there.
+//! end, and before bulk. What fills a record is sealed from where it lies; the rest of frames, and
+//! small frames, are copied behind the room for a record's header and sealed there.
 
 use crate::codec::Outlet;
 use crate::tls::{RECORD_BYTES, Session, SessionError};
