@@ -189,6 +189,12 @@ impl Connection {
         Some(self.handshake_deadline)
     }
 
+    /// Whether it has let go of memory that only a busy one needs, and its driver should too: nothing
+    /// has come or gone for a second.
+    pub fn is_at_rest(&self) -> bool {
+        self.codec.is_at_rest()
+    }
+
     /// Does what is due by `now`; calls that come early do nothing.
     pub fn handle_timeout(&mut self, now: Mono) {
         if self.is_established() {

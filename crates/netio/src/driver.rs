@@ -61,6 +61,14 @@ impl Driver {
         }
     }
 
+    /// Gives memory back that only a busy driver needs; whether there was some.
+    pub(crate) fn release_buffers(&self) -> bool {
+        match self {
+            Self::Ring(ring) => ring.release_buffers(),
+            Self::Epoll(_) => false,
+        }
+    }
+
     /// Ends what is in flight, before its memory and descriptors go.
     pub(crate) fn shut_down(&self) {
         if let Self::Ring(ring) = self {

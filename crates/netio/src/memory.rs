@@ -42,6 +42,13 @@ pub fn trim_heap() {
     }
 }
 
+/// Gives back the memory of the buffers that a ring receives into, half a megabyte a worker, unless
+/// one of them holds what nobody has read, or none was used since the last call; whether it did.
+/// The next ones are made anew page by page. Nothing on a thread without an executor.
+pub fn release_buffers() -> bool {
+    crate::executor::core::try_here().is_some_and(|core| core.driver().release_buffers())
+}
+
 /// The range of a line of /proc/self/maps when it is code of `program` (proc_pid_maps(5)).
 fn code_range(line: &str, program: &str) -> Option<(usize, usize)> {
     let mut words = line.split_ascii_whitespace();

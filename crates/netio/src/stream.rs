@@ -16,7 +16,7 @@ mod splice;
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::{Shutdown, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
@@ -52,13 +52,31 @@ const DIRECT_CALLS_MAX: u32 = 32;
 #[derive(Debug)]
 pub struct TcpStream {
     io: Io,
-    peer: Option<SocketAddr>,
+    peer: Peer,
     /// What the last read said about the receive queue; of epoll only.
     queue: Cell<Queue>,
     direct_calls: Cell<u32>,
     reset_on_close: Cell<bool>,
     /// In non-blocking mode, as splice(2) needs it.
     nonblocking: Cell<bool>,
+}
+
+/// The other end. In half of the room that an address takes: it is looked at once.
+#[derive(Debug)]
+enum Peer {
+    Unknown,
+    V4(SocketAddrV4),
+    V6(Box<SocketAddrV6>),
+}
+
+impl From<Option<SocketAddr>> for Peer {
+    fn from(address: Option<SocketAddr>) -> Self {
+        match address {
+            None => Self::Unknown,
+            Some(SocketAddr::V4(address)) => Self::V4(address),
+            Some(SocketAddr::V6(address)) => Self::V6(Box::new(address)),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -152,7 +170,7 @@ impl TcpStream {
     fn with(io: Io, peer: Option<SocketAddr>) -> Self {
         Self {
             io,
-            peer,
+            peer: peer.into(),
             queue: Cell::new(Queue::Unknown),
             direct_calls: Cell::new(0),
             reset_on_close: Cell::new(false),
@@ -313,8 +331,11 @@ impl TcpStream {
     /// # Errors
     /// `NotConnected` when it was gone before it could be asked.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        self.peer
-            .ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))
+        match &self.peer {
+            Peer::Unknown => Err(io::ErrorKind::NotConnected.into()),
+            Peer::V4(address) => Ok((*address).into()),
+            Peer::V6(address) => Ok((**address).into()),
+        }
     }
 
     /// What the kernel knows of the path: one system call, about 1 µs.
@@ -415,4 +436,15 @@ fn set_blocking(fd: BorrowedFd<'_>) -> io::Result<()> {
         fcntl(fd, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_at_rest_is_small() {
+        // With the two counts of an `Rc` and the allocator's word: 80 bytes.
+        assert!(size_of::<TcpStream>() <= 56, "{}", size_of::<TcpStream>());
+    }
 }

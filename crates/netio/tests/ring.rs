@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use netio::executor::{self, Scope};
 use netio::time::{sleep, timeout};
-use netio::{Backend, TcpListener, TcpStream};
+use netio::{Backend, TcpListener, TcpStream, memory};
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
 
@@ -71,6 +71,29 @@ fn submitted() -> u64 {
     sum
 }
 
+#[test]
+fn the_memory_of_used_buffers_is_given_back_when_all_is_read() {
+    run(async {
+        let (client, server) = pair().await;
+        assert!(!memory::release_buffers(), "none was used");
+        for _ in 0..3 {
+            // The first is polled for; those behind it come into provided buffers.
+            for _ in 0..8 {
+                client.write_all(&b"x"[..]).await.0.unwrap();
+                let (outcome, buffer) = server.read(Vec::with_capacity(10)).await;
+                assert_eq!((outcome.unwrap(), buffer), (1, b"x".to_vec()));
+            }
+            client.write_all(&b"unread"[..]).await.0.unwrap();
+            server.readable().await.unwrap();
+            assert!(!memory::release_buffers(), "one holds something");
+            let (outcome, buffer) = server.read(Vec::with_capacity(10)).await;
+            assert_eq!((outcome.unwrap(), buffer), (6, b"unread".to_vec()));
+            assert!(memory::release_buffers());
+            assert!(!memory::release_buffers(), "none was used since");
+        }
+    });
+}
+
 /// A stream whose reader gives up at every kind of moment loses, doubles and swaps no byte.
 #[test]
 fn a_read_may_be_given_up_at_any_point() {
@@ -88,6 +111,8 @@ fn a_read_may_be_given_up_at_any_point() {
             loop {
                 let room = [1, 100, 5000, 100_000][random.random_range(0..4)];
                 let patience = Duration::from_micros(random.random_range(0..300));
+                // Of no buffer with something in it.
+                memory::release_buffers();
                 let end = match random.random_range(0..4) {
                     0 => {
                         let _ = timeout(patience, server.readable()).await;

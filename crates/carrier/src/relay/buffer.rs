@@ -203,9 +203,11 @@ impl Buffers {
         }
     }
 
-    /// Frees what is kept if nothing was taken since the last call.
+    /// Frees what is kept if nothing was taken since the last call, and what the driver of this
+    /// thread keeps.
     pub fn trim(&self) {
         if !self.used.replace(false) {
+            netio::memory::release_buffers();
             *self.pipes.borrow_mut() = Vec::new();
             for kept in self.kept.iter().chain([&self.sealed]) {
                 *kept.borrow_mut() = Vec::new();

@@ -217,6 +217,9 @@ impl Driver<'_> {
             }
             self.timer = None;
             self.tunnel.is_late(self.tunnel.clock.now());
+            if self.out.is_empty() && self.tunnel.connection.borrow().is_at_rest() {
+                self.out = Vec::new();
+            }
         }
     }
 

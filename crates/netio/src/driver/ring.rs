@@ -271,6 +271,16 @@ impl Ring {
         }
     }
 
+    /// Gives the memory of the provided buffers back while nothing lies in them; whether it did.
+    pub(super) fn release_buffers(&self) -> bool {
+        let mut uring = self.uring.borrow_mut();
+        // A completion that was not looked at may name a buffer with data. No other comes about
+        // here: the kernel works on this ring only inside of our own io_uring_enter.
+        let unseen = uring.submission().cq_overflow() || !uring.completion().is_empty();
+        drop(uring);
+        !unseen && self.buffers.borrow_mut().release()
+    }
+
     /// Ends all operations and waits until the kernel uses none of their memory any more.
     pub(super) fn shut_down(&self) {
         let everything = types::CancelBuilder::any();

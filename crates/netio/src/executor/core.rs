@@ -8,11 +8,11 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::spin::{self, Looks};
-use super::task::{self, Handle, OwnQueue, ROOT, Shared, Tasks};
+use super::task::{self, NOT_OWNED, OwnQueue, Owner, ROOT, Shared, Tasks};
 use super::timer::Timers;
 use crate::Backend;
 use crate::driver::{Driver, Wait};
@@ -108,9 +108,19 @@ impl Core {
         self.turns.set(self.turns.get().saturating_add(turns));
     }
 
-    pub(crate) fn spawn(&self, future: Pin<Box<dyn Future<Output = ()>>>) -> Arc<Handle> {
+    /// Starts a task that ends by itself, or with the executor.
+    pub(crate) fn spawn(&self, future: Pin<Box<dyn Future<Output = ()>>>) {
+        self.spawn_for(NOT_OWNED, future);
+    }
+
+    /// Starts a task that its owner may abort.
+    pub(super) fn spawn_for(&self, owner: Owner, future: Pin<Box<dyn Future<Output = ()>>>) {
         self.spawned.set(self.spawned.get().saturating_add(1));
-        self.tasks.spawn(future, &self.shared)
+        self.tasks.spawn(future, owner);
+    }
+
+    pub(super) fn abort(&self, owner: Owner) {
+        self.tasks.abort(owner);
     }
 
     /// Looks at the driver, and waits there when nothing else is to do.
@@ -173,8 +183,7 @@ impl Core {
 impl Entered {
     pub(super) fn block_on<F: Future>(&self, future: F) -> io::Result<F::Output> {
         let mut future = pin!(future);
-        let root = Handle::new(ROOT, &self.core.shared);
-        let waker = Waker::from(Arc::clone(&root));
+        let waker = task::waker(ROOT);
         waker.wake_by_ref();
         loop {
             let looked = Instant::now();
@@ -185,7 +194,6 @@ impl Entered {
                     turns += 1;
                     match task::next_ready() {
                         Some(ROOT) => {
-                            root.begin_turn();
                             let polled = future.as_mut().poll(&mut Context::from_waker(&waker));
                             if let Poll::Ready(output) = polled {
                                 return Ok(output);

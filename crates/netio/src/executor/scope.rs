@@ -3,18 +3,17 @@
 //!
 //! It must not know what its tasks do, nor restart them.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
+use std::ptr::NonNull;
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use slab::Slab;
 use tokio::sync::Notify;
 
-use super::core::here;
-use super::task::Handle;
+use super::core::{here, try_here};
+use super::task::Owner;
 
 /// The scope holds as many tasks as it may, or it is gone. The caller refuses what it wanted to
 /// start.
@@ -43,7 +42,8 @@ pub struct Spawner {
 #[derive(Debug)]
 struct Inner {
     limit: usize,
-    tasks: RefCell<Slab<Option<Arc<Handle>>>>,
+    /// Tasks that have not ended.
+    tasks: Cell<usize>,
     emptied: Notify,
     panicked: Cell<usize>,
 }
@@ -52,11 +52,10 @@ impl Scope {
     /// An empty scope for at most `limit` tasks at a time.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        let tasks = RefCell::new(Slab::new());
         Self {
             inner: Rc::new(Inner {
                 limit,
-                tasks,
+                tasks: Cell::new(0),
                 emptied: Notify::new(),
                 panicked: Cell::new(0),
             }),
@@ -85,7 +84,7 @@ impl Scope {
     /// How many tasks have not ended.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.inner.tasks.borrow().len()
+        self.inner.tasks.get()
     }
 
     /// No task is left.
@@ -135,34 +134,27 @@ impl Spawner {
 }
 
 impl Inner {
+    /// What its tasks are found by: it lies there as long as one of them lives.
+    fn owner(&self) -> Owner {
+        NonNull::from(self).cast()
+    }
+
     fn abort_all(&self) {
-        // Aborting must not run while the slab is borrowed: it may drop a task, and its guard
-        // borrows the slab.
-        let handles: Vec<Arc<Handle>> = self
-            .tasks
-            .borrow()
-            .iter()
-            .filter_map(|(_, handle)| handle.clone())
-            .collect();
-        for handle in handles {
-            handle.abort();
+        // Without an executor none of them is left.
+        if let Some(core) = try_here() {
+            core.abort(self.owner());
         }
     }
 }
 
 fn spawn(inner: &Rc<Inner>, task: impl Future<Output = ()> + 'static) -> Result<(), ScopeFull> {
-    if inner.tasks.borrow().len() >= inner.limit {
+    let tasks = inner.tasks.get();
+    if tasks >= inner.limit {
         return Err(ScopeFull { limit: inner.limit });
     }
-    let key = inner.tasks.borrow_mut().insert(None);
-    let seat = Seat {
-        inner: Rc::clone(inner),
-        key,
-    };
-    let handle = here().spawn(Box::pin(Seated { task, seat }));
-    if let Some(slot) = inner.tasks.borrow_mut().get_mut(key) {
-        *slot = Some(handle);
-    }
+    inner.tasks.set(tasks + 1);
+    let seat = Seat(Rc::clone(inner));
+    here().spawn_for(inner.owner(), Box::pin(Seated { task, seat }));
     Ok(())
 }
 
@@ -183,7 +175,7 @@ impl<T: Future<Output = ()>> Future for Seated<T> {
             let this = self.get_unchecked_mut();
             (Pin::new_unchecked(&mut this.task), &this.seat)
         };
-        let _alarm = Alarm(&seat.inner);
+        let _alarm = Alarm(&seat.0);
         task.poll(cx)
     }
 }
@@ -200,19 +192,16 @@ impl Drop for Alarm<'_> {
 }
 
 /// A task's place in its scope; freed however the task ends.
-struct Seat {
-    inner: Rc<Inner>,
-    key: usize,
-}
+struct Seat(Rc<Inner>);
 
 impl Drop for Seat {
     fn drop(&mut self) {
+        let inner = &*self.0;
         // While it is dropped; a panic of its turn was counted then.
-        let _alarm = Alarm(&self.inner);
-        let handle = self.inner.tasks.borrow_mut().remove(self.key);
-        drop(handle);
-        if self.inner.tasks.borrow().is_empty() {
-            self.inner.emptied.notify_waiters();
+        let _alarm = Alarm(inner);
+        inner.tasks.set(inner.tasks.get() - 1);
+        if inner.tasks.get() == 0 {
+            inner.emptied.notify_waiters();
         }
     }
 }

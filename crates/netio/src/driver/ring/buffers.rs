@@ -32,6 +32,8 @@ pub(crate) struct Buffers {
     tail: u16,
     /// Buffers that are not with the kernel.
     out: u16,
+    /// One was used since their memory was last given back.
+    used: bool,
     given_up: bool,
 }
 
@@ -45,6 +47,7 @@ impl Buffers {
             map: map()?,
             tail: 0,
             out: BUFFERS,
+            used: false,
             given_up: false,
         };
         let address = buffers.map.as_ptr() as u64;
@@ -64,6 +67,21 @@ impl Buffers {
     /// The kernel has taken a buffer and put data into it.
     pub(crate) fn taken(&mut self) {
         self.out += 1;
+        self.used = true;
+    }
+
+    /// Gives the memory of the buffers back, unless one holds data or none was used; whether it did.
+    /// The kernel must not have put data into one of which it is not known yet.
+    pub(super) fn release(&mut self) -> bool {
+        if !self.used || self.out > 0 {
+            return false;
+        }
+        self.used = false;
+        let length = MAP_BYTES - ENTRIES_BYTES;
+        // SAFETY: the range is the map's without its first page, private and anonymous. All buffers
+        // are with the kernel and empty, so nothing borrows from them; it writes into the fresh
+        // pages next.
+        unsafe { libc::madvise(self.address(0).cast(), length, libc::MADV_DONTNEED) == 0 }
     }
 
     /// So many are away that what is not read at once should be copied.
