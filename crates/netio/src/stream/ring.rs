@@ -59,8 +59,12 @@ struct ReadSide {
     operation: InRing,
     /// The oldest unread bytes: part of a provided buffer.
     chunk: Option<Chunk>,
-    /// What came behind the chunk.
-    spill: Vec<u8>,
+    /// What came behind the chunk, if something did: boxed, for most never have it.
+    #[expect(
+        clippy::box_collection,
+        reason = "a pointer is a third of an empty vector"
+    )]
+    spill: Option<Box<Vec<u8>>>,
     end: Option<End>,
     /// The socket may have something that the ring does not bring: a direct read will tell.
     try_directly: bool,
@@ -146,14 +150,16 @@ impl RingSocket {
                 read.chunk = None;
             }
         }
-        if read.chunk.is_none() && !read.spill.is_empty() {
-            let count = read.spill.len().min(full - buffer.len());
-            buffer.extend_from_slice(&read.spill[..count]);
-            if count == read.spill.len() {
+        if read.chunk.is_none()
+            && let Some(spill) = &mut read.spill
+        {
+            let count = spill.len().min(full - buffer.len());
+            buffer.extend_from_slice(&spill[..count]);
+            if count == spill.len() {
                 // Freed: a stream at rest holds no buffer.
-                read.spill = Vec::new();
+                read.spill = None;
             } else {
-                read.spill.drain(..count);
+                spill.drain(..count);
             }
         }
         match buffer.len() - before {
@@ -243,7 +249,10 @@ impl RingSocket {
                     end,
                 });
             } else {
-                read.spill.extend_from_slice(buffers.bytes(number, length));
+                if length > 0 {
+                    let spill = read.spill.get_or_insert_default();
+                    spill.extend_from_slice(buffers.bytes(number, length));
+                }
                 buffers.give(number);
             }
         }
@@ -332,12 +341,12 @@ impl RingSocket {
 
 impl ReadSide {
     fn is_empty(&self) -> bool {
-        self.chunk.is_none() && self.spill.is_empty()
+        self.chunk.is_none() && self.spill.is_none()
     }
 
     fn held_bytes(&self) -> usize {
         let chunk = self.chunk.map_or(0, |chunk| chunk.end - chunk.start);
-        usize::from(chunk) + self.spill.len()
+        usize::from(chunk) + self.spill.as_ref().map_or(0, |spill| spill.len())
     }
 
     fn has_something(&self) -> bool {
@@ -361,5 +370,17 @@ impl Drop for RingSocket {
         if let Some(chunk) = self.read.get_mut().chunk.take() {
             self.ring.buffers().borrow_mut().give(chunk.number);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_at_rest_is_small() {
+        // With the two counts of an `Rc` and the allocator's word: 128 bytes.
+        let bytes = size_of::<RingSocket>();
+        assert!(bytes <= 104, "{bytes} bytes");
     }
 }
