@@ -32,6 +32,7 @@ use crate::config::Config;
 use crate::dump;
 use crate::metrics::Metrics;
 use crate::proxy::{Parts, Proxy, StartError};
+use crate::trace::{Tracing, TracingError};
 use crate::worker::command::Workers;
 
 /// What the workers may take beyond their drain deadline: 0.2 s to see what is quiet, 1 s to close
@@ -65,6 +66,9 @@ pub enum AppError {
     /// The workers do not start.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// It cannot trace as it is told to.
+    #[error("tracing: {0}")]
+    Tracing(#[from] TracingError),
     /// Signals cannot be had.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -141,6 +145,7 @@ fn start(config: &Config, limits: Limits, logging: LogControl) -> Result<Serving
         books: feed.subscribe_book(),
         open: opened,
         certificates: config.flags.certificates(&tasks)?,
+        tracing: Tracing::start(&tasks, config, &metrics.spans)?,
         metrics,
     };
     let Proxy {

@@ -13,6 +13,7 @@ use mesh::workload::WorkloadUid;
 use netio::Choice;
 use netio::executor::Spin;
 use process::flags::{Flags, Variables};
+use process::otlp::TracingFlags;
 use serde::{Serialize, Serializer};
 
 /// The L7 proxy of Culvert: applies routes to what is bound to one Gateway.
@@ -23,6 +24,10 @@ pub struct Config {
     #[command(flatten)]
     #[serde(flatten)]
     pub flags: Flags,
+    /// Whether requests are traced.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub tracing: TracingFlags,
     /// The Gateway whose waypoint this is, `NAMESPACE/NAME`.
     #[arg(long, env = "GATEWAY", value_parser = gateway)]
     #[serde(serialize_with = "as_text")]
@@ -180,6 +185,19 @@ mod tests {
             let error = Config::try_parse_from(words).unwrap_err().to_string();
             assert!(error.contains("NAMESPACE/NAME"), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn it_is_told_to_trace_by_flags() {
+        let flags = [
+            "--tracing-endpoint=http://otel:4317",
+            "--tracing-sampling=12.5",
+        ];
+        let config = Config::try_parse_from(NEEDED.iter().chain(&flags)).unwrap();
+        let settings = config.tracing.settings(&|_| None).unwrap().unwrap();
+        assert_eq!(settings.sampler.ratio, 0.125);
+        let config = Config::try_parse_from(NEEDED).unwrap();
+        assert!(config.tracing.settings(&|_| None).unwrap().is_none());
     }
 
     #[test]

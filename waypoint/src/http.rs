@@ -27,6 +27,7 @@ mod relay;
 mod sent;
 mod session;
 pub mod site;
+mod trace;
 mod tries;
 mod upgrade;
 mod upstream;

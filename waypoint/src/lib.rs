@@ -20,6 +20,7 @@ pub mod proxy;
 pub mod record;
 pub mod serving;
 pub mod site;
+pub mod trace;
 pub mod upstream;
 pub mod wire;
 pub mod worker;

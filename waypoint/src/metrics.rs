@@ -6,6 +6,7 @@ mod labels;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use carrier::limits::Reached;
+use process::otlp::SpanMetrics;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -77,6 +78,8 @@ pub struct Metrics {
     audits: Family<AuditLabels, Counter>,
     drain_closed: Counter,
     drain_reset: Counter,
+    /// How the export of spans goes.
+    pub spans: SpanMetrics,
     /// Label sets in use. Locked by the recorder alone.
     sets: Arc<Mutex<Both>>,
 }
@@ -121,6 +124,7 @@ impl Default for Metrics {
             audits: Family::default(),
             drain_closed: Counter::default(),
             drain_reset: Counter::default(),
+            spans: SpanMetrics::default(),
             sets: Arc::default(),
         }
     }
@@ -196,6 +200,7 @@ impl Metrics {
             "Connections and requests that AUDIT policies matched; the access log names them",
             self.audits.clone(),
         );
+        self.spans.register(registry);
     }
 
     fn count_audit(&self, of: &'static str) {

@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::config::DataPath;
 use crate::metrics::Metrics;
+use crate::trace::Tracing;
 use crate::worker::command::Workers;
 use crate::worker::{self, Inputs};
 use carrier::records;
@@ -44,6 +45,8 @@ pub struct Parts {
     pub certificates: CertManager,
     /// What is counted.
     pub metrics: Metrics,
+    /// What is traced; None: nothing.
+    pub tracing: Option<Tracing>,
 }
 
 /// A running waypoint.
@@ -84,6 +87,7 @@ impl Proxy {
             open,
             certificates,
             metrics,
+            tracing,
         } = parts;
         let certificates = Certificates::new(certificates, config.trust_domain(), tasks);
         certificates.hold(&config.identity)?;
@@ -105,6 +109,7 @@ impl Proxy {
                 commands,
                 recorder: recorder.clone(),
                 metrics: metrics.clone(),
+                tracing: tracing.clone(),
             };
             threads.start(number, move || worker::run(inputs))?;
         }

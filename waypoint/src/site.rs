@@ -26,6 +26,7 @@ use crate::http::site::{
 };
 use crate::record::{Record, RequestRecord, Said};
 use crate::serving::addressed;
+use crate::trace::Tracing;
 use crate::upstream::{self, OnBehalf};
 use crate::wire::Wire;
 use crate::worker::Worker;
@@ -34,6 +35,7 @@ use crate::worker::Worker;
 pub struct WorkerSite {
     worker: Weak<Worker>,
     limits: Limits,
+    tracing: Option<Tracing>,
 }
 
 /// The worker is gone: its tasks are being dropped.
@@ -45,6 +47,7 @@ impl WorkerSite {
         Self {
             worker: Rc::downgrade(worker),
             limits: worker.http_limits.clone(),
+            tracing: worker.tracing.clone(),
         }
     }
 }
@@ -179,6 +182,10 @@ impl Site for WorkerSite {
         .boxed_local()
     }
 
+    fn tracing(&self) -> Option<&Tracing> {
+        self.tracing.as_ref()
+    }
+
     fn record(&self, ended: &Ended<'_>) {
         let Some(worker) = self.worker.upgrade() else {
             return;
@@ -246,7 +253,7 @@ impl Site for WorkerSite {
 }
 
 /// Who an endpoint proved to be: without that it is not reached over HBONE.
-fn identity_of(workload: &Workload) -> Option<Identity> {
+pub fn identity_of(workload: &Workload) -> Option<Identity> {
     let is_proven = workload.tunnel == TunnelProtocol::Hbone;
     is_proven.then(|| workload.identity().ok()).flatten()
 }

@@ -45,6 +45,7 @@ use crate::metrics::Metrics;
 use crate::places::Places;
 use crate::record::Recorder;
 use crate::site::WorkerSite;
+use crate::trace::Tracing;
 use crate::{http, limits};
 use bindings::Bindings;
 use live::Live;
@@ -84,6 +85,8 @@ pub struct Worker {
     pub endpoint_connections: Places,
     /// Where records go.
     pub recorder: Recorder,
+    /// What is traced; None: nothing.
+    pub tracing: Option<Tracing>,
     /// Where sockets are made.
     pub netns: Netns,
     /// The one pod that tunnels and limits know of: the waypoint itself.
@@ -130,6 +133,7 @@ impl Worker {
             endpoints: Endpoints::default(),
             endpoint_connections: Places::new(given.http_endpoint_connections_per_worker),
             recorder: inputs.recorder.clone(),
+            tracing: inputs.tracing.clone(),
             netns,
             pod: PodUid(Arc::clone(&inputs.config.workload.0)),
             draining: CancellationToken::new(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use process::config::duration;
+use process::otlp::TracingFlags;
 
 use super::AgentArgs;
 use crate::waypoint::Settings;
@@ -22,6 +23,9 @@ pub(super) struct WaypointArgs {
     /// [default: `waypoint` beside this program, or in PATH].
     #[arg(long, value_name = "FILE")]
     waypoint_binary: Option<PathBuf>,
+    /// What every waypoint is told; the OTEL_ variables of the agent's environment are theirs too.
+    #[command(flatten)]
+    tracing: TracingFlags,
     /// One more argument for every waypoint; may be repeated. Waypoints started with other
     /// arguments are replaced.
     #[arg(long = "waypoint-arg", value_name = "ARG", allow_hyphen_values = true)]
@@ -65,6 +69,7 @@ impl WaypointArgs {
         // A path that is no text cannot be told; the waypoint's own error then names it.
         let files = files.map(|(flag, path)| [flag.to_owned(), path.display().to_string()]);
         let told = texts.into_iter().chain(files).flatten();
+        let told = told.chain(self.traced());
         let mut arguments: Vec<String> = told.chain(self.waypoint_args.clone()).collect();
         if !arguments
             .iter()
@@ -86,5 +91,16 @@ impl WaypointArgs {
             log_dir: self.waypoint_log_dir.clone(),
             drain_deadline: self.waypoint_drain_deadline,
         }
+    }
+
+    /// The flags of tracing, for waypoints.
+    fn traced(&self) -> impl Iterator<Item = String> + use<> {
+        let TracingFlags {
+            tracing_endpoint,
+            tracing_sampling,
+        } = self.tracing.clone();
+        let endpoint = tracing_endpoint.map(|url| format!("--tracing-endpoint={url}"));
+        let sampling = tracing_sampling.map(|percent| format!("--tracing-sampling={percent}"));
+        [endpoint, sampling].into_iter().flatten()
     }
 }

@@ -3,11 +3,14 @@
 //! their content.
 
 use std::env;
+use std::ffi::OsString;
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use process::grpc::agent::WaypointReplica;
+use process::otlp;
 
 use super::Settings;
 
@@ -37,8 +40,25 @@ impl Binary {
     /// What an instance of `replica` that is started now is made of.
     pub fn made_of(&self, replica: &WaypointReplica, settings: &Settings) -> String {
         let told = settings.arguments.join(" ");
-        format!("{}\n{told}\n{}", self.0, replica.revision)
+        let traced = traced(&|key| env::var_os(key));
+        format!("{}\n{told}\n{}{traced}", self.0, replica.revision)
     }
+}
+
+/// What the environment says of tracing, as a number: there may be secrets in it. Empty when it says
+/// nothing.
+fn traced(variable: &dyn Fn(&str) -> Option<OsString>) -> String {
+    let mut hasher = DefaultHasher::new();
+    let mut says = false;
+    for key in otlp::VARIABLES {
+        let value = variable(key);
+        says |= value.is_some();
+        value.hash(&mut hasher);
+    }
+    if !says {
+        return String::new();
+    }
+    format!("\n{:016x}", hasher.finish())
 }
 
 /// Where the program is, or should be.
@@ -59,6 +79,17 @@ pub fn locate(settings: &Settings) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_collector_in_the_environment_is_made_of_something_else_and_shows_no_secret() {
+        let headers = |secret: &'static str| {
+            traced(&move |key| (key == "OTEL_EXPORTER_OTLP_HEADERS").then(|| secret.into()))
+        };
+        assert_eq!(traced(&|_| None), "", "as before there was tracing");
+        assert_ne!(headers("api-key=1"), headers("api-key=2"));
+        assert_eq!(headers("api-key=1"), headers("api-key=1"));
+        assert!(!headers("api-key=secret").contains("secret"));
+    }
 
     #[test]
     fn another_program_or_revision_or_argument_is_made_of_something_else() {

@@ -1,6 +1,7 @@
 //! The process of a waypoint: started in its namespace and its cgroup, or found there again by an
 //! agent that starts. Being in that cgroup is what makes a process the instance's own.
 
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -8,6 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use ::process::otlp;
 use netio::cgroup::Cgroup;
 use netio::command::Placement;
 use netio::netns::Netns;
@@ -23,6 +25,13 @@ use super::record::Record;
 const LOOK: Duration = Duration::from_millis(100);
 /// What of the agent's own environment a waypoint sees.
 const PASSED_ON: [&str; 4] = ["PATH", "RUST_LOG", "RUST_BACKTRACE", "LOG_FORMAT"];
+
+/// The same, with what says where and what it traces: a header for the collector may be a secret,
+/// which no argument is.
+fn passed_on() -> impl Iterator<Item = (&'static str, OsString)> {
+    let keys = PASSED_ON.into_iter().chain(otlp::VARIABLES);
+    keys.filter_map(|key| Some((key, std::env::var_os(key)?)))
+}
 
 /// A process, by pid and start time, so that a pid that was given away again is not taken for it.
 #[derive(Debug)]
@@ -64,11 +73,7 @@ impl Process {
         command
             .args(arguments(settings, record))
             .env_clear()
-            .envs(
-                PASSED_ON
-                    .iter()
-                    .filter_map(|key| Some((key, std::env::var_os(key)?))),
-            )
+            .envs(passed_on())
             .stdin(Stdio::null())
             .process_group(0);
         if let Some(log) = log_file(settings, record)? {

@@ -14,6 +14,7 @@ pub mod grpc;
 pub mod handover;
 pub mod manifests;
 pub mod metrics;
+pub mod otlp;
 pub mod retry;
 pub mod tasks;
 pub mod telemetry;

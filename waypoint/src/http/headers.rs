@@ -20,8 +20,10 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 /// `x-request-id`.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// `tracestate`.
+pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+/// `traceparent`.
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The fields of a request as routes look at them.
 pub struct Fields<'a>(pub &'a HeaderMap);
@@ -221,7 +223,8 @@ pub fn name_request(headers: &mut HeaderMap, random: &dyn Fn() -> u64) -> Header
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
-fn put_hex(text: &mut [u8], value: u64) {
+/// The first digits of a number of sixteen.
+pub fn put_hex(text: &mut [u8], value: u64) {
     for (at, byte) in text.iter_mut().enumerate() {
         *byte = HEX[(value >> (60 - 4 * (at % 16)) & 15) as usize];
     }
@@ -249,7 +252,7 @@ fn request_id(high: u64, low: u64) -> HeaderValue {
 }
 
 /// W3C Trace Context, version 00. Not sampled: that flag says that its maker may have recorded
-/// the trace, and the waypoint records no spans.
+/// the trace, and of a request that is sampled [`super::trace`] tells.
 fn traceparent(random: [u64; 3]) -> HeaderValue {
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
     put_hex(&mut text[3..19], random[0] | 1);
@@ -262,7 +265,8 @@ fn visible(text: &[u8]) -> HeaderValue {
     HeaderValue::from_bytes(text).expect("digits and dashes are a value")
 }
 
-fn is_traceparent(text: &[u8]) -> bool {
+/// Whether it is valid (W3C Trace Context 3.2).
+pub fn is_traceparent(text: &[u8]) -> bool {
     let is_hex = |part: &[u8]| part.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     let is_zero = |part: &[u8]| part.iter().all(|byte| *byte == b'0');
     // Later versions may add fields behind another dash.

@@ -15,6 +15,7 @@ use super::grpc;
 use super::pace::Pace;
 use super::sent::Source;
 use super::site::{Reason, RequestRecord};
+use super::trace::Trace;
 use super::upstream::Load;
 
 /// One request.
@@ -40,6 +41,8 @@ pub struct Log {
     pub source: Option<Rc<RefCell<Source>>>,
     pub answer_bytes: u64,
     pub id: Option<HeaderValue>,
+    /// None: it is not sampled.
+    pub trace: Option<Box<Trace>>,
 }
 
 impl Log {
@@ -66,6 +69,7 @@ impl Log {
             source: None,
             answer_bytes: 0,
             id: None,
+            trace: Trace::begin(client.site(), &head.headers, now),
         }
     }
 
@@ -109,6 +113,7 @@ impl Log {
 impl Drop for Log {
     fn drop(&mut self) {
         let now = self.client.site().now();
+        let trace = self.trace.take();
         let route = self.route.as_ref();
         let backend = route.zip(self.backend).and_then(|((route, rule), at)| {
             match &route.rules.get(*rule)?.backends.get(at)?.target {
@@ -118,7 +123,7 @@ impl Drop for Log {
         });
         let sent = self.source.as_ref().map(|source| source.borrow().bytes());
         let upstream = self.load.as_ref().map(Load::upstream);
-        self.client.site().record(&RequestRecord {
+        let record = RequestRecord {
             asked: &self.client.asked,
             method: &self.method,
             uri: &self.uri,
@@ -139,7 +144,12 @@ impl Drop for Log {
                 .as_ref()
                 .and_then(|id| id.to_str().ok())
                 .unwrap_or(""),
-        });
+        };
+        self.client.site().record(&record);
+        if let Some(trace) = trace {
+            let rule = route.and_then(|(route, rule)| route.rules.get(*rule));
+            trace.end(now, &record, rule);
+        }
         self.client.on_end(now, self.place);
     }
 }

@@ -14,7 +14,8 @@ use super::client::Client;
 use super::exchange::Exchange;
 use super::limits::MIRRORS_MAX;
 use super::sent::SentBody;
-use super::site::Choose;
+use super::site::{Choose, Chosen, Reason};
+use super::trace::{Attempt, Seed, Sent};
 use super::tries::{absolute, relative};
 use super::upstream::Speak;
 
@@ -42,6 +43,10 @@ pub(super) fn start(exchange: &Exchange, to: (ServiceKey, u16)) {
     *request.uri_mut() = exchange.head.uri.clone();
     *request.headers_mut() = exchange.head.headers.clone();
     request.headers_mut().remove(EXPECT);
+    let trace = exchange.log.trace.as_ref();
+    if let Some(trace) = trace {
+        trace.tell(request.headers_mut());
+    }
     let is_http2 = exchange.log.is_grpc || exchange.log.version() == Version::HTTP_2;
     let copy = Copied {
         to,
@@ -49,6 +54,7 @@ pub(super) fn start(exchange: &Exchange, to: (ServiceKey, u16)) {
         has_body,
         is_grpc: exchange.log.is_grpc,
         is_http2,
+        seed: trace.and_then(|trace| trace.seed()).cloned(),
     };
     let site = client.site().clone();
     site.clone().spawn(Box::pin(async move {
@@ -75,6 +81,8 @@ struct Copied {
     has_body: bool,
     is_grpc: bool,
     is_http2: bool,
+    /// Of the request's trace; None: it is not sampled.
+    seed: Option<Seed>,
 }
 
 impl Copied {
@@ -87,6 +95,39 @@ impl Copied {
         };
         let chosen = site.choose(asked, choose).ok()?;
         let _load = chosen.upstream.enter();
+        let mut attempt = self.attempt(&chosen);
+        let answered = self.exchange(client, &chosen, attempt.as_mut()).await;
+        if let Some(attempt) = &mut attempt {
+            match &answered {
+                Ok(()) => attempt.over(),
+                Err(why) => attempt.failed(Reason::Broken.as_str(), Some(why)),
+            }
+        }
+        answered.ok()
+    }
+
+    /// Its span, told on in its head.
+    fn attempt(&mut self, chosen: &Chosen) -> Option<Attempt> {
+        let attempt = self.seed.take()?.attempt(&Sent {
+            method: self.request.method(),
+            uri: self.request.uri(),
+            headers: self.request.headers(),
+            is_grpc: self.is_grpc,
+            upstream: &chosen.upstream,
+            service: Some(&self.to.0),
+            number: 0,
+        });
+        attempt.tell(self.request.headers_mut());
+        Some(attempt)
+    }
+
+    async fn exchange(
+        mut self,
+        client: &Rc<Client>,
+        chosen: &Chosen,
+        attempt: Option<&mut Attempt>,
+    ) -> Result<(), String> {
+        let (site, asked) = (client.site(), &client.asked);
         let speak = match chosen.protocol {
             _ if self.is_grpc => Speak::Http2,
             AppProtocol::Http2 | AppProtocol::Grpc => Speak::Http2,
@@ -94,23 +135,25 @@ impl Copied {
             _ if self.is_http2 => Speak::Http2,
             _ => Speak::Http1,
         };
-        let mut lease = chosen
-            .upstream
-            .lease(site, asked, speak, false)
-            .await
-            .ok()?;
+        let leased = chosen.upstream.lease(site, asked, speak, false).await;
+        let mut lease = leased.map_err(|error| error.to_string())?;
         self.address(lease.is_http2());
-        let answer = lease.send(site, self.request, None).await.ok()?;
+        let answer = lease.send(site, self.request, None).await;
+        let answer = answer.map_err(|unanswered| unanswered.error.to_string())?;
+        if let Some(attempt) = attempt {
+            attempt.answered(&answer);
+        }
         let mut body = answer.into_body();
         let mut bytes = 0;
         while let Some(frame) = body.frame().await {
-            bytes += frame.ok()?.data_ref().map_or(0, bytes::Bytes::len);
+            let frame = frame.map_err(|error| error.to_string())?;
+            bytes += frame.data_ref().map_or(0, bytes::Bytes::len);
             if bytes > ANSWER_BYTES_MAX {
-                return None;
+                return Err("the answer to a copy is not read to its end".to_owned());
             }
         }
         lease.give_back(site);
-        Some(())
+        Ok(())
     }
 
     fn address(&mut self, is_http2: bool) {

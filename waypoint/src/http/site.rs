@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 pub use super::limits::Limits;
 pub use super::upstream::Upstream;
 use crate::connection::Audits;
+use crate::trace::Tracing;
 
 /// A stream of bytes in both directions.
 pub trait Io: hyper::rt::Read + hyper::rt::Write + Unpin {}
@@ -211,6 +212,11 @@ pub trait Site {
         asked: &Rc<Asked>,
         upstream: &Rc<Upstream>,
     ) -> LocalBoxFuture<'static, Result<Box<dyn Io>, ConnectError>>;
+
+    /// What is traced, and where spans go; None: nothing is. Asked for every request.
+    fn tracing(&self) -> Option<&Tracing> {
+        None
+    }
 
     /// A request has ended. Called once for each, in no particular order.
     fn record(&self, record: &RequestRecord<'_>);

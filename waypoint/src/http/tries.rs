@@ -80,8 +80,15 @@ impl Tries {
             let chosen = tries.choose(exchange)?;
             exchange.log.load = Some(chosen.upstream.enter());
             exchange.log.tries += 1;
+            exchange.begin_try(&chosen);
             let outcome = attempt(exchange, &chosen, tries.fresh).await;
-            match tries.after(exchange, &chosen.upstream, outcome).await {
+            told(exchange, &outcome);
+            let after = tries.after(exchange, &chosen.upstream, outcome).await;
+            if let (After::Again | After::Give(_), Some(trace)) = (&after, &mut exchange.log.trace)
+            {
+                trace.leave();
+            }
+            match after {
                 After::Answer(answered) => {
                     if let Some(source) = &exchange.source {
                         source.borrow_mut().commit();
@@ -217,6 +224,35 @@ impl Tries {
         }
         site.sleep_until(until).await;
         Ok(())
+    }
+}
+
+/// Tells the trace how a try went.
+fn told(exchange: &mut Exchange, outcome: &Result<Answered, Failed>) {
+    let trace = exchange.log.trace.as_mut();
+    let Some(attempt) = trace.and_then(|trace| trace.attempt.as_mut()) else {
+        return;
+    };
+    match outcome {
+        Ok(answered) => attempt.answered(&answered.answer),
+        Err(Failed::NotConnected(error)) => {
+            let word = if error.is_limit {
+                "overflow"
+            } else {
+                "not_connected"
+            };
+            attempt.failed(word, Some(&error.why));
+        }
+        Err(Failed::Overflow) => attempt.failed("overflow", None),
+        Err(Failed::TimedOut | Failed::Late) => attempt.failed("timed_out", None),
+        Err(Failed::Unanswered(unanswered, _)) => {
+            let word = if is_refused(unanswered) {
+                "refused"
+            } else {
+                "broken"
+            };
+            attempt.failed(word, Some(&unanswered.error.to_string()));
+        }
     }
 }
 
@@ -363,6 +399,9 @@ fn request(exchange: &Exchange, lease: &Lease) -> Request<SentBody> {
         None => SentBody::empty(),
     };
     let mut headers = head.headers.clone();
+    if let Some(trace) = &exchange.log.trace {
+        trace.tell(&mut headers);
+    }
     let uri = match is_http2 {
         true => absolute(&head.uri, headers.remove(HOST)),
         false => relative(&head.method, &head.uri),

@@ -25,6 +25,7 @@ use crate::connection::Connection;
 use crate::dump::ConnectionView;
 use crate::metrics::Metrics;
 use crate::record::{Record, Recorder};
+use crate::trace::Tracing;
 
 /// What a worker is made of.
 pub struct Inputs {
@@ -48,6 +49,8 @@ pub struct Inputs {
     pub commands: mpsc::Receiver<Command>,
     /// Where records go.
     pub recorder: Recorder,
+    /// What is traced; None: nothing.
+    pub tracing: Option<Tracing>,
     /// What is counted without a record.
     pub metrics: Metrics,
 }

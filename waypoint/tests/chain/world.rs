@@ -90,6 +90,7 @@ impl World {
             open: watch::Sender::new(true).subscribe(),
             certificates: CertManager::start(&tasks, authority, Arc::new(SystemClock), DEFAULT_TTL),
             metrics: Metrics::default(),
+            tracing: None,
         };
         let proxy = Proxy::start(parts, &tasks).unwrap();
         drop(_context);

@@ -12,5 +12,6 @@ mod refused;
 mod retries;
 mod routes;
 mod times;
+mod traces;
 mod upgrades;
 mod world;

@@ -1,6 +1,6 @@
 //! A worker of the test: a fake site, endpoints behind in-memory streams, clients that write bytes.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
@@ -19,6 +19,7 @@ use mesh::route::{Route, RouteKey, RouteKind, Rule, Table, Target};
 use mesh::service::{AppProtocol, ServiceKey};
 use mesh::workload::{Common, Health, Locality, NetworkMode, TunnelProtocol, Workload};
 use mesh::workload::{WorkloadKind, WorkloadUid};
+use process::otlp::{Sampler, SpanMetrics, queue};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +28,7 @@ use waypoint::http::site::{
     Asked, Choose, ChooseError, Chosen, ConnectError, Io, Limits, Reason, RequestRecord, Site,
     Upstream,
 };
+use waypoint::trace::{Span, Tracing};
 
 /// Bytes that an in-memory stream holds.
 const PIPE: usize = 16 * 1024;
@@ -88,6 +90,7 @@ pub struct FakeSite {
     pub limits: Limits,
     random: Cell<u64>,
     draining: tokio::sync::watch::Sender<bool>,
+    tracing: OnceCell<Tracing>,
 }
 
 impl Site for FakeSite {
@@ -146,6 +149,10 @@ impl Site for FakeSite {
             tokio::time::sleep(takes).await;
             Ok(Box::new(TokioIo::new(ours)) as Box<dyn Io>)
         })
+    }
+
+    fn tracing(&self) -> Option<&Tracing> {
+        self.tracing.get()
     }
 
     fn record(&self, record: &RequestRecord<'_>) {
@@ -245,6 +252,7 @@ pub fn run_with<F: Future<Output = ()>>(limits: Limits, test: impl FnOnce(Rc<Wor
             limits,
             random: Cell::new(7),
             draining: tokio::sync::watch::Sender::new(false),
+            tracing: OnceCell::new(),
         });
         let world = Rc::new(World {
             asked: asked(),
@@ -311,6 +319,14 @@ impl World {
             rules,
         };
         *self.site.routes.borrow_mut() = Some(Arc::new(Table::new([Arc::new(route)])));
+    }
+
+    /// Traces from now on; where the spans come out.
+    pub fn trace(&self, sampler: Sampler) -> process::otlp::Queue<Box<Span>> {
+        let (spans, queue) = queue(&SpanMetrics::default());
+        let is_first = self.site.tracing.set(Tracing { sampler, spans }).is_ok();
+        assert!(is_first, "it traces already");
+        queue
     }
 
     pub fn drain(&self) {
