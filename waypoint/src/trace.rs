@@ -20,8 +20,8 @@ use crate::config::Config;
 
 /// Bytes of each text of a span that clients write: as much of a path as Istio keeps.
 pub const TEXT_BYTES_MAX: usize = 256;
-/// Bytes of `tracestate` that a span keeps; requests go on with all of it (W3C Trace Context 3.3.1.5
-/// wants 512 at least).
+/// Bytes of `tracestate` that a span keeps; requests go on with all of it (W3C Trace Context
+/// 3.3.1.5 wants 512 at least).
 pub const STATE_BYTES_MAX: usize = 512;
 
 /// What is sampled, and where spans go. Clones share the queue.

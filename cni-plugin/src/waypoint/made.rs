@@ -45,8 +45,8 @@ impl Binary {
     }
 }
 
-/// What the environment says of tracing, as a number: there may be secrets in it. Empty when it says
-/// nothing.
+/// What the environment says of tracing, as a number: there may be secrets in it. Empty when it
+/// says nothing.
 fn traced(variable: &dyn Fn(&str) -> Option<OsString>) -> String {
     let mut hasher = DefaultHasher::new();
     let mut says = false;

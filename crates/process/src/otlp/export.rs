@@ -27,8 +27,8 @@ use crate::tasks::Tasks;
 const PATH: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 /// Attributes have the names of this version of the semantic conventions.
 const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.37.0";
-/// How often the queue is looked at while spans are gathered: at 20,000 spans a second 1,000 come in
-/// between, half of what it holds.
+/// How often the queue is looked at while spans are gathered: at 20,000 spans a second 1,000 come
+/// in between, half of what it holds.
 const LOOK: Duration = Duration::from_millis(50);
 /// The first pause before a batch is sent again; doubled each time, less up to a half by chance.
 const PAUSE_FIRST: Duration = Duration::from_millis(250);

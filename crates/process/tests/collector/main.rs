@@ -39,10 +39,13 @@ struct Manner {
     refuses: bool,
 }
 
+/// A message, and the header that the tests ask for.
+type Got = (ExportTraceServiceRequest, Option<String>);
+
 #[derive(Clone, Default)]
 struct Collector {
     manner: Manner,
-    got: Arc<Mutex<Vec<(ExportTraceServiceRequest, Option<String>)>>>,
+    got: Arc<Mutex<Vec<Got>>>,
     asked: Arc<Mutex<usize>>,
 }
 
