@@ -189,8 +189,8 @@ impl Connection {
         Some(self.handshake_deadline)
     }
 
-    /// Whether it has let go of memory that only a busy one needs, and its driver should too: nothing
-    /// has come or gone for a second.
+    /// Whether it has let go of memory that only a busy one needs, and its driver should too:
+    /// nothing has come or gone for a second.
     pub fn is_at_rest(&self) -> bool {
         self.codec.is_at_rest()
     }

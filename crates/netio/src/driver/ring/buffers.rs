@@ -70,8 +70,8 @@ impl Buffers {
         self.used = true;
     }
 
-    /// Gives the memory of the buffers back, unless one holds data or none was used; whether it did.
-    /// The kernel must not have put data into one of which it is not known yet.
+    /// Gives the memory of the buffers back, unless one holds data or none was used; whether it
+    /// did. The kernel must not have put data into one of which it is not known yet.
     pub(super) fn release(&mut self) -> bool {
         if !self.used || self.out > 0 {
             return false;
