@@ -3,6 +3,9 @@
 # Panics and errors are read by people: no backtrace unless asked for.
 export RUST_BACKTRACE ?= 0
 
+# A registry that fails is asked more often than cargo does by itself.
+export CARGO_NET_RETRY ?= 10
+
 SHELL := /bin/bash
 
 .PHONY: help setup build demo test lint proofs prove soak bench fuzz clean

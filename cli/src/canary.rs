@@ -115,7 +115,7 @@ struct Answer {
     n: Option<u64>,
     /// The seconds that they came in; null: since the waypoints started.
     seconds: Option<u64>,
-    /// How likely counts like these are under the split that is set; below 1e-6 something is wrong.
+    /// How likely counts like these are under the split that is set; below 1e-8 something is wrong.
     p_value: Option<f64>,
 }
 

@@ -143,6 +143,17 @@ pub struct Expect {
     pub same: bool,
 }
 
+impl Expect {
+    /// What the answers alone show: nothing of what came to pods.
+    pub fn of_answers(&self) -> Self {
+        Expect {
+            counted: BTreeMap::new(),
+            copied: BTreeMap::new(),
+            ..self.clone()
+        }
+    }
+}
+
 fn client() -> String {
     CLIENT.to_owned()
 }

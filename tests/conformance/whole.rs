@@ -104,7 +104,7 @@ fn refused_by(bed: &mut Bed, policy: &str) -> anyhow::Result<()> {
 fn counts(bed: &Bed, id: &str) -> anyhow::Result<(u64, u64)> {
     let url = format!("http://127.0.0.1:9003/count?{id}");
     let place = bed.place("shop/v2")?;
-    let text = place.text(&Program::line("curl -q -sS --max-time 20").arg(url))?;
+    let text = place.text(&Program::line("curl -q -sS --max-time 60").arg(url))?;
     let said: Value = serde_json::from_str(&text)?;
     let number = |name: &str| said[name].as_u64().with_context(|| text.clone());
     Ok((number("sent")?, number("taken")?))
@@ -195,7 +195,7 @@ fn slow_taker(bed: &mut Bed) -> anyhow::Result<()> {
         "all of it was taken: somebody holds it"
     );
     let go_on = format!("http://127.0.0.1:9003/go-on?{id}");
-    let go_on = Program::line("curl -q -sS -f --max-time 20").arg(go_on);
+    let go_on = Program::line("curl -q -sS -f --max-time 60").arg(go_on);
     bed.place("shop/v2")?.text(&go_on)?;
     client.wait_for_line(&["200 OK"], TOLD_WITHIN)?;
     client.wait_for_line(&[&UPLOAD_BYTES.to_string()], TOLD_WITHIN)?;
@@ -263,10 +263,18 @@ fn logged(bed: &mut Bed) -> anyhow::Result<()> {
         "istio_requests_total",
         "istio_request_duration_milliseconds_count",
     ] {
-        let page = bed.waypoint_page(15020, "metrics")?;
-        let mut lines = page.lines().filter(|line| line.starts_with(metric));
-        let found = lines.any(|line| labels.iter().all(|label| line.contains(label)));
-        ensure!(found, "no {metric} with {labels:?}");
+        // Each worker tells its counts every now and then.
+        let begun = std::time::Instant::now();
+        loop {
+            let page = bed.waypoint_page(15020, "metrics")?;
+            let mut lines = page.lines().filter(|line| line.starts_with(metric));
+            if lines.any(|line| labels.iter().all(|label| line.contains(label))) {
+                break;
+            }
+            let is_late = begun.elapsed() > TOLD_WITHIN;
+            ensure!(!is_late, "no {metric} with {labels:?}");
+            bed.sleep(LOOK)?;
+        }
     }
     Ok(())
 }

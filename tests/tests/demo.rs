@@ -1,7 +1,6 @@
 //! The demo's mesh, once per back end: every field of its report is a scenario here.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use cli::demo::check::{self, plaintext, policy, traffic};
@@ -10,6 +9,7 @@ use cli::demo::mesh::{WEB_V4, tunnelled};
 use cli::demo::servers::HTTP_PORT;
 use cli::demo::{BackEnd, Claim, Mesh, Silent};
 use scenarios::{Scenario, run, scenario};
+use world::stack::READY_WITHIN;
 use world::{Leftovers, World};
 
 fn main() -> ExitCode {
@@ -193,7 +193,7 @@ fn bad_manifest(mesh: &Mesh) -> anyhow::Result<()> {
         "apiVersion: v1\nkind: Service\nmetadata: [\n",
     )?;
     mesh.culvertd
-        .wait_for_line(&["70-bad.yaml"], Duration::from_secs(10))?;
+        .wait_for_line(&["70-bad.yaml"], READY_WITHIN)?;
     let answer = traffic::request(&mesh.pods.client, (WEB_V4, 80), "m")?;
     mesh.manifests.remove("70-bad.yaml")?;
     ensure!(answer.is_some(), "the Service is gone");
@@ -207,7 +207,7 @@ fn dead_endpoint(mesh: &Mesh) -> anyhow::Result<()> {
         .find(|server| server.name().starts_with("nginx"));
     nginx
         .context("nginx is among the servers")?
-        .stop(Duration::from_secs(10))?;
+        .stop(READY_WITHIN)?;
     let answers = traffic::requests(&mesh.pods.client, (WEB_V4, 80), 20, "m")?;
     let served = answers
         .iter()

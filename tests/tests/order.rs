@@ -128,7 +128,7 @@ fn no_control_plane(bed: &mut Bed) -> anyhow::Result<()> {
     bed.agent = Some(bed.control.start_agent(&bed.node)?);
     let ztunnel = bed.control.start_ztunnel(&bed.node, "auto", &[])?;
     let address = bed.control.host().ipv4().to_string();
-    ztunnel.wait_for_line(&[&address], Duration::from_secs(15))?;
+    ztunnel.wait_for_line(&[&address], READY_WITHIN)?;
     ensure!(ztunnel.ended().is_none(), "ztunnel gave up");
     let ready = get(bed.node.place(), "http://127.0.0.1:15021/healthz/ready");
     ensure!(ready.is_err(), "ready without a control plane");
@@ -181,7 +181,7 @@ fn no_ztunnel(bed: &mut Bed) -> anyhow::Result<()> {
         .ztunnel
         .take()
         .context("a scenario before this one starts it")?;
-    let status = ztunnel.stop(Duration::from_secs(10))?;
+    let status = ztunnel.stop(READY_WITHIN)?;
     ensure!(
         status.success(),
         "ztunnel ended with {status} after SIGTERM"

@@ -15,6 +15,7 @@ use cli::demo::{Mesh, Silent};
 use peers::stranger::{Answer, Server, connect};
 use scenarios::stranger::{Credentials, Issuers, Validity};
 use scenarios::{Scenario, run, scenario};
+use world::stack::READY_WITHIN;
 use world::{Leftovers, Pod, Process, World};
 
 /// The tunnel's port.
@@ -252,9 +253,6 @@ fn expired(bed: &mut Bed) -> anyhow::Result<()> {
 fn named_in_log(bed: &Bed, identity: &str) -> anyhow::Result<()> {
     let ztunnel = &bed.mesh.nodes[0].ztunnel;
     let rogue = bed.rogue.ipv4()?.to_string();
-    ztunnel.wait_for_line(
-        &["connection failed", &rogue, identity],
-        Duration::from_secs(10),
-    )?;
+    ztunnel.wait_for_line(&["connection failed", &rogue, identity], READY_WITHIN)?;
     Ok(())
 }

@@ -68,7 +68,7 @@ def one(connection, stream):
     return {"status": status, "headers": answer, "body": body}
 
 
-with socket.create_connection((address, int(port)), timeout=30) as connection:
+with socket.create_connection((address, int(port)), timeout=60) as connection:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     config = h2.config.H2Configuration(client_side=True, header_encoding=None)
     stream = h2.connection.H2Connection(config=config)

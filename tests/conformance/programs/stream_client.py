@@ -20,7 +20,7 @@ def chunk(stream):
 
 
 def one():
-    with socket.create_connection((address, int(port)), timeout=20) as connection:
+    with socket.create_connection((address, int(port)), timeout=60) as connection:
         head = [f"POST {path} HTTP/1.1", f"Host: {authority}", "Transfer-Encoding: chunked", *headers]
         connection.sendall("\r\n".join([*head, "", ""]).encode())
         stream = connection.makefile("rb")

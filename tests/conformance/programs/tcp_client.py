@@ -14,7 +14,7 @@ address, port, _, _, times = sys.argv[1:6]
 
 def one():
     sent = os.urandom(1 << 20)
-    with socket.create_connection((address, int(port)), timeout=20) as connection:
+    with socket.create_connection((address, int(port)), timeout=60) as connection:
         stream = connection.makefile("rb")
         greeting = stream.readline().decode().split()
         if len(greeting) != 2:

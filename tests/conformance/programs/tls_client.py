@@ -17,7 +17,7 @@ context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
 
 
 def one():
-    with socket.create_connection((address, int(port)), timeout=30) as connection:
+    with socket.create_connection((address, int(port)), timeout=60) as connection:
         with context.wrap_socket(connection, server_hostname=host) as stream:
             request = http.client.HTTPConnection(host)
             request.sock = stream

@@ -16,7 +16,7 @@ headers = [tuple(part.strip() for part in header.split(":", 1)) for header in sy
 
 async def one():
     url = f"ws://{authority}{path}"
-    options = {"host": address, "port": int(port), "extra_headers": headers, "open_timeout": 20}
+    options = {"host": address, "port": int(port), "extra_headers": headers, "open_timeout": 60}
     try:
         async with websockets.connect(url, **options) as connection:
             seen = await connection.recv()
@@ -25,7 +25,7 @@ async def one():
                 await connection.send(message)
                 if await connection.recv() != message:
                     raise ConnectionError(f"a message of {size} bytes came back changed")
-            await asyncio.wait_for(await connection.ping(), 20)
+            await asyncio.wait_for(await connection.ping(), 60)
             answered = dict(connection.response_headers.raw_items())
         lower = {key.lower(): value for key, value in answered.items()}
         return {"status": 200, "headers": lower, "body": seen}

@@ -52,7 +52,7 @@ pub fn at_each_step(ground: &mut Ground) -> anyhow::Result<()> {
             delete(&mut steps, &pod)?;
         }
         ensure!(
-            ground.traces(&pod)? == Traces::default(),
+            ground.left(&pod)? == Traces::default(),
             "after {step}, and DEL"
         );
         // The other repeated ADDs are the next ones to be cut, after all steps of this one.
@@ -205,7 +205,7 @@ fn judge(ground: &mut Ground, steps: &mut Steps, pod: &Pod) -> anyhow::Result<bo
             Ok(true)
         }
         "" => {
-            let left = ground.traces(pod)?;
+            let left = ground.left(pod)?;
             ensure!(left == Traces::default(), "not captured, and left {left:?}");
             Ok(false)
         }

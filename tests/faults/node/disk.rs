@@ -46,7 +46,7 @@ pub fn full(ground: &mut Ground) -> anyhow::Result<()> {
 fn without_space(ground: &mut Ground) -> anyhow::Result<()> {
     let pod = ground.spare()?;
     let refused = ground.refused(&pod);
-    let left = ground.traces(&pod);
+    let left = ground.left(&pod);
     let phase = ground.phase(&pod);
     pod.delete()?;
     let (code, text) = refused?;

@@ -22,6 +22,10 @@ const DISK_BYTES: u64 = 48 * 1024 * 1024;
 pub const SEED: u64 = 20_261_123;
 /// Waiting for something that must come, on a machine that is busy with other things.
 pub const COMES_WITHIN: Duration = Duration::from_secs(120);
+/// What the kernel takes away a moment later is gone within this, on such a machine too.
+const LEFT_WITHIN: Duration = Duration::from_secs(30);
+/// bpftool fails when an object ends while it lists them.
+const LISTED_AT_MOST: usize = 50;
 /// Time that an ADD may take here: those that must fail for want of an answer do so soon, and those
 /// that must succeed do so on a machine that is busy with other things too.
 const ADD_TIMEOUT_S: u64 = 10;
@@ -194,7 +198,7 @@ impl Ground {
         let used = added.and_then(|()| self.use_spare(&pod));
         pod.delete()?;
         used?;
-        let left = self.traces(&pod)?;
+        let left = self.left(&pod)?;
         ensure!(left == Traces::default(), "a deleted pod left {left:?}");
         Ok(())
     }
@@ -262,6 +266,19 @@ impl Ground {
         Ok(traces)
     }
 
+    /// What stays of a pod that should have left nothing. The kernel ends a link that nobody holds
+    /// some time after its pin, and on a busy machine that is no moment.
+    pub fn left(&self, pod: &Pod) -> anyhow::Result<Traces> {
+        let start = Instant::now();
+        loop {
+            let traces = self.traces(pod)?;
+            if traces == Traces::default() || start.elapsed() > LEFT_WITHIN {
+                return Ok(traces);
+            }
+            self.bed.sleep(Duration::from_millis(50))?;
+        }
+    }
+
     /// Waits until something is true that must become so.
     pub fn eventually(
         &self,
@@ -292,6 +309,13 @@ fn bpftool(place: &Place, words: &[&str]) -> anyhow::Result<Value> {
     let program = Program::new("bpftool")
         .arg("-j")
         .args(words.iter().copied());
+    for _ in 0..LISTED_AT_MOST {
+        let output = place.run(&program)?;
+        if output.ok() {
+            return Ok(serde_json::from_str(&output.text())?);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
     Ok(serde_json::from_str(&place.text(&program)?)?)
 }
 

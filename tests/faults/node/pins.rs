@@ -17,7 +17,7 @@ pub fn read_only(ground: &mut Ground) -> anyhow::Result<()> {
     let refused = ground.refused(&pod);
     let works = ground.works();
     remount(ground, "rw")?;
-    let left = ground.traces(&pod);
+    let left = ground.left(&pod);
     pod.delete()?;
     let (code, text) = refused?;
     ensure!(

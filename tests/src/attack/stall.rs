@@ -14,6 +14,10 @@ use super::streams::stream_number;
 use super::tunnel::{Answer, Tunnel, Way};
 use super::{End, PATIENCE, Report};
 
+/// All streams of a tunnel are answered within this: thousands are opened at once, and on a machine
+/// with one busy core 30 s were too few.
+pub const OPENED_WITHIN: Duration = Duration::from_secs(180);
+
 /// How many of what.
 #[derive(Clone, Debug)]
 pub struct Stall {
@@ -79,7 +83,11 @@ async fn make(stall: &Stall, number: usize) -> (Report, Option<Tunnel>) {
         }
     };
     report.tunnels = 1;
-    let opened = timeout(PATIENCE, streams(stall, number, &mut tunnel, &mut report)).await;
+    let opened = timeout(
+        OPENED_WITHIN,
+        streams(stall, number, &mut tunnel, &mut report),
+    )
+    .await;
     match opened.unwrap_or(Err(End::Open)) {
         Ok(()) => (report, Some(tunnel)),
         Err(end) => {

@@ -13,8 +13,8 @@ use scenarios::stranger::{Credentials, tls};
 use tokio::net::TcpStream;
 use world::Place;
 
-/// A whole exchange; a ztunnel answers in milliseconds.
-const EXCHANGE_WITHIN: Duration = Duration::from_secs(15);
+/// A whole exchange; a ztunnel answers in milliseconds, on a machine that has them.
+const EXCHANGE_WITHIN: Duration = Duration::from_secs(60);
 
 /// What came of a CONNECT.
 #[derive(Debug)]

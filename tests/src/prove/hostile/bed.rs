@@ -26,11 +26,11 @@ pub const POUR_PORT: u16 = 9301;
 /// The tunnel's port.
 pub const HBONE_PORT: u16 = 15008;
 /// The servers listen within this.
-const LISTENS_WITHIN: Duration = Duration::from_secs(30);
+const LISTENS_WITHIN: Duration = Duration::from_secs(60);
 /// The recorder writes a connection's line within this.
-const LOGGED_WITHIN: Duration = Duration::from_secs(15);
+const LOGGED_WITHIN: Duration = Duration::from_secs(60);
 /// Longest that one attack may run.
-const ATTACK_WITHIN: Duration = Duration::from_secs(150);
+const ATTACK_WITHIN: Duration = Duration::from_secs(300);
 
 /// Two more pods on the attacked node.
 const PODS: &str = "\

@@ -8,7 +8,8 @@ use super::bed::{Bed, ECHO_PORT, POUR_PORT, at};
 use super::{Attack, Plan, Run};
 use crate::attack::end::CALM;
 use crate::attack::server::POUR_PORTS;
-use crate::attack::{End, Report};
+use crate::attack::stall::OPENED_WITHIN;
+use crate::attack::{End, PATIENCE, Report};
 
 /// How much the proxy may grow while something comes that is ended at once, MiB.
 const FLOOD_MIB: f64 = 48.0;
@@ -206,7 +207,7 @@ fn stalled(bed: &Bed, plan: &Plan, name: &str) -> anyhow::Result<Attack> {
     let mark = bed.mark();
     let attack = || {
         let attacker = bed.start(bed.outlaw(), &program)?;
-        attacker.wait_for_line(&["holding"], crate::attack::PATIENCE * 2)?;
+        attacker.wait_for_line(&["holding"], OPENED_WITHIN + PATIENCE)?;
         if !plan.stalled_to_the_end {
             bed.mesh.world.interrupt().sleep(plan.flood * 2)?;
             attacker.signal(Signal::SIGTERM)?;
