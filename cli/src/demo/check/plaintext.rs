@@ -15,7 +15,7 @@ use crate::demo::{BackEnd, Claim, DemoError, Mesh};
 
 /// A change of a manifest is effective on both nodes within this: culvertd watches the directory,
 /// the proxies are pushed to.
-const EFFECTIVE_WITHIN: Duration = Duration::from_secs(15);
+const EFFECTIVE_WITHIN: Duration = Duration::from_secs(60);
 /// The manifest's file while STRICT is on.
 const STRICT_FILE: &str = "50-strict.yaml";
 /// Requests of captured clients while STRICT is on.

@@ -12,9 +12,9 @@ use crate::demo::mesh::WEB_V4;
 use crate::demo::{BackEnd, Claim, DemoError, Mesh};
 
 /// A pushed policy has closed what it denies within this.
-const CLOSED_WITHIN: Duration = Duration::from_secs(15);
+const CLOSED_WITHIN: Duration = Duration::from_secs(60);
 /// A refused connection is in the log within this.
-const LOGGED_WITHIN: Duration = Duration::from_secs(5);
+const LOGGED_WITHIN: Duration = Duration::from_secs(60);
 /// The manifest's file while the policy is on.
 const POLICY_FILE: &str = "60-policy.yaml";
 const INTRUDER: &str = "spiffe://cluster.local/ns/demo/sa/intruder";

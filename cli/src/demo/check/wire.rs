@@ -15,7 +15,7 @@ const HBONE_PORT: u16 = 15008;
 /// The bridge that the CNI chain makes on a node.
 const BRIDGE: &str = "cni0";
 /// A record is written when its connection has ended on that side.
-const LOGGED_WITHIN: Duration = Duration::from_secs(10);
+const LOGGED_WITHIN: Duration = Duration::from_secs(60);
 
 const CLIENT: &str = "spiffe://cluster.local/ns/demo/sa/client";
 const WEB: &str = "spiffe://cluster.local/ns/demo/sa/web";
