@@ -33,17 +33,9 @@ fn no_descriptor_outlives_its_stream_however_it_ended() {
             for round in 0..ROUNDS {
                 end_one(&listener, round).await;
             }
-            settle().await;
-            assert_eq!(open_descriptors(), idle, "{backend}");
+            closed_down_to(idle, backend).await;
             connect_in_turn().await;
-            let soon = std::time::Instant::now() + Duration::from_secs(20);
-            while open_descriptors() > idle {
-                assert!(
-                    std::time::Instant::now() < soon,
-                    "{backend}: sockets are kept"
-                );
-                netio::time::sleep(Duration::from_millis(20)).await;
-            }
+            closed_down_to(idle, backend).await;
             connect_in_turn().await;
         })
         .unwrap();
@@ -54,6 +46,18 @@ fn no_descriptor_outlives_its_stream_however_it_ended() {
             before,
             "{backend}: after tasks that were left"
         );
+    }
+}
+
+/// Waits until no more are open; never fewer, as what was open is.
+async fn closed_down_to(idle: usize, backend: Backend) {
+    let soon = std::time::Instant::now() + Duration::from_secs(60);
+    while open_descriptors() != idle {
+        assert!(
+            std::time::Instant::now() < soon,
+            "{backend}: sockets are kept"
+        );
+        netio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
