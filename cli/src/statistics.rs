@@ -1,7 +1,7 @@
 //! Whether counts fit a split. Pure; no table, no approximation.
 
-/// A correct split is called wrong less often than this: once in a hundred million looks, as one run
-/// of all tests has some 70 of them, and none may fail without a cause.
+/// A correct split is called wrong less often than this: once in a hundred million looks, as one
+/// run of all tests has some 70 of them, and none may fail without a cause.
 pub const LEAST_P: f64 = 1e-8;
 
 /// Probability that a fair draw of `n` with this share is at least as unlikely as `seen`: the exact

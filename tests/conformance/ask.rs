@@ -13,8 +13,8 @@ use crate::case::Pair;
 
 /// A line of this begins what curl says of each transfer, after its answer.
 const MARK: &str = "@@conformance@@";
-/// Longest time of one transfer, in seconds, also beside six builds: a timeout of a route that works
-/// ends long before.
+/// Longest time of one transfer, in seconds, also beside six builds: a timeout of a route that
+/// works ends long before.
 const TRANSFER_SECONDS: u32 = 60;
 /// Longest time of all transfers of a pair: 60 connections of a megabyte there and back.
 const PAIR_WITHIN: Duration = Duration::from_secs(300);

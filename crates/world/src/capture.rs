@@ -17,10 +17,12 @@ use crate::place::Place;
 use crate::process::Process;
 use crate::program::Program;
 
-/// tcpdump's ring, so that a burst at veth speed is not dropped while it writes.
-const RING_KIB: u32 = 32 * 1024;
+/// tcpdump's ring, so that a burst at veth speed is not dropped while it writes, or waits for a
+/// core: in immediate mode each packet may take a place of the longest. libpcap takes less when
+/// the kernel has not that much.
+const RING_KIB: u32 = 128 * 1024;
 /// How long tcpdump gets to open its socket, and to write its file at the end.
-const TCPDUMP_WITHIN: Duration = Duration::from_secs(10);
+const TCPDUMP_WITHIN: Duration = Duration::from_secs(60);
 
 /// ICMPv6 types of neighbour discovery: router and neighbour solicitation and advertisement,
 /// redirect (RFC 4861, section 4).
