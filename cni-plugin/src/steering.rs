@@ -13,6 +13,7 @@ pub mod probe;
 pub mod program;
 pub mod routes;
 pub mod sysctls;
+pub mod watch;
 
 use std::fmt;
 

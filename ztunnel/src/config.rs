@@ -83,6 +83,10 @@ fn as_text<T: ToString, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok
     serializer.serialize_str(&value.to_string())
 }
 
+/// [`DataPath::close_wait`]: applications close what was closed within milliseconds, and nobody
+/// else has a reason to wait for those that do not.
+const CLOSE_WAIT: Duration = Duration::from_secs(1);
+
 /// The environment variables that are ztunnel's own.
 pub const VARIABLES: Variables = Variables {
     workers: "ZTUNNEL_WORKER_THREADS",
@@ -97,6 +101,7 @@ impl Config {
             cluster: self.flags.cluster_id.as_str().into(),
             trust_domain: self.flags.trust_domain.as_str().into(),
             termination_deadline: self.termination_deadline,
+            close_wait: CLOSE_WAIT,
             tunnel_idle: self.flags.tunnel_idle,
             limits,
         }
@@ -114,6 +119,9 @@ pub struct DataPath {
     pub trust_domain: std::sync::Arc<str>,
     /// How long open connections may go on at shutdown.
     pub termination_deadline: Duration,
+    /// How long both sides of a quiet connection, which the drain closes at its deadline, may take
+    /// to close it too; what is open then is reset.
+    pub close_wait: Duration,
     /// How long a tunnel of ours is kept without connections.
     pub tunnel_idle: Duration,
     /// What it may take up.

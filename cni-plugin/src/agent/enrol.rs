@@ -12,6 +12,7 @@
 
 mod failure;
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +34,7 @@ use crate::steering::fault::Fault;
 use crate::steering::pod::unroute;
 use crate::steering::pod::{Listeners, PodSteering, SteerError};
 use crate::steering::program;
-use crate::steering::routes::{AddressWatch, RouteError};
+use crate::steering::watch::AddressWatch;
 use crate::zds::{HandError, HandedPod};
 use failure::{StepError, busy, foreign, unusable};
 
@@ -414,7 +415,7 @@ pub(super) fn keep(
     record: Record,
     steering: PodSteering,
     listeners: Arc<Listeners>,
-    watch: Result<AddressWatch, RouteError>,
+    watch: io::Result<AddressWatch>,
 ) {
     let stop = CancellationToken::new();
     let uid = record.pod.uid.clone();

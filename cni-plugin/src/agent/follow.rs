@@ -6,6 +6,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Agent;
 use super::record::Phase;
-use crate::steering::routes::{AddressWatch, RouteError};
+use crate::steering::watch::AddressWatch;
 
 /// Changes come in bursts (address, then its routes); one look per burst.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -37,7 +38,7 @@ const PAUSES: Pauses = Pauses {
 pub async fn run(
     agent: Arc<Agent>,
     uid: String,
-    watch: Result<AddressWatch, RouteError>,
+    watch: io::Result<AddressWatch>,
     stop: CancellationToken,
 ) {
     let process_stop = agent.tasks.stop();
@@ -78,11 +79,7 @@ where
 }
 
 /// Follows until the namespace's socket is lost; tells why.
-async fn follow(
-    agent: &Agent,
-    uid: &str,
-    first: Option<Result<AddressWatch, RouteError>>,
-) -> String {
+async fn follow(agent: &Agent, uid: &str, first: Option<io::Result<AddressWatch>>) -> String {
     let (watch, is_new) = match first {
         Some(watch) => (watch, false),
         None => {
@@ -92,19 +89,26 @@ async fn follow(
             (AddressWatch::new(live.steering.netns()), true)
         }
     };
-    let mut watch = match watch {
+    let watch = match watch {
         Ok(watch) => watch,
-        Err(error) => return error.to_string(),
+        Err(error) => return format!("no netlink socket in the pod's namespace: {error}"),
     };
     if is_new {
         // What changed while nobody listened.
-        refresh(agent, uid).await;
+        look(agent, uid).await;
     }
-    while watch.changed().await {
+    loop {
+        if let Err(error) = watch.changed().await {
+            return format!("the kernel's socket was lost: {error}");
+        }
         tokio::time::sleep(SETTLE).await;
-        refresh(agent, uid).await;
+        look(agent, uid).await;
     }
-    "the kernel's socket was lost".into()
+}
+
+/// Looks at the addresses. Its state is kept while it runs only: a follower waits nearly always.
+async fn look(agent: &Agent, uid: &str) {
+    Box::pin(refresh(agent, uid)).await;
 }
 
 async fn refresh(agent: &Agent, uid: &str) {
@@ -141,6 +145,17 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
+
+    /// Of the future that a function with the parameters of [`run`] makes.
+    fn size<A, B, C, D, F>(_: fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_follower_that_waits_is_small() {
+        let size = size(run);
+        assert!(size <= 1024, "{size} bytes for each captured pod");
+    }
 
     #[tokio::test]
     async fn a_watch_that_ends_begins_again_with_pauses_that_grow_to_their_bound() {

@@ -20,7 +20,7 @@ use super::{Agent, enrol};
 use crate::message::is_id;
 use crate::steering::pod::SteerError;
 use crate::steering::program;
-use crate::steering::routes::AddressWatch;
+use crate::steering::watch::AddressWatch;
 use crate::zds::{HandedPod, Known};
 
 /// Name of the hook's directory beside those of the pods.

@@ -5,20 +5,17 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 
-use futures::channel::mpsc::UnboundedReceiver;
+use futures::TryStreamExt;
 use futures::future::{Either, select};
-use futures::{FutureExt, StreamExt, TryStreamExt};
 use netio::netns::Netns;
-use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
 use rtnetlink::packet_route::route::{RouteScope, RouteType};
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
-use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
-use rtnetlink::sys::SocketAddr;
-use rtnetlink::{Handle, IpVersion, MulticastGroup, RouteMessageBuilder};
+use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
 
 use super::abi::{LOOPBACK_IFINDEX, MARK_CAPTURE, MARK_MASK, TABLE};
 
@@ -360,60 +357,6 @@ pub async fn installed(netns: &Netns, family: IpVersion) -> Result<Installed, Ro
         })
     })
     .await
-}
-
-/// Tells of changes of the namespace's addresses, from the moment it is made.
-pub struct AddressWatch {
-    events: UnboundedReceiver<Event>,
-    /// Reads the socket while [`AddressWatch::changed`] waits; between two calls the kernel keeps
-    /// what it has to say.
-    connection: Pin<Box<dyn Future<Output = ()> + Send>>,
-    /// The connection ends with its last handle.
-    _handle: Handle,
-}
-
-type Event = (NetlinkMessage<RouteNetlinkMessage>, SocketAddr);
-
-impl AddressWatch {
-    /// Starts to listen.
-    ///
-    /// # Errors
-    /// When there is no socket to be had.
-    pub fn new(netns: &Netns) -> Result<Self, RouteError> {
-        let groups = [MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
-        let (connection, handle, events) =
-            netns.enter(|| rtnetlink::new_multicast_connection(&groups))??;
-        Ok(Self {
-            events,
-            connection: Box::pin(connection),
-            _handle: handle,
-        })
-    }
-
-    /// Ends when addresses have changed since the last call, or since the beginning; however often
-    /// they did, once. False when the socket is lost.
-    pub async fn changed(&mut self) -> bool {
-        loop {
-            let event = match select(self.events.next(), &mut self.connection).await {
-                Either::Left((Some(event), _)) => event,
-                Either::Left((None, _)) | Either::Right(_) => return false,
-            };
-            if is_change(&event) {
-                // One look sees them all.
-                while let Some(Some(_)) = self.events.next().now_or_never() {}
-                return true;
-            }
-        }
-    }
-}
-
-fn is_change((message, _): &Event) -> bool {
-    matches!(
-        message.payload,
-        NetlinkPayload::InnerMessage(
-            RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_)
-        ) | NetlinkPayload::Overrun(_)
-    )
 }
 
 #[cfg(test)]

@@ -6,12 +6,11 @@ use std::time::Duration;
 use cni_plugin::message::Request;
 use cni_plugin::plugin::code;
 use cni_plugin::steering::pod::{Listeners, PodSteering, SteerError};
-use cni_plugin::steering::routes::AddressWatch;
 use netio::netns::Netns;
 use process::grpc::agent::Described;
 use serde_json::json;
 
-use crate::ground::{Network, OUTSIDE_V4, OUTSIDE_V6, POD_V4, POD_V6, Space, ip};
+use crate::ground::{OUTSIDE_V4, OUTSIDE_V6, POD_V4, POD_V6, Space, ip};
 use crate::rig::{FakeControl, Rig};
 use crate::traffic::{Connections, rules, servers, sysctls};
 use crate::ztunnel::{Manners, Ztunnel};
@@ -395,26 +394,6 @@ async fn addresses_that_come_and_go_are_followed_and_only_given_ones_are_reporte
     assert_eq!(ztunnel.accepted().len(), 1);
     rig.check().unwrap();
     ztunnel.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_change_of_addresses_is_told_once_also_when_it_came_before_anybody_asked() {
-    let network = Network::new();
-    let mut watch = AddressWatch::new(&network.pod.netns).unwrap();
-    let name = &network.pod.name;
-    let within = Duration::from_secs(60);
-    for turn in 0..2 {
-        ip(&format!(
-            "-n {name} addr add 10.77.0.{}/24 dev eth0
-            -n {name} addr add 10.77.0.{}/24 dev eth0",
-            100 + turn,
-            200 + turn
-        ));
-        let told = tokio::time::timeout(within, watch.changed()).await;
-        assert_eq!(told, Ok(true));
-    }
-    let again = tokio::time::timeout(Duration::from_millis(300), watch.changed()).await;
-    assert!(again.is_err(), "nothing changed since");
 }
 
 #[tokio::test(flavor = "multi_thread")]

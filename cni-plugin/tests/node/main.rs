@@ -15,5 +15,6 @@ mod rig;
 mod takeover;
 mod traffic;
 mod verify;
+mod watch;
 mod zds;
 mod ztunnel;

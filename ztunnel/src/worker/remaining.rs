@@ -17,9 +17,6 @@ const LOOK: Duration = Duration::from_millis(20);
 /// A connection that moved nothing for so long at its deadline is quiet.
 const QUIET: Duration = Duration::from_millis(200);
 
-/// How long both sides of a connection that was closed may take to close it too.
-const CLOSE_WAIT: Duration = Duration::from_secs(1);
-
 /// Connections and tunnels that were open at one moment.
 pub struct Remaining {
     worker: Rc<Worker>,
@@ -85,7 +82,7 @@ impl Remaining {
             connection.close(why.clone());
         }
         let open = || closing.iter().filter(|it| is_listed(it)).count();
-        let deadline = Instant::now() + CLOSE_WAIT;
+        let deadline = Instant::now() + self.worker.config.close_wait;
         while open() > 0 && Instant::now() < deadline {
             sleep(LOOK).await;
         }

@@ -3,14 +3,13 @@
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use carrier::limits::Limits;
 use netio::Backend;
 
 use crate::app::{accept, receive, send, talk};
 use crate::ca::Ca;
 use crate::journal::line_beside;
 use crate::net::{PATIENCE, PodNet};
-use crate::world::World;
+use crate::world::{World, config};
 
 /// Long enough for a renewal at half of it on a busy machine.
 const LIFE: Duration = Duration::from_secs(8);
@@ -19,7 +18,7 @@ const LIFE: Duration = Duration::from_secs(8);
 fn a_tunnel_whose_certificate_has_ended_keeps_its_connections_and_takes_no_new_ones() {
     for backend in [Backend::Epoll, Backend::IoUring] {
         eprintln!("back end {backend}");
-        let world = World::under(Ca::for_only(LIFE), backend, 1, Limits::default());
+        let world = World::under(Ca::for_only(LIFE), backend, 1, config());
         let listener = world.server.serve(false);
         let to = world.server.address(false);
         let live = world.client.connect(to);

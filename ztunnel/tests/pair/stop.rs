@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use carrier::limits::Limits;
 use ztunnel::pod::PodUid;
 
 use crate::app::{accept, expect_reset, receive, send, talk};
 use crate::journal::line;
 use crate::net::PATIENCE;
-use crate::world::{Node, World, on_both_back_ends};
+use crate::world::{Node, World, config, on_both_back_ends, patiently_on_both_back_ends};
 
 #[test]
 fn a_connection_may_end_by_itself_while_the_proxy_drains() {
@@ -43,7 +42,8 @@ fn a_connection_may_end_by_itself_while_the_proxy_drains() {
 
 #[test]
 fn what_is_quiet_at_the_deadline_is_closed() {
-    on_both_back_ends(|world| {
+    // Not reset, however long the applications take to hear of it.
+    patiently_on_both_back_ends(|world| {
         let listener = world.server.serve(false);
         let client = world.client.connect(world.server.address(false));
         let server = accept(&listener);
@@ -136,7 +136,7 @@ fn a_successor_takes_over_without_a_failed_connection() {
         talk(&live, &live_server, b"before");
         // Both have the same listeners, as the agent would hand them.
         let _context = runtime.enter();
-        let mut next = Node::start((backend, 2), Limits::default(), snapshots.subscribe(), &ca);
+        let mut next = Node::start((backend, 2), config(), snapshots.subscribe(), &ca);
         let same = far
             .handed
             .iter()

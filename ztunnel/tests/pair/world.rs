@@ -78,17 +78,32 @@ pub fn limited_on_both_back_ends(limits: Limits, test: impl Fn(World)) {
     }
 }
 
+/// Runs a test on both back ends, with proxies that give applications all the time of a test to
+/// close what they close at their deadline.
+pub fn patiently_on_both_back_ends(test: impl Fn(World)) {
+    for backend in [Backend::Epoll, Backend::IoUring] {
+        eprintln!("back end {backend}");
+        let close_wait = PATIENCE;
+        let config = DataPath {
+            close_wait,
+            ..config()
+        };
+        test(World::under(Ca::new(), backend, 2, config));
+    }
+}
+
 impl World {
     pub fn new(backend: Backend) -> Self {
         Self::with(backend, 2, Limits::default())
     }
 
     pub fn with(backend: Backend, workers: usize, limits: Limits) -> Self {
-        Self::under(Ca::new(), backend, workers, limits)
+        let config = DataPath { limits, ..config() };
+        Self::under(Ca::new(), backend, workers, config)
     }
 
-    /// With that authority.
-    pub fn under(ca: Ca, backend: Backend, workers: usize, limits: Limits) -> Self {
+    /// With that authority and configuration.
+    pub fn under(ca: Ca, backend: Backend, workers: usize, config: DataPath) -> Self {
         journal::open();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -104,7 +119,10 @@ impl World {
         snapshot.set_policies_synced();
         let snapshots = watch::Sender::new(Arc::new(snapshot));
         let _context = runtime.enter();
-        let node = || Node::start((backend, workers), limits, snapshots.subscribe(), &ca);
+        let node = || {
+            let at = (backend, workers);
+            Node::start(at, config.clone(), snapshots.subscribe(), &ca)
+        };
         let (mut near, mut far) = (node(), node());
         runtime.block_on(async {
             near.add("client", &client).await;
@@ -171,7 +189,7 @@ impl World {
 impl Node {
     pub fn start(
         (backend, workers): (Backend, usize),
-        limits: Limits,
+        config: DataPath,
         snapshots: watch::Receiver<Arc<Snapshot>>,
         ca: &Ca,
     ) -> Self {
@@ -183,7 +201,7 @@ impl Node {
         let parts = Parts {
             backend,
             workers,
-            config: DataPath { limits, ..config() },
+            config,
             snapshots,
             open: watch::channel(true).1,
             certificates,
@@ -256,6 +274,7 @@ pub fn config() -> DataPath {
         cluster: "Kubernetes".into(),
         trust_domain: "cluster.local".into(),
         termination_deadline: Duration::from_millis(500),
+        close_wait: Duration::from_secs(1),
         tunnel_idle: Duration::from_secs(300),
         limits: Limits::default(),
     }
