@@ -320,5 +320,6 @@ fn serve(binaries: &Binaries, programs: &Path, pod: &Pod) -> anyhow::Result<Vec<
         pod.start("grpc", &python("grpc_server.py", 9001))?,
         pod.start("websocket", &python("websocket_server.py", 9002))?,
         pod.start("odd", &python("odd_server.py", 9003))?,
+        pod.start("streams", &python("stream_server.py", 9004))?,
     ])
 }

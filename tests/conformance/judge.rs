@@ -100,7 +100,7 @@ fn same(answers: &[Answer], wrong: &mut Vec<String>) {
 /// An answer over HTTP/1 breaks off by a reset of the connection, and that may come to the client's
 /// kernel before the client has read the head. Over HTTP/2 it breaks off by a reset of the stream,
 /// and a server gives up what it has not yet written of a stream that it resets, the head too (h2,
-/// and RFC 9113 5.4.2 has no word against it).
+/// and RFC 9113 5.4.2 has no word against it): the waypoint gives the head a turn, and no more.
 fn cut_before_the_head(error: &str) -> bool {
     error.contains("reset by peer") || error.contains("was not closed cleanly")
 }

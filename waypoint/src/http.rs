@@ -27,11 +27,13 @@ mod relay;
 mod sent;
 mod session;
 pub mod site;
+mod target;
 mod trace;
 mod tries;
 mod upgrade;
 mod upstream;
 mod watch;
+pub mod websocket;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

@@ -29,6 +29,8 @@ pub struct Wire {
     at: usize,
     /// Whether a socket had no room at the last write.
     blocked: bool,
+    /// Whether the reader was told that nothing follows.
+    is_end_told: bool,
     /// Of the next read of a socket.
     appetite: Appetite,
     /// Free again when this is dropped.
@@ -45,6 +47,7 @@ impl Wire {
             held: Vec::new(),
             at: 0,
             blocked: false,
+            is_end_told: false,
             appetite: Appetite::default(),
             place: None,
         }
@@ -171,6 +174,7 @@ impl Read for Wire {
         mut buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         if !ready!(self.poll_fill(cx))? {
+            self.is_end_told = true;
             return Poll::Ready(Ok(()));
         }
         let count = min(buffer.remaining(), self.held.len() - self.at);
@@ -219,8 +223,15 @@ impl Write for Wire {
         matches!(self.end, End::Stream(_))
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // A tunnel sends what was written after all tasks that are ready now have run.
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // A tunnel sends what was written after all tasks that are ready now have run. Nobody reads
+        // behind the end of a stream, so that it is told here when the other direction breaks.
+        if self.is_end_told
+            && let End::Stream(stream) = &self.end
+            && let Poll::Ready(error) = stream.poll_reset(cx)
+        {
+            return Poll::Ready(Err(broken(error)));
+        }
         Poll::Ready(Ok(()))
     }
 

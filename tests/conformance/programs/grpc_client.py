@@ -1,6 +1,6 @@
 """A gRPC client: grpc_client.py ADDRESS PORT AUTHORITY PATH TIMES [NAME:VALUE ...]
 
-One line of JSON for each call: grpc-status, initial and trailing metadata, and the messages.
+One line of JSON for each call: grpc-status, initial and trailing metadata, and the messages. `:keep: NAME` sends back what an answer's metadata has by that name.
 """
 import json
 import queue
@@ -9,10 +9,13 @@ import sys
 import grpc
 
 address, port, authority, path, times = sys.argv[1:6]
-metadata = []
+metadata, kept = [], None
 for header in sys.argv[6:]:
-    key, _, value = header.partition(":")
-    metadata.append((key.strip().lower(), value.strip()))
+    key, _, value = header.rpartition(": ") if header.startswith(":") else header.partition(":")
+    if key == ":keep":
+        kept = value.strip()
+    else:
+        metadata.append((key.strip().lower(), value.strip()))
 target = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 options = [("grpc.default_authority", authority), ("grpc.enable_retries", 0)]
 
@@ -62,6 +65,8 @@ with grpc.insecure_channel(target, options=options) as channel:
             call, messages = error, []
             code, text = error.code(), error.details()
         headers = headers_of(call)
+        if kept in headers:
+            metadata = [pair for pair in metadata if pair[0] != kept] + [(kept, headers[kept])]
         headers["grpc-status"] = str(code.value[0])
         headers["x-messages"] = str(len(messages))
         body = messages[-1].decode() if messages else str(text)

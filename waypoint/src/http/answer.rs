@@ -100,6 +100,8 @@ enum Kind {
     Own(Option<Bytes>),
     Passed(Box<Passed>),
     Tunnel(Box<Tunnel>),
+    /// It has broken off for this reason, which is told at the next turn.
+    Broken(Reason),
     Over,
 }
 
@@ -213,21 +215,29 @@ impl AnswerBody {
         }
     }
 
-    /// A broken answer: gRPC has a way to say so behind the head.
-    fn broken(&mut self, reason: Reason) -> Option<Result<Frame<Bytes>, BoxError>> {
+    /// A broken answer: gRPC has a way to say so behind the head. Otherwise the client's
+    /// connection, or stream, ends with what is not written yet, the head too: that has a turn to
+    /// go first.
+    fn broken(&mut self, cx: &Context<'_>, reason: Reason) -> Poll<Option<Piece>> {
         self.kind = Kind::Over;
-        let log = self.log.as_mut()?;
+        let Some(log) = &mut self.log else {
+            return Poll::Ready(None);
+        };
         log.reason = Some(reason);
         if !log.is_grpc {
-            return Some(Err(reason.as_str().into()));
+            self.kind = Kind::Broken(reason);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
         }
         let code = grpc::code(StatusCode::BAD_GATEWAY, reason);
         log.grpc_status = Some(code);
         let mut trailers = HeaderMap::new();
         trailers.insert(grpc::STATUS, HeaderValue::from(code));
-        Some(Ok(Frame::trailers(trailers)))
+        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }
 }
+
+type Piece = Result<Frame<Bytes>, BoxError>;
 
 impl Body for AnswerBody {
     type Data = Bytes;
@@ -238,19 +248,24 @@ impl Body for AnswerBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
-        if let Kind::Own(text) = &mut this.kind {
-            return Poll::Ready(text.take().map(|text| Ok(Frame::data(text))));
+        match &mut this.kind {
+            Kind::Own(text) => {
+                return Poll::Ready(text.take().map(|text| Ok(Frame::data(text))));
+            }
+            Kind::Broken(reason) => return Poll::Ready(Some(Err(reason.as_str().into()))),
+            _ => {}
         }
-        Poll::Ready(match ready!(this.poll_passed(cx)) {
-            Some(Err(reason)) => this.broken(reason),
-            frame => frame.map(|frame| frame.map_err(|reason| reason.as_str().into())),
-        })
+        match ready!(this.poll_passed(cx)) {
+            Some(Err(reason)) => this.broken(cx, reason),
+            frame => Poll::Ready(frame.map(|frame| frame.map_err(|reason| reason.as_str().into()))),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Own(text) => text.is_none(),
             Kind::Passed(passed) => passed.incoming.is_end_stream(),
+            Kind::Broken(_) => false,
             Kind::Tunnel(_) | Kind::Over => true,
         }
     }
@@ -259,6 +274,7 @@ impl Body for AnswerBody {
         match &self.kind {
             Kind::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, Bytes::len) as u64),
             Kind::Passed(passed) => passed.incoming.size_hint(),
+            Kind::Broken(_) => SizeHint::default(),
             Kind::Tunnel(_) | Kind::Over => SizeHint::with_exact(0),
         }
     }

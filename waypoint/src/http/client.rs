@@ -34,12 +34,15 @@ pub struct Client {
     quiet_since: Cell<Instant>,
     /// Whether the next answer is the last one.
     pub is_draining: Cell<bool>,
+    /// Whether it has shut its side (HTTP/1): it may read on, or be gone.
+    pub has_ended: Cell<bool>,
 }
 
 /// Where interim answers (1xx) of one request go.
 #[derive(Clone)]
 pub(super) enum Interims {
-    Http1(Arc<Interim>),
+    /// Of that number, from 1.
+    Http1(Arc<Interim>, u64),
     Http2(Arc<Hints>),
 }
 
@@ -47,7 +50,7 @@ impl Interims {
     /// One more.
     pub(super) fn answer(&self, status: StatusCode, headers: &HeaderMap) {
         match self {
-            Self::Http1(interim) => interim.answer(status, headers),
+            Self::Http1(interim, request) => interim.answer(*request, status, headers),
             Self::Http2(hints) => hints.answer(status, headers),
         }
     }
@@ -64,6 +67,7 @@ impl Client {
             waker: RefCell::default(),
             quiet_since: Cell::new(proxy.site.now()),
             is_draining: Cell::new(false),
+            has_ended: Cell::new(false),
             proxy: proxy.clone(),
             asked,
         })
@@ -120,9 +124,14 @@ impl Client {
     /// that is of HTTP/1.
     pub fn judge(&self, now: Instant) -> bool {
         let limits = self.site().limits();
+        // Who is gone looks the same until something is written: it is not waited for as long.
+        let quiet = match self.has_ended.get() {
+            true => limits.stall_timeout,
+            false => limits.quiet_timeout,
+        };
         let (mut next, mut is_unread) = (None::<Instant>, false);
         for (_, pace) in &*self.requests.borrow() {
-            match pace.judge(now, limits) {
+            match pace.judge(now, limits.stall_timeout, quiet) {
                 Ok(at) => next = Some(next.map_or(at, |next| next.min(at))),
                 Err(cut) => is_unread |= cut.is_unread,
             }

@@ -104,6 +104,7 @@ async fn serve_http1(
     });
     let mut connection = http1::Builder::new()
         .max_buf_size(READ_BUFFER_BYTES)
+        .half_close(true)
         .auto_date_header(false)
         .serve_connection(guarded, service);
     let mut watch = Watch::new(&client);
@@ -120,6 +121,7 @@ async fn serve_http1(
             if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
                 return Poll::Ready(ended.is_ok());
             }
+            client.has_ended.set(line.has_ended());
             if std::mem::take(&mut ends) {
                 // Behind the first look at it: a request that has come is answered.
                 Pin::new(&mut connection).graceful_shutdown();
@@ -205,7 +207,9 @@ impl Turn {
             return Ok(answer);
         }
         let knows_interims = head.version == Version::HTTP_11;
-        let interims = knows_interims.then(|| Interims::Http1(line.interim().clone()));
+        line.on_request(self.number);
+        let interims = || Interims::Http1(line.interim().clone(), self.number);
+        let interims = knows_interims.then(interims);
         let request = Request::from_parts(head, Incoming::Http1(body));
         let mut answer = exchange::answer(self.client.clone(), request, interims).await;
         if let Some(tunnel) = answer.body_mut().take_tunnel() {

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use futures::future::{Either, select};
 use h2::RecvStream;
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, UPGRADE};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, UPGRADE};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Body;
@@ -15,7 +15,7 @@ use mesh::route::Failure;
 
 use super::answer::{AnswerBody, Own};
 use super::client::{Client, Interims};
-use super::guard::Violation;
+use super::guard::{Violation, is_authority};
 use super::incoming::Incoming;
 use super::limits::{FIELDS_MAX, HEAD_BYTES_MAX, REQUEST_LINE_BYTES_MAX};
 use super::log::Log;
@@ -24,8 +24,8 @@ use super::sent::Source;
 use super::session::{self, Session};
 use super::site::Reason;
 use super::tries::{Answered as Sent, Tries};
-use super::upgrade::Upgrade;
-use super::{grpc, headers, mirror};
+use super::upgrade::{Upgrade, change};
+use super::{grpc, headers, mirror, target};
 
 /// A request on its way.
 pub(super) struct Exchange {
@@ -168,6 +168,9 @@ impl Exchange {
         if head.headers.get_all(HOST).iter().nth(1).is_some() {
             return Err(bad("more than one Host"));
         }
+        if !target::is_proper(head) {
+            return Err(bad("the target is not of a form that its method has"));
+        }
         let (authority, host) = (head.uri.authority(), head.headers.get(HOST));
         if head.version == Version::HTTP_2 {
             let of_host = host.map(HeaderValue::as_bytes);
@@ -177,6 +180,10 @@ impl Exchange {
             if authority.is_some_and(|one| !is_same(one)) {
                 return Err(bad("Host is not what :authority is"));
             }
+            // The guard of HTTP/1 has looked at each character.
+            if authority.is_none() && !of_host.is_some_and(is_authority) {
+                return Err(bad("Host is no authority"));
+            }
             if !headers::has_one_length(&head.headers, self.source.is_some()) {
                 return Err(bad(
                     "Content-Length is not one number, or there is no such body",
@@ -185,8 +192,8 @@ impl Exchange {
         }
         // From here on the authority is in `Host`, whichever way it came (RFC 9112 3.2.2).
         if let Some(authority) = authority {
-            if authority.as_str().contains('@') {
-                return Err(bad("the authority holds user information"));
+            if !is_authority(authority.as_str().as_bytes()) {
+                return Err(bad("the authority is no host and port alone"));
             }
             let host = HeaderValue::from_str(authority.as_str());
             let host = host.map_err(|_| bad("the authority is no value"))?;
@@ -242,6 +249,7 @@ impl Exchange {
     fn change(&mut self) -> Result<(), Own> {
         let headers = &mut self.head.headers;
         headers::end_connection(headers);
+        headers::join_cookies(headers);
         headers::tell_of_client(headers, &self.client.address);
         let site = self.client.site();
         let id = headers::name_request(headers, &|| site.random());
@@ -278,9 +286,15 @@ impl Exchange {
             deadline,
         } = answered;
         let (mut head, body) = answer.into_parts();
-        let upgrade = self.upgrade.take().filter(|one| one.is_accepted(&head));
+        if !headers::is_plain(&head.headers) {
+            let why = "the endpoint answers in a coding that it was not asked for";
+            return Own::error(StatusCode::BAD_GATEWAY, Reason::Broken, why).into_answer(self.log);
+        }
+        let asked = &self.head.headers;
+        let upgrade = self.upgrade.take();
+        let upgrade = upgrade.filter(|one| one.is_accepted(asked, &head));
         let protocol = head.headers.get(UPGRADE).cloned();
-        headers::settle_length(&mut head.headers);
+        headers::settle_length(head.status, &mut head.headers);
         headers::end_connection(&mut head.headers);
         for changes in self.plan.response_changes() {
             headers::change(&mut head.headers, changes);
@@ -291,15 +305,12 @@ impl Exchange {
             self.log.grpc_status = grpc::status(&head.headers);
         }
         head.version = Version::HTTP_11;
-        self.log.status = Some(head.status);
         if let (Some(taken), Some(upgrade)) = (taken, upgrade) {
-            if let Some(protocol) = protocol.filter(|_| head.status.as_u16() == 101) {
-                let connection = HeaderValue::from_static("upgrade");
-                head.headers.insert(CONNECTION, connection);
-                head.headers.insert(UPGRADE, protocol);
-            }
-            return upgrade.change(head, (taken, lease), (self.stream, self.log));
+            upgrade.settle(&mut head, &self.head.headers, protocol);
+            self.log.status = Some(head.status);
+            return change(head, (taken, lease), (self.stream, self.log));
         }
+        self.log.status = Some(head.status);
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             let why = "the endpoint changed to a protocol that it was not asked for";
             return Own::error(StatusCode::BAD_GATEWAY, Reason::Broken, why).into_answer(self.log);

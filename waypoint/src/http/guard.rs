@@ -61,6 +61,12 @@ impl Violation {
 const _: () = assert!(REQUEST_LINE_BYTES_MAX == 16 << 10 && FIELDS_MAX == 100);
 const _: () = assert!(HEAD_BYTES_MAX == 64 << 10);
 
+/// Whether it can be a host and its port, without user information (RFC 9112 3.2).
+#[must_use]
+pub fn is_authority(text: &[u8]) -> bool {
+    !text.is_empty() && text.iter().all(|byte| head::is_host(*byte))
+}
+
 #[derive(Debug)]
 enum State {
     /// Of the bytes that did not pass yet, so many were looked at.

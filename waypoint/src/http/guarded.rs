@@ -1,11 +1,16 @@
 //! The guard between the wire and hyper. What is refused never reaches hyper: in its place comes a
 //! request of the waypoint's own, which is answered with the refusal in its turn, behind the
 //! answers to what came before. It must not know routes.
+//!
+//! A client may shut its sending side behind its last request and read on (some old ones do,
+//! `nc -N`, BusyBox' wget). hyper does not read while a request is under way, so that such an end
+//! waits its turn; the guard looks ahead meanwhile, and so hears of a client that is gone.
 
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
@@ -38,6 +43,7 @@ pub struct Line {
     answered: Cell<u64>,
     is_open: Cell<bool>,
     is_late: Cell<bool>,
+    has_ended: Cell<bool>,
     head_since: Cell<Option<Instant>>,
     reader: RefCell<Option<Waker>>,
     interim: Arc<Interim>,
@@ -48,14 +54,19 @@ pub struct Line {
 #[derive(Default)]
 pub struct Interim {
     bytes: Mutex<Vec<u8>>,
+    /// The request that they may be for, from 1; 0: none. A try that was given up may tell of one
+    /// when the answer of another is being written.
+    open_for: AtomicU64,
     writer: AtomicWaker,
 }
 
 impl Interim {
-    /// One more. It is left out when the client has not yet taken what came before.
-    pub fn answer(&self, status: StatusCode, headers: &HeaderMap) {
+    /// One more, for that request. It is left out when the client has not yet taken what came
+    /// before, or that request has its answer.
+    pub fn answer(&self, request: u64, status: StatusCode, headers: &HeaderMap) {
         let mut bytes = self.bytes();
-        if bytes.len() > HEAD_BYTES_MAX {
+        let is_open = self.open_for.load(Ordering::Acquire) == request;
+        if !is_open || bytes.len() > HEAD_BYTES_MAX {
             return;
         }
         let mut fields = headers.clone();
@@ -85,14 +96,21 @@ impl Line {
             .filter(|_| self.stand_in.get() == request)
     }
 
+    /// The request with this number, from 1, has come.
+    pub fn on_request(&self, request: u64) {
+        self.interim.open_for.store(request, Ordering::Release);
+    }
+
     /// The request with this number is answered and the protocol stays.
     pub fn on_answer(&self, request: u64) {
+        self.interim.open_for.store(0, Ordering::Release);
         self.answered.set(request);
         self.wake();
     }
 
     /// The protocol changes: from here on bytes pass as they are.
     pub fn on_upgrade(&self) {
+        self.interim.open_for.store(0, Ordering::Release);
         self.is_open.set(true);
         self.wake();
     }
@@ -108,6 +126,11 @@ impl Line {
     /// When the head began that is not complete yet.
     pub fn head_since(&self) -> Option<Instant> {
         self.head_since.get()
+    }
+
+    /// Whether the client has shut its side: nothing comes behind what has come.
+    pub fn has_ended(&self) -> bool {
+        self.has_ended.get()
     }
 
     /// Interim answers to write before anything else.
@@ -136,6 +159,10 @@ pub struct Guarded<I> {
     /// What came and did not go on to hyper yet; the first `passing` bytes may.
     held: Vec<u8>,
     passing: usize,
+    /// Whether bytes were held that the guard has not seen.
+    is_unseen: bool,
+    /// Whether hyper waits for bytes: it has asked for them since it flushed last.
+    is_waiting: bool,
     /// Whether all that hyper wrote has left: only then may something be written in between.
     is_flushed: bool,
 }
@@ -150,6 +177,8 @@ impl<I> Guarded<I> {
             now,
             held: taken.to_vec(),
             passing: 0,
+            is_unseen: false,
+            is_waiting: false,
             is_flushed: true,
         };
         this.passing = this.guard.scan(&this.held);
@@ -178,6 +207,9 @@ impl<I> Guarded<I> {
             } else {
                 return;
             }
+            self.is_unseen = true;
+        }
+        if self.passing == 0 && std::mem::take(&mut self.is_unseen) {
             self.passing = self.guard.scan(&self.held);
             self.note();
         }
@@ -211,6 +243,7 @@ impl<I> Guarded<I> {
             ready!(Pin::new(&mut self.io).poll_read(cx, read.unfilled()))?;
             let came = read.filled();
             if came.is_empty() {
+                self.line.has_ended.set(true);
                 return Poll::Ready(Ok(true));
             }
             if self.held.is_empty() {
@@ -249,13 +282,18 @@ impl<I: Read + Unpin> Read for Guarded<I> {
                     Refused::Before => return this.line.wait(cx),
                 }
             }
+            if this.line.has_ended() {
+                return Poll::Ready(Ok(()));
+            }
             if this.guard.is_undecided() {
-                return this.wait_decided(cx);
+                return this.line.wait(cx);
             }
             if this.guard.is_open() {
                 return Pin::new(&mut this.io).poll_read(cx, buffer);
             }
-            if ready!(this.fill(cx, &mut buffer))? {
+            let filled = this.fill(cx, &mut buffer);
+            this.is_waiting = filled.is_pending();
+            if ready!(filled)? {
                 return Poll::Ready(Ok(()));
             }
         }
@@ -263,10 +301,11 @@ impl<I: Read + Unpin> Read for Guarded<I> {
 }
 
 impl<I: Read + Unpin> Guarded<I> {
-    /// Waits for what becomes of the request, and meanwhile for a client that goes away: what it
-    /// sends is held within a bound.
-    fn wait_decided(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.held.len() < READ_BYTES {
+    /// Looks what the client does while nobody reads, since its request has come whole and is under
+    /// way: what it sends is held within a bound, its end noted, and who is gone is an error.
+    fn look_ahead(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let is_whole = self.guard.is_at_head() || self.guard.is_undecided();
+        while is_whole && !self.line.has_ended() && self.held.len() < READ_BYTES {
             let count = self.held.len();
             let polled = SCRATCH.with_borrow_mut(|scratch| {
                 let mut read = ReadBuf::new(&mut scratch[..READ_BYTES - count]);
@@ -275,13 +314,16 @@ impl<I: Read + Unpin> Guarded<I> {
                 polled
             });
             match polled? {
-                Poll::Ready(()) if self.held.len() > count => {}
-                // To hyper too it is gone, unless it left something for the other protocol.
-                Poll::Ready(()) if count == 0 => return Poll::Ready(Ok(())),
-                Poll::Ready(()) | Poll::Pending => break,
+                Poll::Pending => break,
+                Poll::Ready(()) if self.held.len() > count => self.is_unseen = true,
+                // It has nothing to say in the protocol that it asked for.
+                Poll::Ready(()) if count == 0 && self.guard.is_undecided() => {
+                    return Err(io::ErrorKind::ConnectionAborted.into());
+                }
+                Poll::Ready(()) => self.line.has_ended.set(true),
             }
         }
-        self.line.wait(cx)
+        Ok(())
     }
 }
 
@@ -334,7 +376,7 @@ impl<I: Write + Unpin> Guarded<I> {
     }
 }
 
-impl<I: Write + Unpin> Write for Guarded<I> {
+impl<I: Read + Write + Unpin> Write for Guarded<I> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -365,6 +407,10 @@ impl<I: Write + Unpin> Write for Guarded<I> {
         this.is_flushed = true;
         ready!(this.write_interim(cx))?;
         this.line.interim.writer.register(cx.waker());
+        // hyper flushes at each of its turns, behind its reading.
+        if !std::mem::take(&mut this.is_waiting) {
+            this.look_ahead(cx)?;
+        }
         Pin::new(&mut this.io).poll_flush(cx)
     }
 

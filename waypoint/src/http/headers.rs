@@ -3,10 +3,10 @@
 
 use bytes::{BufMut, BytesMut};
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING,
-    UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderName, HeaderValue, TE,
+    TRANSFER_ENCODING, UPGRADE,
 };
-use http::{HeaderMap, Version};
+use http::{HeaderMap, StatusCode, Version};
 use mesh::route::cors::AnswerHeaders;
 use mesh::route::filter::HeaderChanges;
 
@@ -152,10 +152,36 @@ pub fn has_one_length(headers: &HeaderMap, has_body: bool) -> bool {
     second.is_none() && is_number && (has_body || is_zero)
 }
 
-/// Leaves an answer the one length that hyper has read it by: none beside chunks, and equal ones
-/// once.
-pub fn settle_length(headers: &mut HeaderMap) {
-    if headers.contains_key(TRANSFER_ENCODING) {
+/// Whether an answer is coded in no other way than in chunks, which end here: what codes its bytes
+/// would be lost with them, and nobody has asked for it (`TE`). Old servers say `identity`.
+pub fn is_plain(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let is_known = |coding: &HeaderValue| {
+        let known = [&b"chunked"[..], b"identity"];
+        known
+            .iter()
+            .any(|one| coding.as_bytes().eq_ignore_ascii_case(one))
+    };
+    codings.next().is_none_or(is_known) && codings.next().is_none()
+}
+
+/// Makes one field of cookies that came in several, which HTTP/2 may send so and HTTP/1 must not
+/// have (RFC 9113 8.2.3).
+pub fn join_cookies(headers: &mut HeaderMap) {
+    let pieces = headers.get_all(COOKIE);
+    if pieces.iter().nth(1).is_none() {
+        return;
+    }
+    let pieces: Vec<_> = pieces.iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(whole) = HeaderValue::from_bytes(&pieces.join(&b"; "[..])) {
+        headers.insert(COOKIE, whole);
+    }
+}
+
+/// Leaves an answer the one length that hyper has read it by: none beside chunks or where there can
+/// be no body, and equal ones once.
+pub fn settle_length(status: StatusCode, headers: &mut HeaderMap) {
+    if status == StatusCode::NO_CONTENT || headers.contains_key(TRANSFER_ENCODING) {
         headers.remove(CONTENT_LENGTH);
     } else if let Some(length) = headers.get(CONTENT_LENGTH).cloned() {
         headers.insert(CONTENT_LENGTH, length);
@@ -375,10 +401,10 @@ mod tests {
             assert_eq!(has_one_length(&headers, has_body), fine, "{headers:?}");
         }
         let mut both = map(&[("content-length", "5"), ("transfer-encoding", "chunked")]);
-        settle_length(&mut both);
+        settle_length(StatusCode::OK, &mut both);
         assert!(!both.contains_key(CONTENT_LENGTH));
         let mut twice = map(&[("content-length", "5"), ("content-length", "5")]);
-        settle_length(&mut twice);
+        settle_length(StatusCode::OK, &mut twice);
         assert_eq!(twice, one("5"));
     }
 

@@ -14,6 +14,8 @@ use super::sent::BoxError;
 
 /// A request's body, or an answer's.
 pub enum Incoming {
+    /// None: bytes of another protocol follow.
+    Empty,
     /// Read by hyper.
     Http1(hyper::body::Incoming),
     /// Read off a stream.
@@ -82,6 +84,7 @@ impl Body for Incoming {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut polled = match self.get_mut() {
+            Self::Empty => return Poll::Ready(None),
             Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Self::Http2(body) => body.poll(cx).map_err(Into::into),
         };
@@ -95,6 +98,7 @@ impl Body for Incoming {
 
     fn is_end_stream(&self) -> bool {
         match self {
+            Self::Empty => true,
             Self::Http1(body) => body.is_end_stream(),
             Self::Http2(body) => body.stream.is_end_stream(),
         }
@@ -102,6 +106,7 @@ impl Body for Incoming {
 
     fn size_hint(&self) -> SizeHint {
         match self {
+            Self::Empty => SizeHint::with_exact(0),
             Self::Http1(body) => body.size_hint(),
             Self::Http2(body) => body.length.map_or_else(SizeHint::new, SizeHint::with_exact),
         }

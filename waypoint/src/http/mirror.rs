@@ -15,8 +15,8 @@ use super::exchange::Exchange;
 use super::limits::MIRRORS_MAX;
 use super::sent::SentBody;
 use super::site::{Choose, Chosen, Reason};
+use super::target::{absolute, relative};
 use super::trace::{Attempt, Seed, Sent};
-use super::tries::{absolute, relative};
 use super::upstream::Speak;
 
 /// How long a copy may take: nobody waits for it.

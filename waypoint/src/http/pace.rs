@@ -4,9 +4,8 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::limits::Limits;
 use super::site::Reason;
 
 /// One request under way.
@@ -109,8 +108,9 @@ impl Pace {
         poll_fn(|cx| self.poll_ended(cx)).await
     }
 
-    /// Ends it when its time is over. Otherwise: when to look again.
-    pub fn judge(&self, now: Instant, limits: &Limits) -> Result<Instant, Cut> {
+    /// Ends it when its time is over: a side owes bytes for as long as `stall`, or nothing at all
+    /// has moved for as long as `quiet`. Otherwise: when to look again.
+    pub fn judge(&self, now: Instant, stall: Duration, quiet: Duration) -> Result<Instant, Cut> {
         let (seen, mut since) = self.judged.get();
         let moves = self.moves.get();
         if moves != seen {
@@ -118,7 +118,7 @@ impl Pace {
             self.judged.set((moves, now));
         }
         let late = self.deadline.get().filter(|at| *at <= now);
-        let (limit, reason) = self.owing(limits);
+        let (limit, reason) = self.owing(stall, quiet);
         if !self.is_tunnel.get() && (late.is_some() || since + limit <= now) {
             self.ended
                 .set(Some(late.map_or(reason, |_| Reason::TimedOut)));
@@ -129,19 +129,19 @@ impl Pace {
                 is_unread: self.is_unread.get(),
             });
         }
-        let next = limit.min(limits.stall_timeout);
+        let next = limit.min(stall);
         let next = (since + limit).min(now + next);
         Ok(self.deadline.get().map_or(next, |at| at.min(next)))
     }
 
     /// How long nothing may move as things are, and whose fault it is then.
-    fn owing(&self, limits: &Limits) -> (std::time::Duration, Reason) {
+    fn owing(&self, stall: Duration, quiet: Duration) -> (Duration, Reason) {
         let upload = self.upload.get().filter(|_| !self.has_answer.get());
         match upload {
-            _ if self.is_unread.get() => (limits.stall_timeout, Reason::ClientStalled),
-            Some(Side::Client) => (limits.stall_timeout, Reason::ClientStalled),
-            Some(Side::Endpoint) => (limits.stall_timeout, Reason::EndpointStalled),
-            None => (limits.quiet_timeout, Reason::EndpointStalled),
+            _ if self.is_unread.get() => (stall, Reason::ClientStalled),
+            Some(Side::Client) => (stall, Reason::ClientStalled),
+            Some(Side::Endpoint) => (stall, Reason::EndpointStalled),
+            None => (quiet, Reason::EndpointStalled),
         }
     }
 }

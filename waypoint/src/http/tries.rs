@@ -5,29 +5,26 @@
 //! replaced once. An endpoint that surely has not seen the request (not connected, refused) is left
 //! for another one. Everything else is the route's to say, and its budget's.
 
+mod ask;
+
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::{Either, select};
-use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRAILER, TRANSFER_ENCODING};
-use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use h2::ext::Protocol;
+use http::{Request, Response, StatusCode};
 use mesh::route::retry::Ended;
-use mesh::service::AppProtocol;
 use tokio::sync::oneshot;
 
 use super::answer::Own;
-use super::client::Interims;
-use super::exchange::{Exchange, is_bare};
+use super::exchange::Exchange;
 use super::grpc;
-use super::headers::expects_continue;
 use super::incoming::Incoming;
 use super::limits::MOVES_MAX;
 use super::pending::Pending;
-use super::sent::{Gate, SentBody};
 use super::site::{Choose, ChooseError, Chosen, ConnectError, Reason, Upstream};
 use super::upstream::{Lease, Speak, Taken, Unanswered};
+use ask::{Way, request, way};
 
 /// The head of an answer, and what its body needs.
 pub(super) struct Answered {
@@ -44,6 +41,8 @@ enum Failed {
     NotConnected(ConnectError),
     /// Too many requests wait for connections.
     Overflow,
+    /// It speaks HTTP/2 alone, and takes no other protocol there.
+    NoProtocols,
     Unanswered(Unanswered, /* on a kept connection */ bool),
     /// The try's own time is over.
     TimedOut,
@@ -147,10 +146,11 @@ impl Tries {
         }
         let ended = match &failed {
             Failed::NotConnected(error) if error.moves_on => Some(Ended::NotConnected),
+            Failed::Unanswered(unanswered, _) if unanswered.is_limit => None,
             Failed::Unanswered(unanswered, _) if is_refused(unanswered) => Some(Ended::Refused),
             Failed::Unanswered(..) => Some(Ended::Broken),
             Failed::TimedOut => Some(Ended::TimedOut),
-            Failed::NotConnected(_) | Failed::Overflow | Failed::Late => None,
+            Failed::NotConnected(_) | Failed::Overflow | Failed::NoProtocols | Failed::Late => None,
         };
         match self.again(exchange, ended).await {
             Ok(()) => {
@@ -171,6 +171,7 @@ impl Tries {
         if let Failed::Unanswered(unanswered, true) = failed
             && !self.fresh
             && (unanswered.is_unsent || method.is_idempotent())
+            && !unanswered.is_limit
             && !is_refused(unanswered)
         {
             self.fresh = true;
@@ -244,6 +245,7 @@ fn told(exchange: &mut Exchange, outcome: &Result<Answered, Failed>) {
             attempt.failed(word, Some(&error.why));
         }
         Err(Failed::Overflow) => attempt.failed("overflow", None),
+        Err(Failed::NoProtocols) => attempt.failed("no_protocols", None),
         Err(Failed::TimedOut | Failed::Late) => attempt.failed("timed_out", None),
         Err(Failed::Unanswered(unanswered, _)) => {
             let word = if is_refused(unanswered) {
@@ -307,11 +309,20 @@ impl Failed {
                 let why = "too many requests wait for an endpoint";
                 Own::error(unavailable, Reason::Overflow, why)
             }
+            Self::NoProtocols => {
+                let why =
+                    "the endpoint speaks HTTP/2 alone and takes no WebSocket in it (RFC 8441)";
+                Own::error(StatusCode::BAD_GATEWAY, Reason::Broken, why)
+            }
             Self::TimedOut => {
                 let why = "the endpoint did not answer in time";
                 Own::error(StatusCode::GATEWAY_TIMEOUT, Reason::TimedOut, why)
             }
             Self::Late => late(),
+            Self::Unanswered(unanswered, _) if unanswered.is_limit => {
+                let why = unanswered.error.to_string();
+                Own::error(unavailable, Reason::Overflow, why)
+            }
             Self::Unanswered(unanswered, _) => {
                 let source = exchange.source.as_ref();
                 if source.is_some_and(|source| source.borrow().is_broken()) {
@@ -355,20 +366,22 @@ async fn send(exchange: &Exchange, chosen: &Chosen, fresh: bool) -> Result<Answe
     let client = &exchange.client;
     let (site, asked, upstream) = (client.site(), &client.asked, &chosen.upstream);
     let waiting = Pending::new(&client.proxy).ok_or(Failed::Overflow)?;
-    let (leased, taken) = match exchange.upgrade {
-        Some(_) => {
+    let way = way(chosen.protocol, exchange);
+    let (leased, taken) = match way {
+        Way::Upgrade => {
             let leased = upstream.lease_for_upgrade(site, asked).await;
             let (lease, taken) = leased.map_err(Failed::NotConnected)?;
             (Ok(lease), Some(taken))
         }
-        None => {
-            let speak = speak(chosen.protocol, exchange);
-            (upstream.lease(site, asked, speak, fresh).await, None)
-        }
+        Way::Connect(_) => (upstream.lease(site, asked, Speak::Http2, fresh).await, None),
+        Way::Request(speak) => (upstream.lease(site, asked, speak, fresh).await, None),
     };
     drop(waiting);
     let mut lease = leased.map_err(Failed::NotConnected)?;
     let is_reused = lease.is_reused;
+    if let Way::Connect(request) = way {
+        return connect(exchange, lease, *request).await;
+    }
     let request = request(exchange, &lease);
     let answer = lease.send(site, request, exchange.interims.as_ref()).await;
     Ok(Answered {
@@ -379,101 +392,27 @@ async fn send(exchange: &Exchange, chosen: &Chosen, fresh: bool) -> Result<Answe
     })
 }
 
-/// What is spoken with an endpoint: what its service says, else what the client speaks.
-fn speak(protocol: AppProtocol, exchange: &Exchange) -> Speak {
-    let is_http2 = match protocol {
-        _ if exchange.log.is_grpc => true,
-        AppProtocol::Http2 | AppProtocol::Grpc => true,
-        AppProtocol::Http11 => false,
-        _ => exchange.log.version() == Version::HTTP_2,
-    };
-    if is_http2 { Speak::Http2 } else { Speak::Http1 }
-}
-
-/// The request of one try.
-fn request(exchange: &Exchange, lease: &Lease) -> Request<SentBody> {
-    let is_http2 = lease.is_http2();
-    let head = &exchange.head;
-    let mut body = match &exchange.source {
-        Some(source) => SentBody::of(source),
-        None => SentBody::empty(),
-    };
-    let mut headers = head.headers.clone();
+/// Asks for a stream of bytes in an endpoint's HTTP/2.
+async fn connect(
+    exchange: &Exchange,
+    lease: Lease,
+    mut request: Request<()>,
+) -> Result<Answered, Failed> {
     if let Some(trace) = &exchange.log.trace {
-        trace.tell(&mut headers);
+        trace.tell(request.headers_mut());
     }
-    let uri = match is_http2 {
-        true => absolute(&head.uri, headers.remove(HOST)),
-        false => relative(&head.method, &head.uri),
-    };
-    if !is_http2 && headers.contains_key(TRAILER) {
-        // HTTP/1 has room for trailers behind chunks alone (RFC 9112 6.5).
-        headers.remove(CONTENT_LENGTH);
+    let needs = request.extensions().get::<Protocol>().is_some();
+    if needs && !lease.takes_protocols(exchange.client.site()).await {
+        return Err(Failed::NoProtocols);
     }
-    let has_length = headers.contains_key(CONTENT_LENGTH);
-    if !is_http2 && exchange.source.is_some() && !has_length && !is_bare(&head.method) {
-        // Of its own, hyper leaves out the body of a GET whose length is not known.
-        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    }
-    let mut gate = None;
-    if expects_continue(&headers) {
-        if is_http2 {
-            // Few servers of HTTP/2 tell: the client gets ours, when the body is read.
-            headers.remove(EXPECT);
-        } else {
-            let opened = Arc::new(Gate::new(lease.ignores_expect()));
-            let site = exchange.client.site();
-            let late = site.sleep_until(site.now() + site.limits().continue_timeout);
-            body = body.behind(opened.clone(), late);
-            gate = Some(opened);
-        }
-    }
-    let mut request = Request::new(body);
-    *request.method_mut() = head.method.clone();
-    *request.uri_mut() = uri;
-    *request.headers_mut() = headers;
-    if is_http2 {
-        *request.version_mut() = Version::HTTP_2;
-    } else {
-        listen(&mut request, gate, exchange.interims.clone());
-    }
-    request
-}
-
-/// Passes interim answers on: 100 opens the gate, the others go to the client (RFC 9110 15.2).
-fn listen(request: &mut Request<SentBody>, gate: Option<Arc<Gate>>, to: Option<Interims>) {
-    if gate.is_none() && to.is_none() {
-        return;
-    }
-    hyper::ext::on_informational(request, move |answer| match (answer.status(), &gate, &to) {
-        (StatusCode::CONTINUE, Some(gate), _) => gate.open(),
-        (StatusCode::CONTINUE | StatusCode::SWITCHING_PROTOCOLS, ..) => {}
-        (status, _, Some(to)) => to.answer(status, answer.headers()),
-        _ => {}
-    });
-}
-
-pub(super) fn absolute(uri: &Uri, host: Option<HeaderValue>) -> Uri {
-    let path = uri.path_and_query().cloned();
-    let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
-    let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
-    let Some(authority) = authority else {
-        return path.into();
-    };
-    let mut parts = http::uri::Parts::default();
-    parts.scheme = Some(Scheme::HTTP);
-    parts.authority = Some(authority);
-    parts.path_and_query = Some(path);
-    Uri::from_parts(parts).unwrap_or_default()
-}
-
-pub(super) fn relative(method: &Method, uri: &Uri) -> Uri {
-    if *method == Method::CONNECT {
-        return uri.clone();
-    }
-    match uri.path_and_query() {
-        Some(path) if uri.authority().is_some() => path.clone().into(),
-        Some(_) => uri.clone(),
-        None => Uri::from_static("/"),
-    }
+    let is_reused = lease.is_reused;
+    let connected = lease.connect(request).await;
+    let (answer, taken) =
+        connected.map_err(|unanswered| Failed::Unanswered(unanswered, is_reused))?;
+    Ok(Answered {
+        answer,
+        lease,
+        taken,
+        deadline: None,
+    })
 }

@@ -122,3 +122,26 @@ fn a_tls_route_goes_by_the_server_name_and_the_hello_arrives_whole() {
         }
     });
 }
+
+#[test]
+fn a_client_that_is_silent_at_first_is_routed_by_the_name_that_it_says_at_last() {
+    on_both_back_ends(|world| {
+        let apps = (serve(&world.netns, 2), serve(&world.netns, 3));
+        let _servers = (world.server("v1", 2), world.server("v2", 3));
+        let named = route(RouteKind::Tls, &["*.v2.example"], &[("v2", 1)]);
+        let others = route(RouteKind::Tcp, &[], &[("tcp", 1)]);
+        attach(world, "any", Streams::new([named, others]));
+        for (name, app) in [("a.v2.example", &apps.1), ("a.v1.example", &apps.0)] {
+            let hello = hello(name);
+            let mut client = world.client.connect(ANY).unwrap();
+            // The waypoint has given up to wait: a server that speaks first would be heard by now.
+            let unused = accept(&apps.0);
+            client.write_all(&hello[..7]).unwrap();
+            client.write_all(&hello[7..]).unwrap();
+            expect_reset(&unused);
+            let far = accept(app);
+            assert_eq!(receive_exactly(&far, hello.len()), hello);
+            talk(&client, &far, b"on");
+        }
+    });
+}

@@ -261,37 +261,6 @@ fn an_answer_that_breaks_off_breaks_off_for_the_client_too() {
     });
 }
 
-#[test]
-fn a_client_that_goes_away_takes_its_request_along() {
-    run(async |world| {
-        let (gone, is_gone) = tokio::sync::oneshot::channel();
-        let gone = std::cell::RefCell::new(Some(gone));
-        let gone = std::rc::Rc::new(gone);
-        let handler: Handler = std::rc::Rc::new(move |mut stream| {
-            let gone = gone.clone();
-            Box::pin(async move {
-                read_head(&mut stream).await;
-                let mut rest = Vec::new();
-                let _ = stream.read_to_end(&mut rest).await;
-                let _ = gone.take().unwrap().send(());
-            })
-        });
-        let upstream = world.endpoint("", "v1", Some(handler));
-        let mut client = world.connect();
-        client
-            .write_all(b"GET / HTTP/1.1\r\nHost: shop\r\n\r\n")
-            .await
-            .unwrap();
-        while upstream.load() == 0 {
-            tokio::task::yield_now().await;
-        }
-        drop(client);
-        is_gone.await.unwrap();
-        assert_eq!(upstream.load(), 0);
-        assert_eq!(world.record().await.reason.unwrap().as_str(), "client_gone");
-    });
-}
-
 /// Nothing could be sent on with them over HTTP/2: the whole answer would be broken off.
 #[test]
 fn trailers_lose_what_belongs_to_the_connection() {

@@ -7,6 +7,8 @@
 mod bodies;
 mod bounds;
 mod grpc;
+mod half;
+mod odd;
 mod plain;
 mod refused;
 mod retries;

@@ -493,7 +493,9 @@ fn an_answer_that_breaks_off_and_a_client_that_goes_are_errors() {
             })
         });
         world.endpoint("", "v1", Some(silent));
-        let mut client = world.connect();
+        let (mut client, theirs) = tokio::io::duplex(1024);
+        let theirs = crate::half::Torn(hyper_util::rt::TokioIo::new(theirs));
+        world.spawn(world.proxy.clone().serve(theirs, world.asked.clone()));
         client.write_all(with("").as_bytes()).await.unwrap();
         tokio::time::sleep(Duration::from_secs(1)).await;
         drop(client);

@@ -3,14 +3,19 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http_body_util::Empty;
+use http::HeaderValue;
+use http_body_util::{BodyExt, Empty};
+use hyper::rt::Executor;
 use hyper_util::rt::TokioIo;
 use mesh::route::filter::Filters;
 use mesh::route::matching::RequestMatch;
 use mesh::route::{Backend, Rule};
+use mesh::service::AppProtocol;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
-use crate::world::{Handler, read_answer, read_head, run, target};
+use waypoint::http::websocket::accept;
+
+use crate::world::{Handler, World, read_answer, read_head, run, target};
 
 /// Answers the head as told, then sends every byte back; ends when the other side ends.
 fn echoing(answer: &'static str, heads: &Rc<std::cell::RefCell<Vec<String>>>) -> Handler {
@@ -19,6 +24,12 @@ fn echoing(answer: &'static str, heads: &Rc<std::cell::RefCell<Vec<String>>>) ->
         let heads = heads.clone();
         Box::pin(async move {
             let head = read_head(&mut stream).await;
+            let key = head
+                .lines()
+                .find_map(|line| line.strip_prefix("sec-websocket-key: "));
+            let accept = key.map(|key| accept(&HeaderValue::from_str(key).unwrap()));
+            let accept = accept.as_ref().map_or("", |value| value.to_str().unwrap());
+            let answer = answer.replace("{accept}", accept);
             heads.borrow_mut().push(head);
             stream.write_all(answer.as_bytes()).await.unwrap();
             let (mut read, mut write) = tokio::io::split(stream);
@@ -30,9 +41,12 @@ fn echoing(answer: &'static str, heads: &Rc<std::cell::RefCell<Vec<String>>>) ->
 }
 
 const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
-                        Upgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\n";
+                        Upgrade: websocket\r\nSec-WebSocket-Accept: {accept}\r\n\r\n";
 const WEBSOCKET: &[u8] = b"GET /chat HTTP/1.1\r\nHost: shop\r\nConnection: keep-alive, Upgrade\r\n\
-                           Upgrade: websocket\r\nSec-WebSocket-Key: k\r\n\r\n";
+                           Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                           Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+/// RFC 6455 1.3.
+const ACCEPT: &str = "sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n";
 
 async fn expect(stream: &mut (impl AsyncReadExt + Unpin), wanted: &[u8]) {
     let mut got = vec![0; wanted.len()];
@@ -68,7 +82,7 @@ fn a_websocket_is_relayed_byte_for_byte_and_ends_by_halves() {
         expect(&mut client, b"\x81\x05early").await;
         let asked = heads.borrow()[0].to_lowercase();
         assert!(asked.contains("upgrade: websocket"), "{asked}");
-        assert!(asked.contains("sec-websocket-key: k"), "{asked}");
+        assert!(asked.contains("sec-websocket-key: dghl"), "{asked}");
         let large = vec![7; 200_000];
         let (mut read, mut write) = tokio::io::split(client);
         let sent = large.clone();
@@ -202,6 +216,206 @@ fn a_websocket_over_http2_becomes_one_over_http1() {
         assert!(asked.contains("host: shop\r\n"), "{asked}");
         assert!(asked.contains("sec-websocket-version: 13\r\n"), "{asked}");
         ends_by_halves(stream).await;
+    });
+}
+
+/// An endpoint of HTTP/2: streams of bytes come back, and `bye` behind them; other requests are
+/// answered with their path. Whether it takes other protocols than CONNECT's own, it `offers`.
+fn streams(world: &World, offers: bool, heads: &Heads) -> Option<Handler> {
+    let (exec, heads) = (world.exec(), heads.clone());
+    Some(Rc::new(move |stream| {
+        let (exec, heads) = (exec.clone(), heads.clone());
+        Box::pin(async move {
+            let mut builder = h2::server::Builder::new();
+            if offers {
+                builder.enable_connect_protocol();
+            }
+            let mut connection = builder.handshake::<_, Bytes>(stream).await.unwrap();
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                let (head, mut body) = request.into_parts();
+                let is_stream = head.method == http::Method::CONNECT;
+                let path = Bytes::from(head.uri.path().to_owned());
+                heads.borrow_mut().push(head);
+                exec.execute(async move {
+                    let answer = http::Response::builder()
+                        .header("x-by", "v1")
+                        .body(())
+                        .unwrap();
+                    let mut back = respond.send_response(answer, false).unwrap();
+                    if !is_stream {
+                        return back.send_data(path, true).unwrap();
+                    }
+                    while let Some(Ok(data)) = body.data().await {
+                        body.flow_control().release_capacity(data.len()).unwrap();
+                        back.send_data(data, false).unwrap();
+                    }
+                    back.send_data(Bytes::from_static(b"bye"), true).unwrap();
+                });
+            }
+        })
+    }))
+}
+
+type Heads = Rc<std::cell::RefCell<Vec<http::request::Parts>>>;
+
+#[test]
+fn a_websocket_to_an_endpoint_of_http2_becomes_a_stream_of_it() {
+    run(async |world| {
+        let heads = Heads::default();
+        let handler = streams(&world, true, &heads);
+        let upstream = world.endpoint_speaking("", "v1", AppProtocol::Http2, handler);
+        // The second one finds a connection that is shared.
+        for number in 0..2 {
+            let mut client = world.connect();
+            let early = [WEBSOCKET, b"\x81\x05early"].concat();
+            client.write_all(&early).await.unwrap();
+            let head = read_head(&mut client).await;
+            assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+            let lower = head.to_lowercase();
+            assert!(lower.contains("\r\nupgrade: websocket\r\n"), "{head}");
+            assert!(lower.contains("\r\nconnection: upgrade\r\n"), "{head}");
+            assert!(lower.contains("\r\nx-by: v1\r\n"), "{head}");
+            assert!(head.contains(ACCEPT), "{head}");
+            expect(&mut client, b"\x81\x05early").await;
+            let large = vec![7; 600_000];
+            let (mut read, mut write) = tokio::io::split(client);
+            let sent = large.clone();
+            let (_, ()) = futures::join!(async { write.write_all(&sent).await.unwrap() }, async {
+                expect(&mut read, &large).await;
+            });
+            assert_eq!(upstream.load(), 1);
+            ends_by_halves(read.unsplit(write)).await;
+            while upstream.load() > 0 {
+                tokio::task::yield_now().await;
+            }
+            let records = world.site.records.borrow();
+            let record = &records[number];
+            assert_eq!(
+                (record.status.unwrap().as_u16(), record.reason),
+                (101, None)
+            );
+        }
+        assert_eq!(world.site.opened.get(), 1);
+        let heads = heads.borrow();
+        let (asked, protocol) = (&heads[0], heads[0].extensions.get::<h2::ext::Protocol>());
+        assert_eq!(asked.method, "CONNECT");
+        assert_eq!(protocol.unwrap().as_str(), "websocket");
+        assert_eq!(asked.uri.to_string(), "http://shop/chat");
+        assert_eq!(asked.headers["sec-websocket-version"], "13");
+        for gone in ["sec-websocket-key", "upgrade", "connection", "host"] {
+            assert_eq!(asked.headers.get(gone), None, "{gone}");
+        }
+    });
+}
+
+#[test]
+fn a_websocket_over_http2_stays_one_to_an_endpoint_of_http2() {
+    run(async |world| {
+        let heads = Heads::default();
+        let handler = streams(&world, true, &heads);
+        world.endpoint_speaking("", "v1", AppProtocol::Http2, handler);
+        let mut sender = world.connect_http2::<Empty<Bytes>>().await;
+        let get = http::Request::get("http://shop/@")
+            .body(Empty::new())
+            .unwrap();
+        let _ = sender.send_request(get).await.unwrap();
+        let connect = http::Request::connect("http://shop/chat")
+            .extension(hyper::ext::Protocol::from_static("websocket"))
+            .body(Empty::new())
+            .unwrap();
+        let answer = sender.send_request(connect).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let mut stream = TokioIo::new(hyper::upgrade::on(answer).await.unwrap());
+        stream.write_all(b"hello").await.unwrap();
+        expect(&mut stream, b"hello").await;
+        assert_eq!(heads.borrow()[1].headers.get("sec-websocket-key"), None);
+        ends_by_halves(stream).await;
+    });
+}
+
+#[test]
+fn an_endpoint_of_http2_that_takes_no_websocket_is_named_as_the_reason() {
+    run(async |world| {
+        let heads = Heads::default();
+        let handler = streams(&world, false, &heads);
+        world.endpoint_speaking("", "v1", AppProtocol::Http2, handler);
+        let answer = world.ask(WEBSOCKET).await;
+        assert_eq!(answer.status, 502);
+        assert!(answer.text().contains("RFC 8441"), "{}", answer.text());
+        assert!(heads.borrow().is_empty());
+        // Any other protocol is one that a server need not change to.
+        let other = "GET /a HTTP/1.1\r\nHost: shop\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
+        let answer = world.ask(other).await;
+        assert_eq!((answer.status, answer.header("x-by")), (200, Some("v1")));
+        assert_eq!(heads.borrow()[0].headers.get("upgrade"), None);
+    });
+}
+
+#[test]
+fn an_endpoint_of_http2_may_refuse_a_websocket_by_an_answer() {
+    run(async |world| {
+        let handler: Handler = Rc::new(|stream| {
+            Box::pin(async move {
+                let mut builder = h2::server::Builder::new();
+                builder.enable_connect_protocol();
+                let mut connection = builder.handshake::<_, Bytes>(stream).await.unwrap();
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    let answer = http::Response::builder().status(403).body(()).unwrap();
+                    let mut back = respond.send_response(answer, false).unwrap();
+                    back.send_data(Bytes::from_static(b"not you"), true)
+                        .unwrap();
+                }
+            })
+        });
+        world.endpoint_speaking("", "v1", AppProtocol::Http2, Some(handler));
+        let mut client = world.connect();
+        for _ in 0..2 {
+            client.write_all(WEBSOCKET).await.unwrap();
+            let answer = read_answer(&mut client).await;
+            assert_eq!(answer.status, 403);
+            assert!(answer.text().contains("not you"), "{}", answer.text());
+        }
+    });
+}
+
+#[test]
+fn connect_is_a_tunnel_in_a_stream_of_http2() {
+    run(async |world| {
+        let heads = Heads::default();
+        let handler = streams(&world, false, &heads);
+        world.endpoint_speaking("v1", "v1", AppProtocol::Http2, handler);
+        world.route(vec![tunnels()]);
+        let mut client = world.connect();
+        let connect = b"CONNECT shop:443 HTTP/1.1\r\nHost: shop:443\r\n\r\nhello";
+        client.write_all(connect).await.unwrap();
+        let head = read_head(&mut client).await;
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        expect(&mut client, b"hello").await;
+        assert_eq!(heads.borrow()[0].uri.to_string(), "shop:443");
+        ends_by_halves(client).await;
+    });
+}
+
+#[test]
+fn a_server_that_cannot_have_read_the_key_is_not_believed() {
+    run(async |world| {
+        let answer = b"HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
+                       Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+        world.endpoint("", "v1", world.raw(answer));
+        let mut sender = world.connect_http2::<Empty<Bytes>>().await;
+        let options = http::Request::options("http://shop:1/@").header("host", "other");
+        let _ = sender
+            .send_request(options.body(Empty::new()).unwrap())
+            .await
+            .unwrap();
+        let connect = http::Request::connect("http://shop/chat")
+            .extension(hyper::ext::Protocol::from_static("websocket"))
+            .body(Empty::new())
+            .unwrap();
+        let answer = sender.send_request(connect).await.unwrap();
+        assert_eq!(answer.status(), 502);
+        let text = answer.into_body().collect().await.unwrap().to_bytes();
+        assert!(text.starts_with(b"the endpoint changed to"), "{text:?}");
     });
 }
 

@@ -182,6 +182,6 @@ const TOKEN: [bool; 256] = {
 };
 
 /// RFC 3986 3.2.2, 3.2.3, without user information and lists.
-fn is_host(byte: u8) -> bool {
+pub(super) fn is_host(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=:[]%".contains(&byte)
 }

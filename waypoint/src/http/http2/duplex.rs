@@ -1,7 +1,9 @@
 //! A stream as bytes both ways, behind CONNECT (RFC 9113 8.5).
 
+use std::any::Any;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -18,6 +20,8 @@ pub(in crate::http) struct Duplex {
     /// What came and was not read yet.
     held: Bytes,
     is_ended: bool,
+    /// Lives as long as it.
+    _place: Option<Rc<dyn Any>>,
 }
 
 impl Duplex {
@@ -28,7 +32,14 @@ impl Duplex {
             receive,
             held: Bytes::new(),
             is_ended: false,
+            _place: None,
         }
+    }
+
+    /// The same, which keeps that as long as it lives.
+    pub(in crate::http) fn holding(mut self, place: Rc<dyn Any>) -> Self {
+        self._place = Some(place);
+        self
     }
 }
 

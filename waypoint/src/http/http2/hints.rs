@@ -49,7 +49,10 @@ impl Hints {
         answer: Response<()>,
         is_end: bool,
     ) -> Result<SendStream<Bytes>, h2::Error> {
-        self.lock().0.send_response(answer, is_end)
+        let (respond, told) = &mut *self.lock();
+        // A try that was given up may tell of another yet.
+        *told = HINTS_MAX;
+        respond.send_response(answer, is_end)
     }
 
     /// Breaks the stream off.

@@ -18,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
 
 use crate::http::client::Interims;
-use crate::http::http2::Pump;
+use crate::http::http2::{Duplex, Pump};
 use crate::http::incoming::{Incoming, Received};
 use crate::http::limits::{CONNECTION_WINDOW_BYTES, SEND_BUFFER_BYTES, STREAM_WINDOW_BYTES};
 use crate::http::sent::SentBody;
@@ -37,8 +37,9 @@ pub(super) struct Channel {
     streams: Cell<usize>,
     /// When a request was given to it last.
     used: Cell<Instant>,
-    /// Who waits for the peer's SETTINGS: one, who will open another connection otherwise.
-    settled: RefCell<Option<Waker>>,
+    /// Who wait for the peer's SETTINGS: one who will open another connection otherwise, and those
+    /// who want a stream of bytes.
+    settled: RefCell<Vec<Waker>>,
     /// Tells the connection's task that nobody sends any more. Behind `sender`, as it is dropped.
     _held: oneshot::Sender<Infallible>,
 }
@@ -116,10 +117,19 @@ impl Channel {
             if self.room(usize::MAX) != Room::Untold {
                 return Poll::Ready(());
             }
-            *self.settled.borrow_mut() = Some(cx.waker().clone());
+            let mut settled = self.settled.borrow_mut();
+            if !settled.iter().any(|one| one.will_wake(cx.waker())) {
+                settled.push(cx.waker().clone());
+            }
             Poll::Pending
         });
         select(pin!(told), site.sleep_until(site.now() + SETTLE)).await;
+    }
+
+    fn wake_settled(&self) {
+        for waker in self.settled.take() {
+            waker.wake();
+        }
     }
 
     /// Counts one stream more.
@@ -151,7 +161,7 @@ impl Counted {
         let (mut answer, stream) = sent.map_err(|error| Unanswered::new(error, true))?;
         let upload = match is_end {
             true => None,
-            false => Upload::start(site, body, stream, self).await,
+            false => Upload::start(site, body, stream, self).await?,
         };
         let answer = poll_fn(|cx| {
             if let Some(interims) = interims {
@@ -170,26 +180,57 @@ impl Counted {
     }
 }
 
+impl Counted {
+    /// Whether the peer takes CONNECT for another protocol (RFC 8441 3), which its SETTINGS say.
+    pub(super) async fn takes_protocols(&self, site: &Rc<dyn Site>) -> bool {
+        self.0.settled(site).await;
+        self.0
+            .sender
+            .borrow()
+            .is_extended_connect_protocol_enabled()
+    }
+
+    /// Asks for a stream of bytes with CONNECT. None: the answer is no, and is one as any other.
+    pub(super) async fn connect(
+        self: &Rc<Self>,
+        request: Request<()>,
+    ) -> Result<(Response<Incoming>, Option<Duplex>), Unanswered> {
+        let sent = self.0.sender.borrow_mut().send_request(request, false);
+        let (answer, mut stream) = sent.map_err(|error| Unanswered::new(error, true))?;
+        let answer = answer.await;
+        let answer = answer.map_err(|error| Unanswered::new(error, false))?;
+        let (head, receive) = answer.into_parts();
+        if head.status.is_success() {
+            let duplex = Duplex::new(stream, receive).holding(self.clone());
+            return Ok((Response::from_parts(head, Incoming::Empty), Some(duplex)));
+        }
+        // It fails for a stream that is over.
+        let _ = stream.send_data(Bytes::new(), true);
+        let body = Incoming::Http2(Received::new(receive, &head.headers));
+        Ok((Response::from_parts(head, body), None))
+    }
+}
+
 /// The body of a request that is still being sent. Dropped, it breaks off.
 pub(super) struct Upload(oneshot::Sender<()>);
 
 impl Upload {
-    /// None: all of it is with h2.
+    /// None: all of it is with h2. An error: nobody can send the rest, and the stream is over.
     async fn start(
         site: &Rc<dyn Site>,
         body: SentBody,
         stream: SendStream<Bytes>,
         counted: &Rc<Counted>,
-    ) -> Option<Self> {
+    ) -> Result<Option<Self>, Unanswered> {
         let mut pump = Pump::new(body, stream);
         let is_over = poll_fn(|cx| Poll::Ready(pump.poll(cx, Reason::CANCEL).is_ready())).await;
         if is_over {
-            return None;
+            return Ok(None);
         }
         let (go_on, mut goes_on) = oneshot::channel();
         let counted = counted.clone();
         let mut is_free = false;
-        site.spawn(Box::pin(async move {
+        let spawned = site.spawn(Box::pin(async move {
             poll_fn(|cx| {
                 if !is_free && let Poll::Ready(told) = Pin::new(&mut goes_on).poll(cx) {
                     is_free = true;
@@ -203,7 +244,10 @@ impl Upload {
             .await;
             drop(counted);
         }));
-        Some(Self(go_on))
+        match spawned {
+            true => Ok(Some(Self(go_on))),
+            false => Err(Unanswered::too_many()),
+        }
     }
 
     /// Lets it go on by itself, since the answer is over.
@@ -229,8 +273,8 @@ async fn drive<I: Io>(
             }
             if !is_told && let Some(channel) = channel.upgrade() {
                 is_told = channel.sender.borrow().current_max_send_streams() != UNTOLD;
-                if let Some(waker) = channel.settled.take().filter(|_| is_told) {
-                    waker.wake();
+                if is_told {
+                    channel.wake_settled();
                 }
             }
             let is_let_go = let_go
@@ -247,9 +291,7 @@ async fn drive<I: Io>(
         tracing::debug!(%error, "a connection to an endpoint broke");
     }
     // Who waits finds it closed.
-    if let Some(channel) = channel.upgrade()
-        && let Some(waker) = channel.settled.take()
-    {
-        waker.wake();
+    if let Some(channel) = channel.upgrade() {
+        channel.wake_settled();
     }
 }
