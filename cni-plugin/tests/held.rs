@@ -1,4 +1,5 @@
-//! What the agent keeps in memory for each captured pod. A process of its own: its allocator counts.
+//! What the agent keeps in memory for each captured pod. A process of its own, as its allocator
+//! counts.
 
 #![allow(clippy::unwrap_used)] // All of this is test code, though not all of it is in a #[test].
 

@@ -146,8 +146,10 @@ mod tests {
 
     use super::*;
 
-    /// Of the future that a function with the parameters of [`run`] makes.
-    fn size<A, B, C, D, F>(_: fn(A, B, C, D) -> F) -> usize {
+    type Run<F> = fn(Arc<Agent>, String, io::Result<AddressWatch>, CancellationToken) -> F;
+
+    /// Of the future that [`run`] makes, which has no name.
+    fn size<F>(_: Run<F>) -> usize {
         size_of::<F>()
     }
 
