@@ -12,6 +12,7 @@ use std::rc::Rc;
 use carrier::handshakes::Handshake;
 use carrier::limits::{DISCOVERY_WAIT, INBOUND_TUNNEL_IDLE, Limit, Reached};
 use carrier::relay::abort;
+use carrier::spread::Seat;
 use carrier::tunnel::stream::TunnelStream;
 use carrier::tunnel::{Owner, Tunnel, driver};
 use hbone::{CloseReason, ConnectRequest, ErrorCode};
@@ -26,7 +27,11 @@ pub use refusal::Refusal;
 
 /// Serves one accepted TCP connection to its end.
 pub async fn serve(worker: Rc<Worker>, accepted: Accepted) {
-    let Accepted { socket, source } = accepted;
+    let Accepted {
+        socket,
+        source,
+        seat,
+    } = accepted;
     let cut_off = Rc::clone(&socket);
     let begun = worker
         .handshakes
@@ -39,7 +44,7 @@ pub async fn serve(worker: Rc<Worker>, accepted: Accepted) {
         }
     };
     // On the heap: a task that drives a tunnel for days shall not carry its beginning.
-    let tunnel = match Box::pin(begin(&worker, &socket, source, handshake)).await {
+    let tunnel = match Box::pin(begin(&worker, (&socket, source), handshake, seat)).await {
         Ok(tunnel) => tunnel,
         Err(error) => {
             abort(&socket);
@@ -53,9 +58,9 @@ pub async fn serve(worker: Rc<Worker>, accepted: Accepted) {
 /// The tunnel, whose handshake comes next.
 async fn begin(
     worker: &Rc<Worker>,
-    socket: &Rc<TcpStream>,
-    source: SocketAddr,
+    (socket, source): (&Rc<TcpStream>, SocketAddr),
     handshake: Handshake,
+    seat: Seat,
 ) -> Result<Rc<Tunnel>, Refusal> {
     let deadline = Instant::now() + DISCOVERY_WAIT;
     let certificate = worker.certificate(deadline).await;
@@ -67,6 +72,7 @@ async fn begin(
         worker: Rc::clone(worker),
         source,
         handshake: RefCell::new(Some(handshake)),
+        _seat: seat,
     };
     let setting = worker.tunnel_setting(worker.config.tunnel_idle * INBOUND_TUNNEL_IDLE);
     let tunnel = Tunnel::new(connection, Rc::clone(socket), setting, Box::new(server));
@@ -88,6 +94,8 @@ struct Server {
     source: SocketAddr,
     /// Given back when the handshake is over, either way.
     handshake: RefCell<Option<Handshake>>,
+    /// Counts the tunnel on this worker.
+    _seat: Seat,
 }
 
 impl Owner for Server {

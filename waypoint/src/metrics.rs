@@ -6,6 +6,7 @@ mod labels;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use carrier::limits::Reached;
+use carrier::spread::OpenGauges;
 use process::otlp::SpanMetrics;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -80,6 +81,7 @@ pub struct Metrics {
     drain_reset: Counter,
     /// How the export of spans goes.
     pub spans: SpanMetrics,
+    open_on_workers: OpenGauges,
     /// Label sets in use. Locked by the recorder alone.
     sets: Arc<Mutex<Both>>,
 }
@@ -125,12 +127,26 @@ impl Default for Metrics {
             drain_closed: Counter::default(),
             drain_reset: Counter::default(),
             spans: SpanMetrics::default(),
+            open_on_workers: Family::default(),
             sets: Arc::default(),
         }
     }
 }
 
 impl Metrics {
+    /// What each worker has open.
+    pub fn open_on_workers(&self) -> &OpenGauges {
+        &self.open_on_workers
+    }
+
+    fn register_spread(&self, registry: &mut Registry) {
+        registry.register(
+            "culvert_worker_open",
+            "Connections, and tunnels that peers made, that each worker has now",
+            self.open_on_workers.clone(),
+        );
+    }
+
     /// Registers everything under its public name.
     pub fn register(&self, registry: &mut Registry) {
         let istio = registry.sub_registry_with_prefix("istio");
@@ -195,6 +211,7 @@ impl Metrics {
             "Connections, handshakes and tunnels that were refused or evicted for a limit",
             self.limits.clone(),
         );
+        self.register_spread(registry);
         registry.register(
             "culvert_policy_audits",
             "Connections and requests that AUDIT policies matched; the access log names them",

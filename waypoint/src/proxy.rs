@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 
 use carrier::certificate::Certificates;
-use carrier::limits::COMMANDS_QUEUED;
+use carrier::limits::{COMMANDS_QUEUED, HANDED_QUEUED};
 use carrier::threads::Threads;
 use mesh::route::Book;
 use mesh::snapshot::Snapshot;
@@ -22,6 +22,8 @@ use crate::trace::Tracing;
 use crate::worker::command::Workers;
 use crate::worker::{self, Inputs};
 use carrier::records;
+use carrier::spread::Spread;
+use carrier::tunnel::key::PodUid;
 
 /// What a waypoint is made of.
 pub struct Parts {
@@ -94,10 +96,16 @@ impl Proxy {
         let (recorder, records) = records::queue();
         let mut threads = Threads::new(workers);
         let mut queues = Vec::with_capacity(workers);
-        for number in 0..workers {
+        let spread = Spread::new(workers, metrics.open_on_workers());
+        let loads = spread.pod(&PodUid(Arc::clone(&config.workload.0)));
+        let (neighbours, handed): (Vec<_>, Vec<_>) =
+            (0..workers).map(|_| mpsc::channel(HANDED_QUEUED)).unzip();
+        let neighbours: Arc<[_]> = neighbours.into();
+        for (number, handed) in handed.into_iter().enumerate() {
             let (queue, commands) = mpsc::channel(COMMANDS_QUEUED);
             queues.push(queue);
             let inputs = Inputs {
+                number,
                 backend,
                 config: config.clone(),
                 listener: listener.try_clone()?,
@@ -106,6 +114,9 @@ impl Proxy {
                 books: books.clone(),
                 open: open.clone(),
                 certificates: Arc::clone(&certificates),
+                loads: Arc::clone(&loads),
+                neighbours: Arc::clone(&neighbours),
+                handed,
                 commands,
                 recorder: recorder.clone(),
                 metrics: metrics.clone(),

@@ -26,6 +26,7 @@ use carrier::handshakes::Handshakes;
 use carrier::hush::Hush;
 use carrier::limits::{Limit, Reached};
 use carrier::relay::buffer::Buffers;
+use carrier::spread::Loads;
 use carrier::tunnel::key::PodUid;
 use carrier::tunnel::pool::Pool;
 use carrier::tunnel::{Setting, Tunnel};
@@ -36,7 +37,7 @@ use netio::executor::Scope;
 use netio::netns::Netns;
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::DataPath;
@@ -47,6 +48,7 @@ use crate::record::Recorder;
 use crate::site::WorkerSite;
 use crate::trace::Tracing;
 use crate::{http, limits};
+use accept::Handed;
 use bindings::Bindings;
 use live::Live;
 pub use run::{Inputs, run};
@@ -95,6 +97,12 @@ pub struct Worker {
     pub draining: CancellationToken,
     /// What is idle shall end from its cancellation on: the drain deadline is near.
     pub closing: CancellationToken,
+    /// Its place among the workers.
+    number: usize,
+    /// What each worker has.
+    loads: Arc<Loads>,
+    /// Where all workers, itself too, take what others have accepted.
+    neighbours: Arc<[mpsc::Sender<Handed>]>,
     metrics: Metrics,
     /// Owner of all tasks.
     scope: Scope,
@@ -138,6 +146,9 @@ impl Worker {
             pod: PodUid(Arc::clone(&inputs.config.workload.0)),
             draining: CancellationToken::new(),
             closing: CancellationToken::new(),
+            number: inputs.number,
+            loads: Arc::clone(&inputs.loads),
+            neighbours: Arc::clone(&inputs.neighbours),
             metrics: inputs.metrics.clone(),
             scope: Scope::new(limits::tasks_per_worker(given)),
             refused_tasks: RefCell::default(),

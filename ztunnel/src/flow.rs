@@ -97,6 +97,7 @@ pub async fn begin<E: Refusal>(
         socket,
         source,
         destination,
+        seat,
     } = accepted;
     let connection = Connection::new(Rc::clone(&pod.resident), direction, source, destination);
     let connection = match worker.list(connection) {
@@ -106,6 +107,7 @@ pub async fn begin<E: Refusal>(
             return None;
         }
     };
+    drop(seat);
     let near = End::Tcp(Rc::clone(&socket));
     near.guard();
     connection.attach(&near);

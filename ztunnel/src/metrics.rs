@@ -14,6 +14,7 @@ use crate::record::{Phase, Record};
 use carrier::labels::ConnectionLabels;
 use carrier::labels::sets::Sets;
 use carrier::limits::Reached;
+use carrier::spread::OpenGauges;
 use series::Series;
 
 /// A limit, and what became of something for it.
@@ -36,6 +37,7 @@ pub struct Metrics {
     limits: Family<LimitLabels, Counter>,
     drain_closed: Counter,
     drain_reset: Counter,
+    open_on_workers: OpenGauges,
     active_pods: Gauge,
     pods_started: Counter,
     pods_stopped: Counter,
@@ -77,6 +79,11 @@ impl Metrics {
             "Connections open now",
             self.open.clone(),
         );
+        registry.register(
+            "culvert_worker_open",
+            "Connections, and tunnels that peers made, that each worker has now",
+            self.open_on_workers.clone(),
+        );
         let pods = registry.sub_registry_with_prefix("workload_manager");
         pods.register(
             "active_proxy_count",
@@ -109,6 +116,11 @@ impl Metrics {
             "Connections that were reset because the drain deadline was over",
             self.drain_reset.clone(),
         );
+    }
+
+    /// What each worker has open.
+    pub fn open_on_workers(&self) -> &OpenGauges {
+        &self.open_on_workers
     }
 
     /// Counts something that was refused, or had to go, for a limit.

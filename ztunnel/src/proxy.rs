@@ -16,8 +16,9 @@ use crate::pods::Pods;
 use crate::worker::command::Workers;
 use crate::worker::{self, Inputs};
 use carrier::certificate::Certificates;
-use carrier::limits::COMMANDS_QUEUED;
+use carrier::limits::{COMMANDS_QUEUED, HANDED_QUEUED};
 use carrier::records;
+use carrier::spread::Spread;
 use carrier::threads::Threads;
 
 /// What a proxy is made of.
@@ -69,7 +70,11 @@ impl Proxy {
         let (recorder, records) = records::queue();
         let mut threads = Threads::new(workers);
         let mut queues = Vec::with_capacity(workers);
-        for number in 0..workers {
+        let spread = Spread::new(workers, metrics.open_on_workers());
+        let (neighbours, handed): (Vec<_>, Vec<_>) =
+            (0..workers).map(|_| mpsc::channel(HANDED_QUEUED)).unzip();
+        let neighbours: Arc<[_]> = neighbours.into();
+        for (number, handed) in handed.into_iter().enumerate() {
             let (queue, commands) = mpsc::channel(COMMANDS_QUEUED);
             queues.push(queue);
             let inputs = Inputs {
@@ -79,6 +84,9 @@ impl Proxy {
                 snapshots: snapshots.clone(),
                 open: open.clone(),
                 certificates: Arc::clone(&certificates),
+                spread: Arc::clone(&spread),
+                neighbours: Arc::clone(&neighbours),
+                handed,
                 commands,
                 recorder: recorder.clone(),
                 metrics: metrics.clone(),

@@ -20,12 +20,14 @@ use mesh::snapshot::Snapshot;
 use netio::executor::Scope;
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::config::DataPath;
 use crate::metrics::Metrics;
 use crate::pod::PodUid;
 use crate::record::Recorder;
+use accept::Handed;
 use carrier::budget::{Budget, Pressure};
 use carrier::certificate::{Book, Certificates};
 use carrier::clock::Clock;
@@ -33,6 +35,7 @@ use carrier::guests::Guests;
 use carrier::handshakes::Handshakes;
 use carrier::limits::{Limit, Reached};
 use carrier::relay::buffer::Buffers;
+use carrier::spread::Spread;
 use carrier::tunnel::pool::Pool;
 use carrier::tunnel::{Setting, Tunnel};
 use live::Live;
@@ -67,6 +70,14 @@ pub struct Worker {
     pub recorder: Recorder,
     /// Whether connections are accepted.
     pub open: watch::Receiver<bool>,
+    /// Its place among the workers.
+    number: usize,
+    /// What all workers have.
+    spread: Arc<Spread>,
+    /// Where all workers, itself too, take what others have accepted.
+    neighbours: Arc<[mpsc::Sender<Handed>]>,
+    /// Cancelled when it accepts nothing any more.
+    stopped: CancellationToken,
     metrics: Metrics,
     /// Owner of all tasks.
     scope: Scope,
@@ -96,6 +107,10 @@ impl Worker {
             pods: LocalPods::default(),
             recorder: inputs.recorder.clone(),
             open: inputs.open.clone(),
+            number: inputs.number,
+            spread: Arc::clone(&inputs.spread),
+            neighbours: Arc::clone(&inputs.neighbours),
+            stopped: CancellationToken::new(),
             metrics: inputs.metrics.clone(),
             scope: Scope::new(limits.tasks_per_worker()),
             snapshot: RefCell::new(snapshot),

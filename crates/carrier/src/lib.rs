@@ -19,5 +19,6 @@ pub mod memory;
 pub mod records;
 pub mod relay;
 pub mod signal;
+pub mod spread;
 pub mod threads;
 pub mod tunnel;

@@ -132,8 +132,8 @@ impl Watched {
         }
     }
 
-    /// Something was read, and there may be more. A ring asks the kernel again: so connections
-    /// that came together are spread over the workers that wait for them.
+    /// Something was read, and there may be more. A ring asks the kernel again, which goes with its
+    /// next wait, where a read in vain would be a system call.
     pub(crate) fn maybe_readable(&self) {
         if let Self::Ring(watch) = self {
             watch.clear();

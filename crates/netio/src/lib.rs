@@ -52,6 +52,6 @@ mod stream;
 pub mod time;
 
 pub use backend::{Backend, Choice, ProbeError, UnknownChoice, probe};
-pub use listener::TcpListener;
+pub use listener::{Arrival, TcpListener};
 pub use readiness::register;
 pub use stream::{Pipe, TcpInfo, TcpStream};

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use socket2::SockRef;
+use socket2::{SockRef, Socket};
 
 use crate::TcpStream;
 use crate::driver::Watched;
@@ -73,19 +73,51 @@ impl TcpListener {
     /// spins. Errors of the connection itself (accept(2): ECONNABORTED and the network ones) are
     /// passed over.
     pub async fn accept(&self) -> io::Result<TcpStream> {
+        self.next().await?.into_stream()
+    }
+
+    /// As [`TcpListener::accept`], for whichever thread shall serve it.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn next(&self) -> io::Result<Arrival> {
         loop {
             self.fd.readable().await?;
             match SockRef::from(&self.fd).accept4(libc::SOCK_CLOEXEC) {
                 Ok((socket, peer)) => {
                     self.fd.maybe_readable();
-                    let peer = peer.as_socket();
-                    return TcpStream::accepted(socket, peer, self.resets_on_close);
+                    return Ok(Arrival {
+                        socket,
+                        peer: peer.as_socket(),
+                        resets_on_close: self.resets_on_close,
+                    });
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.fd.not_readable(),
                 Err(error) if belongs_to_the_connection(&error) => {}
                 Err(error) => return Err(error),
             }
         }
+    }
+}
+
+/// A connection that was accepted and belongs to no executor yet. Dropping it closes it.
+#[derive(Debug)]
+pub struct Arrival {
+    socket: Socket,
+    peer: Option<SocketAddr>,
+    resets_on_close: bool,
+}
+
+impl Arrival {
+    /// The connection, for the executor of this thread.
+    ///
+    /// # Errors
+    /// It cannot be registered: there is no memory.
+    ///
+    /// # Panics
+    /// Outside of [`crate::executor::run`].
+    pub fn into_stream(self) -> io::Result<TcpStream> {
+        TcpStream::accepted(self.socket, self.peer, self.resets_on_close)
     }
 }
 

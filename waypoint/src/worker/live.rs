@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use carrier::limits::{CONNECTIONS_PER_TURN, Limit, Reached};
+use carrier::spread::Kind;
 use mesh::Identity;
 use mesh::policy::Connection as Judged;
 use mesh::route::book::Addressed;
@@ -49,6 +50,9 @@ impl Drop for Listed {
     fn drop(&mut self) {
         self.connection.detach();
         self.worker.live.remove(self.place, &self.peer);
+        self.worker
+            .loads
+            .leave(self.worker.number, Kind::Connection);
     }
 }
 
@@ -76,6 +80,7 @@ impl Worker {
         let connection = Rc::new(connection);
         let place = self.live.insert(&connection, peer);
         connection.place.set(place);
+        self.loads.enter(self.number, Kind::Connection);
         Ok(Listed {
             worker: Rc::clone(self),
             connection,

@@ -10,6 +10,7 @@ use carrier::limits::{
     BUFFERS_KEPT_FOR, BYTES_COUNTED_EVERY, BYTES_COUNTED_PAUSE, CONNECTIONS_PER_TURN,
     DUMPED_CONNECTIONS,
 };
+use carrier::spread::Loads;
 use mesh::route::Book;
 use mesh::snapshot::Snapshot;
 use netio::executor::yield_now;
@@ -19,6 +20,7 @@ use netio::{Backend, TcpListener, executor};
 use tokio::sync::{mpsc, watch};
 
 use super::Worker;
+use super::accept::Handed;
 use super::command::Command;
 use crate::config::DataPath;
 use crate::connection::Connection;
@@ -29,6 +31,8 @@ use crate::trace::Tracing;
 
 /// What a worker is made of.
 pub struct Inputs {
+    /// Its place among the workers, from 0.
+    pub number: usize,
     /// Which back end moves its bytes.
     pub backend: Backend,
     /// What the operator chose.
@@ -45,6 +49,12 @@ pub struct Inputs {
     pub open: watch::Receiver<bool>,
     /// The waypoint's certificate.
     pub certificates: Arc<Certificates>,
+    /// What each worker has.
+    pub loads: Arc<Loads>,
+    /// Where all workers, this one too, take what others have accepted for them.
+    pub neighbours: Arc<[mpsc::Sender<Handed>]>,
+    /// What others have accepted for this one.
+    pub handed: mpsc::Receiver<Handed>,
     /// Orders.
     pub commands: mpsc::Receiver<Command>,
     /// Where records go.
@@ -69,6 +79,7 @@ async fn serve(inputs: Inputs) -> io::Result<()> {
     let worker = Worker::new(&inputs, netns);
     let listener = TcpListener::from_std(inputs.listener)?;
     worker.spawn(Rc::clone(&worker).accept_all(listener, inputs.open));
+    worker.spawn(Rc::clone(&worker).take_handed(inputs.handed));
     worker.spawn(follow_snapshots(Rc::clone(&worker), inputs.snapshots));
     worker.spawn(follow_books(Rc::clone(&worker), inputs.books));
     worker.spawn(keep_house(Rc::clone(&worker)));

@@ -25,4 +25,5 @@ mod peer;
 mod policy;
 mod routes;
 mod sniff;
+mod spread;
 mod world;

@@ -40,6 +40,7 @@ pub struct World {
     pub books: watch::Sender<Arc<Book>>,
     pub client: Client,
     pub proxy: Proxy,
+    metrics: Metrics,
     tasks: Tasks,
 }
 
@@ -79,6 +80,7 @@ impl World {
             tunnel_idle: Duration::from_secs(300),
             limits: *limits,
         };
+        let metrics = Metrics::default();
         let parts = Parts {
             backend,
             workers: 2,
@@ -89,8 +91,8 @@ impl World {
             books: books.subscribe(),
             open: watch::Sender::new(true).subscribe(),
             certificates: CertManager::start(&tasks, authority, Arc::new(SystemClock), DEFAULT_TTL),
-            metrics: Metrics::default(),
             tracing: None,
+            metrics: metrics.clone(),
         };
         let proxy = Proxy::start(parts, &tasks).unwrap();
         drop(_context);
@@ -103,9 +105,21 @@ impl World {
             snapshots,
             books,
             client,
+            metrics,
             proxy,
             tasks,
         }
+    }
+
+    /// Sum of all counters whose line begins like that.
+    pub fn counted(&self, line: &str) -> u64 {
+        let mut registry = prometheus_client::registry::Registry::default();
+        self.metrics.register(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let values = text.lines().filter(|it| it.starts_with(line));
+        let value = |it: &str| it.rsplit(' ').next().unwrap().parse::<u64>().unwrap();
+        values.map(value).sum()
     }
 
     /// The proxy of the endpoint with that name and address.

@@ -17,11 +17,13 @@ use crate::worker::pods::LocalPod;
 use carrier::handshakes::Handshake;
 use carrier::limits::{DISCOVERY_WAIT, INBOUND_TUNNEL_IDLE, Limit, Reached};
 use carrier::relay::abort;
+use carrier::spread::Seat;
 use carrier::tunnel::stream::TunnelStream;
 use carrier::tunnel::{Owner, Tunnel, driver};
 
 /// Serves one accepted TCP connection to its end.
-pub async fn serve(worker: Rc<Worker>, accepted: Accepted) {
+pub async fn serve(worker: Rc<Worker>, mut accepted: Accepted) {
+    let seat = accepted.seat.take();
     let socket = Rc::clone(&accepted.socket);
     let begun = worker
         .handshakes
@@ -31,7 +33,7 @@ pub async fn serve(worker: Rc<Worker>, accepted: Accepted) {
         Err(full) => return refuse(&worker, &accepted, &full.into()),
     };
     // On the heap: a task that drives a tunnel for days shall not carry its beginning.
-    let tunnel = match Box::pin(begin(&worker, &accepted, handshake)).await {
+    let tunnel = match Box::pin(begin(&worker, &accepted, handshake, seat)).await {
         Ok(tunnel) => tunnel,
         Err(error) => return refuse(&worker, &accepted, &error),
     };
@@ -57,12 +59,14 @@ async fn begin(
     worker: &Rc<Worker>,
     accepted: &Accepted,
     handshake: Handshake,
+    seat: Option<Seat>,
 ) -> Result<Rc<Tunnel>, InboundError> {
     let Accepted {
         pod,
         socket,
         source,
         destination,
+        ..
     } = accepted;
     if pod.is_own_listener(*destination) {
         return Err(InboundError::OwnListener);
@@ -81,6 +85,7 @@ async fn begin(
         source: *source,
         destination: *destination,
         handshake: RefCell::new(Some(handshake)),
+        _seat: seat,
     };
     let setting = worker.tunnel_setting(worker.config.tunnel_idle * INBOUND_TUNNEL_IDLE);
     let tunnel = Tunnel::new(connection, Rc::clone(socket), setting, Box::new(server));
@@ -97,6 +102,8 @@ struct Server {
     destination: SocketAddr,
     /// Given back when the handshake is over, either way.
     handshake: RefCell<Option<Handshake>>,
+    /// Counts the tunnel on this worker.
+    _seat: Option<Seat>,
 }
 
 impl Server {

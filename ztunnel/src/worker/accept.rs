@@ -4,17 +4,21 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::rc::Rc;
+use std::sync::Arc;
 
+use netio::executor::yield_now;
 use netio::time::sleep;
-use netio::{TcpListener, TcpStream};
+use netio::{Arrival, TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::Worker;
-use super::pods::LocalPod;
+use super::pods::{LocalPod, Resident};
 use crate::connection::Ended;
 use crate::pod::{Listeners, Pod, Role};
 use crate::{inbound, outbound};
 use carrier::limits::{ACCEPT_PAUSE, LISTENER_HANDOVER};
+use carrier::spread::{Kind, Seat};
 
 /// A connection that was accepted.
 pub struct Accepted {
@@ -26,6 +30,25 @@ pub struct Accepted {
     pub source: SocketAddr,
     /// What it was made to.
     pub destination: SocketAddr,
+    /// Counts it on this worker until it is listed, or its tunnel is over.
+    pub seat: Option<Seat>,
+}
+
+/// A connection that another worker has accepted for this one, which has fewer.
+pub struct Handed {
+    pod: Arc<Pod>,
+    role: Role,
+    arrival: Arrival,
+    seat: Seat,
+}
+
+impl Role {
+    fn kind(self) -> Kind {
+        match self {
+            Self::Outbound | Self::Inbound => Kind::Connection,
+            Self::Hbone => Kind::Tunnel,
+        }
+    }
 }
 
 impl Worker {
@@ -34,7 +57,7 @@ impl Worker {
     ///
     /// # Errors
     /// A listener cannot be used; nothing has changed then.
-    pub fn accept_for(self: &Rc<Self>, pod: std::sync::Arc<Pod>) -> io::Result<()> {
+    pub fn accept_for(self: &Rc<Self>, pod: Arc<Pod>) -> io::Result<()> {
         let Listeners::Handed(listeners) = &pod.listeners;
         let mut sockets = Vec::with_capacity(listeners.len());
         for listener in listeners {
@@ -52,7 +75,7 @@ impl Worker {
             sockets.push((listener.role, copy));
         }
         let local = Rc::new(LocalPod {
-            resident: self.pods.resident(&pod),
+            resident: self.resident(&pod),
             pod,
             stop: CancellationToken::new(),
         });
@@ -60,6 +83,7 @@ impl Worker {
             let (worker, local) = (Rc::clone(self), Rc::clone(&local));
             self.spawn(async move { worker.accept_loop(role, listener, &local).await });
         }
+        local.resident.loads.set_serves(self.number, true);
         if let Some(before) = self.pods.insert(Rc::clone(&local)) {
             self.replace(before, &local);
         }
@@ -96,20 +120,97 @@ impl Worker {
             let accepted = tokio::select! {
                 biased;
                 () = &mut stopped => return,
-                accepted = listener.accept() => accepted,
+                arrival = listener.next() => arrival,
             };
-            match accepted.and_then(|socket| Accepted::new(pod, socket)) {
-                Ok(accepted) => self.begin(role, accepted),
+            match accepted.and_then(|arrival| self.place(role, arrival, pod)) {
+                Ok(()) => {}
                 Err(error) if is_of_the_peer(&error) => {}
                 Err(error) => {
                     tracing::warn!(pod = %pod.pod.uid, ?role, %error, "accept failed");
                     sleep(ACCEPT_PAUSE).await;
                 }
             }
+            // What was accepted begins before the next one is taken.
+            yield_now().await;
         }
     }
 
-    fn begin(self: &Rc<Self>, role: Role, accepted: Accepted) {
+    /// Serves a connection here, or has the worker serve it that has the fewest.
+    fn place(self: &Rc<Self>, role: Role, arrival: Arrival, pod: &Rc<LocalPod>) -> io::Result<()> {
+        let seat = pod.resident.loads.seat(self.number, role.kind());
+        if seat.worker() == self.number {
+            return self.begin(role, Accepted::new(pod, arrival, seat)?);
+        }
+        let neighbour = &self.neighbours[seat.worker()];
+        let handed = Handed {
+            pod: Arc::clone(&pod.pod),
+            role,
+            arrival,
+            seat,
+        };
+        let Err(refused) = neighbour.try_send(handed) else {
+            return Ok(());
+        };
+        // It has far too much to do, or takes no more.
+        let (mpsc::error::TrySendError::Full(handed) | mpsc::error::TrySendError::Closed(handed)) =
+            refused;
+        let seat = handed.seat.moved(self.number);
+        self.begin(role, Accepted::new(pod, handed.arrival, seat)?)
+    }
+
+    /// Serves what other workers hand over. At the end of accepting, what is on its way still is
+    /// served, and the others keep what they accept.
+    pub(super) async fn take_handed(self: Rc<Self>, mut queue: mpsc::Receiver<Handed>) {
+        loop {
+            let handed = tokio::select! {
+                biased;
+                () = self.stopped.cancelled(), if !queue.is_closed() => {
+                    queue.close();
+                    continue;
+                }
+                handed = queue.recv() => handed,
+            };
+            let Some(handed) = handed else { return };
+            let uid = handed.pod.uid.clone();
+            if let Err(error) = self.take(handed) {
+                tracing::warn!(pod = %uid, %error, "a connection of another worker was dropped");
+            }
+        }
+    }
+
+    fn take(self: &Rc<Self>, handed: Handed) -> io::Result<()> {
+        let Handed {
+            pod,
+            role,
+            arrival,
+            seat,
+        } = handed;
+        // A pod that is gone has no connections any more.
+        let Some(local) = self.pods.get(&pod.uid) else {
+            return Ok(());
+        };
+        let local = match &local.pod {
+            same if Arc::ptr_eq(same, &pod) => local,
+            // Its listeners were replaced meanwhile.
+            other if other.netns == pod.netns => Rc::new(LocalPod {
+                resident: self.resident(&pod),
+                stop: local.stop.clone(),
+                pod,
+            }),
+            _ => return Ok(()),
+        };
+        match Accepted::new(&local, arrival, seat) {
+            Ok(accepted) => self.begin(role, accepted),
+            Err(error) if is_of_the_peer(&error) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn resident(&self, pod: &Pod) -> Rc<Resident> {
+        self.pods.resident(pod, || self.spread.pod(&pod.uid))
+    }
+
+    fn begin(self: &Rc<Self>, role: Role, accepted: Accepted) -> io::Result<()> {
         let worker = Rc::clone(self);
         // One that is refused has been counted.
         let _ = match role {
@@ -117,17 +218,20 @@ impl Worker {
             Role::Inbound => self.spawn(inbound::plaintext::serve(worker, accepted)),
             Role::Hbone => self.spawn(inbound::tunnel::serve(worker, accepted)),
         };
+        Ok(())
     }
 }
 
 impl Accepted {
-    fn new(pod: &Rc<LocalPod>, socket: TcpStream) -> io::Result<Self> {
+    fn new(pod: &Rc<LocalPod>, arrival: Arrival, seat: Seat) -> io::Result<Self> {
+        let socket = arrival.into_stream()?;
         let (source, destination) = (socket.peer_addr()?, socket.local_addr()?);
         Ok(Self {
             pod: Rc::clone(pod),
             socket: Rc::new(socket),
             source,
             destination,
+            seat: Some(seat),
         })
     }
 }

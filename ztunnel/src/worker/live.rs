@@ -19,6 +19,7 @@ use crate::connection::{Connection, Ended, Shared};
 use crate::inbound::why_denied;
 use crate::pod::PodUid;
 use carrier::limits::{CONNECTIONS_PER_TURN, Limit, Reached};
+use carrier::spread::Kind;
 
 /// The connections.
 #[derive(Default)]
@@ -54,6 +55,8 @@ impl Drop for Listed {
         self.worker.live.all.borrow_mut().remove(place);
         let count = &self.connection.pod.connections;
         count.set(count.get() - 1);
+        let loads = &self.connection.pod.loads;
+        loads.leave(self.worker.number, Kind::Connection);
     }
 }
 
@@ -76,6 +79,7 @@ impl Worker {
             return full(Limit::ConnectionsPerPod, connection);
         }
         connection.pod.connections.set(count + 1);
+        connection.pod.loads.enter(self.number, Kind::Connection);
         let connection = Rc::new(connection);
         let place = self.live.all.borrow_mut().insert(Rc::clone(&connection));
         let place = u32::try_from(place).expect("connections of a worker are bounded by less");

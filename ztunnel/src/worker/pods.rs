@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use carrier::spread::Loads;
 use mesh::workload::WorkloadUid;
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +20,8 @@ pub struct Resident {
     pub workload: WorkloadUid,
     /// Its connections in the worker's list.
     pub connections: Cell<usize>,
+    /// What each worker has of it.
+    pub loads: Arc<Loads>,
 }
 
 /// A pod on this worker.
@@ -53,7 +56,7 @@ impl LocalPods {
     }
 
     /// What connections keep of that pod: the same for all while it is served.
-    pub fn resident(&self, pod: &Pod) -> Rc<Resident> {
+    pub fn resident(&self, pod: &Pod, loads: impl FnOnce() -> Arc<Loads>) -> Rc<Resident> {
         let before = self.all.borrow().get(&pod.uid).map(|before| {
             // Under another name in discovery it is judged by that one.
             let is_same = before.resident.workload == pod.workload;
@@ -64,6 +67,7 @@ impl LocalPods {
                 uid: pod.uid.clone(),
                 workload: pod.workload.clone(),
                 connections: Cell::new(0),
+                loads: loads(),
             })
         })
     }
@@ -71,6 +75,11 @@ impl LocalPods {
     /// Lets a pod go.
     pub fn remove(&self, uid: &PodUid) -> Option<Rc<LocalPod>> {
         self.all.borrow_mut().remove(uid)
+    }
+
+    /// A pod that is served.
+    pub fn get(&self, uid: &PodUid) -> Option<Rc<LocalPod>> {
+        self.all.borrow().get(uid).cloned()
     }
 
     /// Whether it is served.

@@ -11,6 +11,7 @@ use netio::{Backend, executor};
 use tokio::sync::{mpsc, watch};
 
 use super::Worker;
+use super::accept::Handed;
 use super::command::Command;
 use crate::config::DataPath;
 use crate::connection::{Connection, Ended};
@@ -23,6 +24,7 @@ use carrier::limits::{
     BUFFERS_KEPT_FOR, BYTES_COUNTED_EVERY, BYTES_COUNTED_PAUSE, CONNECTIONS_PER_TURN,
     DUMPED_CONNECTIONS, POD_DRAIN,
 };
+use carrier::spread::Spread;
 
 /// How long the tasks of connections that were accepted last have to begin.
 const LAST_ACCEPTED: Duration = Duration::from_millis(20);
@@ -35,7 +37,7 @@ const REMAINING_KEPT: Duration = Duration::from_secs(1);
 
 /// What a worker is made of.
 pub struct Inputs {
-    /// Number of the worker, for log lines.
+    /// Its place among the workers, from 0.
     pub number: usize,
     /// Which back end moves its bytes.
     pub backend: Backend,
@@ -47,6 +49,12 @@ pub struct Inputs {
     pub open: watch::Receiver<bool>,
     /// Certificates of this node's pods.
     pub certificates: Arc<Certificates>,
+    /// What all workers have.
+    pub spread: Arc<Spread>,
+    /// Where all workers, this one too, take what others have accepted for them.
+    pub neighbours: Arc<[mpsc::Sender<Handed>]>,
+    /// What others have accepted for this one.
+    pub handed: mpsc::Receiver<Handed>,
     /// Orders.
     pub commands: mpsc::Receiver<Command>,
     /// Where records go.
@@ -67,6 +75,7 @@ pub fn run(inputs: Inputs) -> io::Result<()> {
 async fn serve(mut inputs: Inputs) {
     let worker = Worker::new(&inputs);
     worker.spawn(follow_pushes(Rc::clone(&worker), inputs.snapshots.clone()));
+    worker.spawn(Rc::clone(&worker).take_handed(inputs.handed));
     worker.spawn(keep_house(Rc::clone(&worker)));
     worker.spawn(count_bytes(Rc::clone(&worker)));
     worker.spawn(relieve(Rc::clone(&worker)));
@@ -149,6 +158,7 @@ impl Worker {
             return;
         };
         local.stop.cancel();
+        local.resident.loads.set_serves(self.number, false);
         // Not what the pod makes when it comes back meanwhile.
         let remaining = self.remaining(Some(uid));
         self.spawn(async move {
@@ -223,8 +233,10 @@ impl Worker {
 
     fn stop_accepting(&self) {
         self.draining.set(true);
+        self.stopped.cancel();
         for local in self.pods.all() {
             local.stop.cancel();
+            local.resident.loads.set_serves(self.number, false);
         }
         let tunnels = self.tunnels.of(None);
         tunnels

@@ -19,6 +19,7 @@ mod policy;
 mod raw;
 mod relay;
 mod site;
+mod spread;
 mod stop;
 mod swap;
 mod world;

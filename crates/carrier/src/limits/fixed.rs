@@ -6,6 +6,15 @@ use std::time::Duration;
 /// Commands that wait for one worker: a full snapshot of a node (250 pods) twice over.
 pub const COMMANDS_QUEUED: usize = 512;
 
+/// Connections that other workers have accepted for one worker and that it has not taken up yet;
+/// one more stays where it was accepted. Each is a socket and 100 bytes.
+pub const HANDED_QUEUED: usize = 1_024;
+
+/// How many connections, or tunnels, of all pods a worker may have more than another before it
+/// hands over one of a pod of which both have as many: to hand one over costs a wake-up across
+/// threads, and few more are no load.
+pub const SPREAD_SLACK: i64 = 16;
+
 /// Connection records that wait for the recorder, of all workers together; beyond it they are
 /// dropped and counted. 64 Ki records of about 250 bytes are 16 MB at the very worst.
 pub const RECORDS_QUEUED: usize = 65_536;
