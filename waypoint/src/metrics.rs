@@ -139,11 +139,16 @@ impl Metrics {
         &self.open_on_workers
     }
 
-    fn register_spread(&self, registry: &mut Registry) {
+    fn register_rest(&self, registry: &mut Registry) {
         registry.register(
             "culvert_worker_open",
             "Connections, and tunnels that peers made, that each worker has now",
             self.open_on_workers.clone(),
+        );
+        registry.register(
+            "culvert_policy_audits",
+            "Connections and requests that AUDIT policies matched; the access log names them",
+            self.audits.clone(),
         );
     }
 
@@ -211,12 +216,7 @@ impl Metrics {
             "Connections, handshakes and tunnels that were refused or evicted for a limit",
             self.limits.clone(),
         );
-        self.register_spread(registry);
-        registry.register(
-            "culvert_policy_audits",
-            "Connections and requests that AUDIT policies matched; the access log names them",
-            self.audits.clone(),
-        );
+        self.register_rest(registry);
         self.spans.register(registry);
     }
 
