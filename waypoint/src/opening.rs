@@ -54,7 +54,7 @@ fn look_for_request(bytes: &[u8]) -> Opening {
         .iter()
         .take_while(|byte| byte.is_ascii_uppercase() || **byte == b'-')
         .count();
-    if method == 0 && bytes.len() > start.unwrap_or(0) || method > METHOD_BYTES {
+    if method == 0 || method > METHOD_BYTES {
         return Opening::Other;
     }
     match bytes.get(method) {
@@ -63,17 +63,21 @@ fn look_for_request(bytes: &[u8]) -> Opening {
         Some(_) => return Opening::Other,
     }
     let rest = &bytes[method + 1..];
-    let line = rest.iter().position(|byte| *byte == b'\n');
-    let Some(end) = line else {
-        let is_text = rest.iter().all(|byte| *byte >= b' ' || *byte == b'\r');
-        return match is_text {
-            false => Opening::Other,
-            // A target that is longer than all that is looked at: to be refused as HTTP.
-            true if rest.len() + METHOD_BYTES >= OPENING_BYTES && rest[0] == b'/' => Opening::Http,
-            true => Opening::Unclear,
+    let end = rest.iter().position(|byte| *byte == b'\n');
+    let line = &rest[..end.unwrap_or(rest.len())];
+    let line_is_text = line.iter().all(|byte| *byte >= b' ' || *byte == b'\r');
+    if !line_is_text {
+        return Opening::Other;
+    }
+    if end.is_none() {
+        // A target that is longer than all that is looked at: to be refused as HTTP.
+        let is_endless = rest.len() + METHOD_BYTES >= OPENING_BYTES && rest[0] == b'/';
+        return match is_endless {
+            true => Opening::Http,
+            false => Opening::Unclear,
         };
-    };
-    let line = rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]);
+    }
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
     let version = line.rsplit(|byte| *byte == b' ').next();
     let is_http = version.is_some_and(|version| version.starts_with(b"HTTP/"));
     match is_http {
