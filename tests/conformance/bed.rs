@@ -35,6 +35,8 @@ pub const WAYPOINT: &str = "shop/waypoint-0";
 /// Pods with waypoints, and their Gateways: that of the namespace, and one that has routes and
 /// policies of its own, which would hold for every Service of the namespace.
 const WAYPOINTS: [(&str, &str); 2] = [(WAYPOINT, "waypoint"), ("shop/gate-0", "gate")];
+/// Where the collector of traces listens, in the waypoint's pod.
+const COLLECTOR: &str = "127.0.0.1:4317";
 /// A program in a pod listens within this, also beside six builds.
 const STARTS_WITHIN: Duration = Duration::from_secs(60);
 /// What was applied before a process was ready is in force within this.
@@ -51,6 +53,8 @@ pub struct Bed {
     /// Its log is the access log too.
     pub waypoint: Process,
     _gate: Process,
+    /// Prints the spans that it gets of the waypoint.
+    pub collector: Process,
     _ztunnels: Vec<Process>,
     _agents: Vec<Process>,
     _culvertd: Process,
@@ -73,7 +77,7 @@ impl Bed {
         let mut world = World::new()?;
         world.save_logs_to(std::env::temp_dir().join("culvert-conformance"));
         let binaries = Binaries::of_this_build()?;
-        for name in ["waypoint", "echo"] {
+        for name in ["waypoint", "echo", "collector"] {
             let path = binaries.path(name);
             ensure!(path.is_file(), "{} is not built", path.display());
         }
@@ -106,9 +110,16 @@ impl Bed {
             }
             pods.push(pod);
         }
+        let program = Program::new(binaries.path("collector")).arg(COLLECTOR);
+        let collector = named(&pods, WAYPOINT)?.start("collector", &program)?;
+        collector.wait_for_line(&["listening"], STARTS_WITHIN)?;
         let started = WAYPOINTS.map(|(name, gateway)| {
             let pod = named(&pods, name)?;
-            let waypoint = control.start_waypoint(&nodes[1], pod, gateway)?;
+            let endpoint = format!("--tracing-endpoint=http://{COLLECTOR}");
+            // Only what a client says is sampled.
+            let flags = [endpoint.as_str(), "--tracing-sampling=0"];
+            let flags = if name == WAYPOINT { &flags[..] } else { &[] };
+            let waypoint = control.start_waypoint(&nodes[1], pod, gateway, flags)?;
             wait_waypoint(pod, &waypoint)?;
             anyhow::Ok(waypoint)
         });
@@ -120,6 +131,7 @@ impl Bed {
             _servers: servers,
             waypoint: waypoint?,
             _gate: gate?,
+            collector,
             _ztunnels: ztunnels,
             _agents: agents,
             _culvertd: culvertd,

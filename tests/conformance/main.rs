@@ -10,6 +10,7 @@ mod case;
 mod judge;
 mod more;
 mod paper;
+mod traces;
 mod whole;
 
 use std::process::ExitCode;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
     let weights = cases.iter().find(|case| case.name == "weights");
     scenarios.extend(weights.into_iter().flat_map(more::scenarios));
     scenarios.extend(whole::scenarios());
+    scenarios.extend(traces::scenarios());
     let in_the_world = run(move || Bed::up(&cases), scenarios);
     match on_paper == ExitCode::SUCCESS && in_the_world == ExitCode::SUCCESS {
         true => ExitCode::SUCCESS,

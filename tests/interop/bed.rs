@@ -69,7 +69,7 @@ impl Bed {
         let echo = Program::new(binaries.path("echo")).arg("server");
         let echo = server.start("echo", &echo)?;
         echo.wait_for_line(&["listening"], WITHIN)?;
-        let waypoint = control.start_waypoint(&nodes[1], &ours, "ours")?;
+        let waypoint = control.start_waypoint(&nodes[1], &ours, "ours", &[])?;
         wait_waypoint(&ours, &waypoint)?;
         processes.extend([echo, waypoint]);
         let mut bed = Bed {

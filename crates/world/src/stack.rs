@@ -255,13 +255,15 @@ impl ControlPlane {
         node: &Node,
         pod: &Pod,
         gateway: &str,
+        flags: &[&str],
     ) -> Result<Process, WorldError> {
         let PodName { namespace, name } = pod.name();
         let program = Program::new(self.binaries.path("waypoint"))
             .args(["--gateway", &format!("{namespace}/{gateway}")])
             .args(["--pod-name", name, "--pod-namespace", namespace])
             .args(["--service-account", gateway, "--pod-uid", pod.uid()])
-            .args(["--xds-address", &self.url(), "--ca-address", &self.url()]);
+            .args(["--xds-address", &self.url(), "--ca-address", &self.url()])
+            .args(flags.iter().copied());
         pod.start("waypoint", &self.credentials(program, node)?)
     }
 
