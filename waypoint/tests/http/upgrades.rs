@@ -189,23 +189,31 @@ fn connect_is_a_tunnel() {
     });
 }
 
+/// A client of HTTP/2, and what it is answered when it asks for a WebSocket (RFC 8441).
+async fn chat(world: &World) -> (Asker, http::Response<hyper::body::Incoming>) {
+    let mut sender = world.connect_http2().await;
+    // The server's settings, which allow it, come with its first answer.
+    let options = http::Request::options("http://shop:1/@").header("host", "other");
+    let _ = sender
+        .send_request(options.body(Empty::new()).unwrap())
+        .await
+        .unwrap();
+    let connect = http::Request::connect("http://shop/chat")
+        .extension(hyper::ext::Protocol::from_static("websocket"))
+        .body(Empty::new())
+        .unwrap();
+    let answer = sender.send_request(connect).await.unwrap();
+    (sender, answer)
+}
+
+type Asker = hyper::client::conn::http2::SendRequest<Empty<Bytes>>;
+
 #[test]
 fn a_websocket_over_http2_becomes_one_over_http1() {
     run(async |world| {
         let heads = Rc::default();
         world.endpoint("", "v1", Some(echoing(SWITCHED, &heads)));
-        let mut sender = world.connect_http2::<Empty<Bytes>>().await;
-        // The server's settings, which allow it, come with its first answer.
-        let options = http::Request::options("http://shop:1/@").header("host", "other");
-        let _ = sender
-            .send_request(options.body(Empty::new()).unwrap())
-            .await
-            .unwrap();
-        let connect = http::Request::connect("http://shop/chat")
-            .extension(hyper::ext::Protocol::from_static("websocket"))
-            .body(Empty::new())
-            .unwrap();
-        let answer = sender.send_request(connect).await.unwrap();
+        let (_sender, answer) = chat(&world).await;
         assert_eq!(answer.status(), 200);
         assert_eq!(answer.headers().get("sec-websocket-accept"), None);
         let mut stream = TokioIo::new(hyper::upgrade::on(answer).await.unwrap());
@@ -402,17 +410,7 @@ fn a_server_that_cannot_have_read_the_key_is_not_believed() {
         let answer = b"HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\
                        Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
         world.endpoint("", "v1", world.raw(answer));
-        let mut sender = world.connect_http2::<Empty<Bytes>>().await;
-        let options = http::Request::options("http://shop:1/@").header("host", "other");
-        let _ = sender
-            .send_request(options.body(Empty::new()).unwrap())
-            .await
-            .unwrap();
-        let connect = http::Request::connect("http://shop/chat")
-            .extension(hyper::ext::Protocol::from_static("websocket"))
-            .body(Empty::new())
-            .unwrap();
-        let answer = sender.send_request(connect).await.unwrap();
+        let (_sender, answer) = chat(&world).await;
         assert_eq!(answer.status(), 502);
         let text = answer.into_body().collect().await.unwrap().to_bytes();
         assert!(text.starts_with(b"the endpoint changed to"), "{text:?}");
