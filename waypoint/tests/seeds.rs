@@ -1,5 +1,5 @@
-//! The fuzz targets of a waypoint in short: the committed seeds, and what a fixed generator makes of
-//! them. `fuzz/run.sh` runs the same properties for longer.
+//! The fuzz targets of a waypoint in short: the committed seeds, and what a fixed generator makes
+//! of them. `fuzz/run.sh` runs the same properties for longer.
 
 #[path = "../../fuzz/fuzz_targets/properties/guard.rs"]
 mod guard;
