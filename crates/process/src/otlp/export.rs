@@ -21,6 +21,7 @@ use super::{
     Encode, FLUSHED_WITHIN, GATHERED_FOR, KeyValue, Lost, Queue, SPANS_PER_BATCH, Settings, Span,
     text,
 };
+use crate::retry::pauses;
 use crate::tasks::Tasks;
 
 /// The one call.
@@ -30,8 +31,8 @@ const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.37.0";
 /// How often the queue is looked at while spans are gathered: at 20,000 spans a second 1,000 come
 /// in between, half of what it holds.
 const LOOK: Duration = Duration::from_millis(50);
-/// The first pause before a batch is sent again; doubled each time, less up to a half by chance.
-const PAUSE_FIRST: Duration = Duration::from_millis(250);
+/// The first step of the pauses before a batch is sent again, see [`pauses`].
+const PAUSE_FIRST: Duration = Duration::from_millis(125);
 /// The longest of these pauses.
 const PAUSE_MAX: Duration = Duration::from_secs(4);
 /// Time for TCP connect and TLS handshake.
@@ -191,7 +192,7 @@ impl<S: Encode> Exporter<S> {
         let stop = self.stop.clone();
         let until = Instant::now() + self.timeout;
         let mut flush = self.flush_until;
-        let mut pause = PAUSE_FIRST;
+        let mut pauses = pauses(PAUSE_FIRST, PAUSE_MAX);
         let error = loop {
             let call = self.call(message.clone());
             let error = match within(call, until, (&stop, &mut flush)).await {
@@ -202,14 +203,14 @@ impl<S: Encode> Exporter<S> {
                 Some(Err(error)) => error,
                 None => Status::deadline_exceeded("no answer in time"),
             };
-            let next = Instant::now() + pause.mul_f64(rand::random_range(0.5..=1.0));
+            let pause = pauses.next().unwrap_or(PAUSE_MAX);
+            let next = Instant::now() + pause;
             if !is_passing(&error) || next >= flush.unwrap_or(until) {
                 break error;
             }
             // The stop ends the pause: what is left is flushed at once.
             let pausing = sleep(next.saturating_duration_since(Instant::now()));
             let _ = stop.run_until_cancelled(pausing).await;
-            pause = PAUSE_MAX.min(pause * 2);
         };
         self.flush_until = flush;
         self.queue.metrics.drop_spans(Lost::ExportFailed, count);
