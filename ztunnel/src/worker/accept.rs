@@ -139,7 +139,7 @@ impl Worker {
     fn place(self: &Rc<Self>, role: Role, arrival: Arrival, pod: &Rc<LocalPod>) -> io::Result<()> {
         let seat = pod.resident.loads.seat(self.number, role.kind());
         if seat.worker() == self.number {
-            return self.begin(role, Accepted::new(pod, arrival, seat)?);
+            return self.begin(role, pod, arrival, seat);
         }
         let neighbour = &self.neighbours[seat.worker()];
         let handed = Handed {
@@ -155,7 +155,7 @@ impl Worker {
         let (mpsc::error::TrySendError::Full(handed) | mpsc::error::TrySendError::Closed(handed)) =
             refused;
         let seat = handed.seat.moved(self.number);
-        self.begin(role, Accepted::new(pod, handed.arrival, seat)?)
+        self.begin(role, pod, handed.arrival, seat)
     }
 
     /// Serves what other workers hand over. At the end of accepting, what is on its way still is
@@ -199,10 +199,9 @@ impl Worker {
             }),
             _ => return Ok(()),
         };
-        match Accepted::new(&local, arrival, seat) {
-            Ok(accepted) => self.begin(role, accepted),
+        match self.begin(role, &local, arrival, seat) {
             Err(error) if is_of_the_peer(&error) => Ok(()),
-            Err(error) => Err(error),
+            begun => begun,
         }
     }
 
@@ -210,7 +209,14 @@ impl Worker {
         self.pods.resident(pod, || self.spread.pod(&pod.uid))
     }
 
-    fn begin(self: &Rc<Self>, role: Role, accepted: Accepted) -> io::Result<()> {
+    fn begin(
+        self: &Rc<Self>,
+        role: Role,
+        pod: &Rc<LocalPod>,
+        arrival: Arrival,
+        seat: Seat,
+    ) -> io::Result<()> {
+        let accepted = Accepted::new(pod, arrival, seat)?;
         let worker = Rc::clone(self);
         // One that is refused has been counted.
         let _ = match role {
