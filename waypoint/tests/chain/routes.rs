@@ -100,14 +100,19 @@ fn hello(name: &'static str) -> Vec<u8> {
     bytes
 }
 
+/// TLS for `*.v2.example` goes to v2, all else by the TCPRoute.
+fn attach_by_name(world: &World) {
+    let named = route(RouteKind::Tls, &["*.v2.example"], &[("v2", 1)]);
+    let others = route(RouteKind::Tcp, &[], &[("tcp", 1)]);
+    attach(world, "any", Streams::new([named, others]));
+}
+
 #[test]
 fn a_tls_route_goes_by_the_server_name_and_the_hello_arrives_whole() {
     on_both_back_ends(|world| {
         let apps = (serve(&world.netns, 2), serve(&world.netns, 3));
         let _servers = (world.server("v1", 2), world.server("v2", 3));
-        let named = route(RouteKind::Tls, &["*.v2.example"], &[("v2", 1)]);
-        let others = route(RouteKind::Tcp, &[], &[("tcp", 1)]);
-        attach(world, "any", Streams::new([named, others]));
+        attach_by_name(world);
         for (name, app) in [("a.v2.example", &apps.1), ("a.v1.example", &apps.0)] {
             let hello = hello(name);
             let mut client = world.client.connect(ANY).unwrap();
@@ -128,9 +133,7 @@ fn a_client_that_is_silent_at_first_is_routed_by_the_name_that_it_says_at_last()
     on_both_back_ends(|world| {
         let apps = (serve(&world.netns, 2), serve(&world.netns, 3));
         let _servers = (world.server("v1", 2), world.server("v2", 3));
-        let named = route(RouteKind::Tls, &["*.v2.example"], &[("v2", 1)]);
-        let others = route(RouteKind::Tcp, &[], &[("tcp", 1)]);
-        attach(world, "any", Streams::new([named, others]));
+        attach_by_name(world);
         for (name, app) in [("a.v2.example", &apps.1), ("a.v1.example", &apps.0)] {
             let hello = hello(name);
             let mut client = world.client.connect(ANY).unwrap();

@@ -54,6 +54,15 @@ async fn expect(stream: &mut (impl AsyncReadExt + Unpin), wanted: &[u8]) {
     assert_eq!(got, wanted);
 }
 
+/// So many bytes go there and come back at once.
+async fn echoes(client: DuplexStream, bytes: usize) -> DuplexStream {
+    let large = vec![7; bytes];
+    let (mut read, mut write) = tokio::io::split(client);
+    let (sent, ()) = futures::join!(write.write_all(&large), expect(&mut read, &large));
+    sent.unwrap();
+    read.unsplit(write)
+}
+
 async fn ends_by_halves(mut client: impl AsyncReadExt + AsyncWriteExt + Unpin) {
     client.shutdown().await.unwrap();
     let mut rest = Vec::new();
@@ -83,14 +92,9 @@ fn a_websocket_is_relayed_byte_for_byte_and_ends_by_halves() {
         let asked = heads.borrow()[0].to_lowercase();
         assert!(asked.contains("upgrade: websocket"), "{asked}");
         assert!(asked.contains("sec-websocket-key: dghl"), "{asked}");
-        let large = vec![7; 200_000];
-        let (mut read, mut write) = tokio::io::split(client);
-        let sent = large.clone();
-        let (_, ()) = futures::join!(async { write.write_all(&sent).await.unwrap() }, async {
-            expect(&mut read, &large).await;
-        });
+        let client = echoes(client, 200_000).await;
         assert_eq!(upstream.load(), 1);
-        ends_by_halves(read.unsplit(write)).await;
+        ends_by_halves(client).await;
         let record = world.record().await;
         assert_eq!(
             (record.status.unwrap().as_u16(), record.reason),
@@ -285,14 +289,9 @@ fn a_websocket_to_an_endpoint_of_http2_becomes_a_stream_of_it() {
             assert!(lower.contains("\r\nx-by: v1\r\n"), "{head}");
             assert!(head.contains(ACCEPT), "{head}");
             expect(&mut client, b"\x81\x05early").await;
-            let large = vec![7; 600_000];
-            let (mut read, mut write) = tokio::io::split(client);
-            let sent = large.clone();
-            let (_, ()) = futures::join!(async { write.write_all(&sent).await.unwrap() }, async {
-                expect(&mut read, &large).await;
-            });
+            let client = echoes(client, 600_000).await;
             assert_eq!(upstream.load(), 1);
-            ends_by_halves(read.unsplit(write)).await;
+            ends_by_halves(client).await;
             while upstream.load() > 0 {
                 tokio::task::yield_now().await;
             }
